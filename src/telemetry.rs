@@ -1,0 +1,218 @@
+//! Gauges and counters of the running engine: written by the engine with relaxed atomics, pulled by the screen once a
+//! frame as a [`Snapshot`]. Counters only grow; a gauge that is not known reads as `None`, never as zero.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+const UNKNOWN: u64 = u64::MAX;
+
+/// One number that may be unknown.
+#[derive(Debug)]
+pub struct Gauge(AtomicU64);
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Gauge(AtomicU64::new(UNKNOWN))
+    }
+}
+
+impl Gauge {
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub fn clear(&self) {
+        self.0.store(UNKNOWN, Relaxed);
+    }
+
+    pub fn get(&self) -> Option<u64> {
+        let value = self.0.load(Relaxed);
+        (value != UNKNOWN).then_some(value)
+    }
+}
+
+/// A count that only grows while a model is loaded.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub fn reset(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+/// Activity and residency of every expert of every layer. A dense model's layer counts as one expert.
+#[derive(Debug)]
+pub struct ExpertMap {
+    n_layers: usize,
+    n_experts: usize,
+    /// `[n_layers, n_experts]`: the tick (see [`Telemetry::ticks`]) at which the expert was last used; 0: never.
+    last_used: Vec<AtomicU64>,
+    /// `[n_layers, n_experts]`: how many tokens were routed to the expert.
+    uses: Vec<AtomicU64>,
+    /// `[n_layers, n_experts]`: share of the expert's bytes in memory, 0 to 254 of 254; 255: unknown.
+    resident: Vec<AtomicU8>,
+}
+
+impl ExpertMap {
+    pub fn new(n_layers: usize, n_experts: usize) -> ExpertMap {
+        let n = n_layers * n_experts;
+        ExpertMap {
+            n_layers,
+            n_experts,
+            last_used: (0..n).map(|_| AtomicU64::new(0)).collect(),
+            uses: (0..n).map(|_| AtomicU64::new(0)).collect(),
+            resident: (0..n).map(|_| AtomicU8::new(u8::MAX)).collect(),
+        }
+    }
+
+    pub fn n_layers(&self) -> usize {
+        self.n_layers
+    }
+
+    pub fn n_experts(&self) -> usize {
+        self.n_experts
+    }
+
+    fn at(&self, layer: usize, expert: usize) -> usize {
+        assert!(layer < self.n_layers && expert < self.n_experts, "expert {expert} of layer {layer} is outside the map");
+        layer * self.n_experts + expert
+    }
+
+    pub fn mark_used(&self, layer: usize, expert: usize, tick: u64, tokens: u64) {
+        let i = self.at(layer, expert);
+        self.last_used[i].store(tick, Relaxed);
+        self.uses[i].fetch_add(tokens, Relaxed);
+    }
+
+    /// The tick of the last use; `None` before the first.
+    pub fn last_used(&self, layer: usize, expert: usize) -> Option<u64> {
+        let tick = self.last_used[self.at(layer, expert)].load(Relaxed);
+        (tick != 0).then_some(tick)
+    }
+
+    pub fn uses(&self, layer: usize, expert: usize) -> u64 {
+        self.uses[self.at(layer, expert)].load(Relaxed)
+    }
+
+    /// `share` in 0..=1, or `None` for unknown.
+    pub fn set_resident(&self, layer: usize, expert: usize, share: Option<f32>) {
+        let level = share.map_or(u8::MAX, |s| (s.clamp(0.0, 1.0) * 254.0).round() as u8);
+        self.resident[self.at(layer, expert)].store(level, Relaxed);
+    }
+
+    /// Share of the expert's bytes in memory, 0 to 1; `None`: the system did not say.
+    pub fn resident(&self, layer: usize, expert: usize) -> Option<f32> {
+        let level = self.resident[self.at(layer, expert)].load(Relaxed);
+        (level != u8::MAX).then_some(f32::from(level) / 254.0)
+    }
+}
+
+/// Everything the engine counts. Shared by the engine, the worker's sampler and the screen.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    /// Advances by one with every forward pass (a token, or a batch of a prompt).
+    pub ticks: Counter,
+    /// The layer being computed.
+    pub layer: Gauge,
+    /// Bytes of the model's files.
+    pub file_bytes: Gauge,
+    /// Bytes of the model's files in the page cache, as the kernel reports them.
+    pub resident_bytes: Gauge,
+    /// Memory this process may use: the tightest of the machine's and the cgroup's limits.
+    pub memory_total: Gauge,
+    pub memory_available: Gauge,
+    /// Resident set of this process.
+    pub rss_bytes: Gauge,
+    /// Bytes this process caused to be read from disk, as the kernel counts them.
+    pub disk_read_bytes: Gauge,
+    pub major_faults: Gauge,
+    pub minor_faults: Gauge,
+    /// Tokens of the prompt being read, and how many are done.
+    pub prompt_total: Gauge,
+    pub prompt_done: Gauge,
+    /// Tokens a second times 1000.
+    pub prompt_milli_tok_s: Gauge,
+    pub generate_milli_tok_s: Gauge,
+    pub kv_used: Gauge,
+    pub kv_capacity: Gauge,
+    pub kv_bytes: Gauge,
+    /// How residency was read: `cachestat`, `mincore`, or unknown.
+    residency_source: Mutex<Option<&'static str>>,
+    experts: Mutex<Option<Arc<ExpertMap>>>,
+}
+
+impl Telemetry {
+    /// The map of the loaded model; `None` before one is loaded.
+    pub fn experts(&self) -> Option<Arc<ExpertMap>> {
+        self.experts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    pub fn set_experts(&self, map: Option<Arc<ExpertMap>>) {
+        *self.experts.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = map;
+    }
+
+    pub fn residency_source(&self) -> Option<&'static str> {
+        *self.residency_source.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn set_residency_source(&self, source: Option<&'static str>) {
+        *self.residency_source.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = source;
+    }
+
+    /// One consistent enough reading of all gauges, for a frame.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            tick: self.ticks.get(),
+            layer: self.layer.get(),
+            file_bytes: self.file_bytes.get(),
+            resident_bytes: self.resident_bytes.get(),
+            residency_source: self.residency_source(),
+            memory_total: self.memory_total.get(),
+            memory_available: self.memory_available.get(),
+            rss_bytes: self.rss_bytes.get(),
+            disk_read_bytes: self.disk_read_bytes.get(),
+            major_faults: self.major_faults.get(),
+            minor_faults: self.minor_faults.get(),
+            prompt: self.prompt_done.get().zip(self.prompt_total.get()),
+            prompt_tok_s: self.prompt_milli_tok_s.get().map(|m| m as f64 / 1000.0),
+            generate_tok_s: self.generate_milli_tok_s.get().map(|m| m as f64 / 1000.0),
+            kv_used: self.kv_used.get(),
+            kv_capacity: self.kv_capacity.get(),
+            kv_bytes: self.kv_bytes.get(),
+            experts: self.experts(),
+        }
+    }
+}
+
+/// What a frame draws. `None` is "unknown" on screen.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub tick: u64,
+    pub layer: Option<u64>,
+    pub file_bytes: Option<u64>,
+    pub resident_bytes: Option<u64>,
+    pub residency_source: Option<&'static str>,
+    pub memory_total: Option<u64>,
+    pub memory_available: Option<u64>,
+    pub rss_bytes: Option<u64>,
+    pub disk_read_bytes: Option<u64>,
+    pub major_faults: Option<u64>,
+    pub minor_faults: Option<u64>,
+    /// `(done, total)` tokens of the prompt being read.
+    pub prompt: Option<(u64, u64)>,
+    pub prompt_tok_s: Option<f64>,
+    pub generate_tok_s: Option<f64>,
+    pub kv_used: Option<u64>,
+    pub kv_capacity: Option<u64>,
+    pub kv_bytes: Option<u64>,
+    pub experts: Option<Arc<ExpertMap>>,
+}
