@@ -83,7 +83,10 @@ impl ExpertMap {
     }
 
     fn at(&self, layer: usize, expert: usize) -> usize {
-        assert!(layer < self.n_layers && expert < self.n_experts, "expert {expert} of layer {layer} is outside the map");
+        assert!(
+            layer < self.n_layers && expert < self.n_experts,
+            "expert {expert} of layer {layer} is outside the map"
+        );
         layer * self.n_experts + expert
     }
 

@@ -25,17 +25,30 @@ pub enum Command {
 #[derive(Debug, Clone)]
 pub enum Event {
     Loaded(ModelSummary),
-    LoadFailed { path: PathBuf, error: String },
+    LoadFailed {
+        path: PathBuf,
+        error: String,
+    },
     /// Something the person should see, for example a fallback chat template.
     Warning(String),
     /// The reply has begun: the prompt's tokens, and how many of them were in the KV cache already.
-    ReplyStarted { prompt_tokens: usize, reused_tokens: usize },
+    ReplyStarted {
+        prompt_tokens: usize,
+        reused_tokens: usize,
+    },
     /// More text of the reply.
     Text(String),
-    ReplyFinished { stop: StopReason, stats: ReplyStats },
+    ReplyFinished {
+        stop: StopReason,
+        stats: ReplyStats,
+    },
     /// The conversation does not fit: nothing was computed. `droppable_turns`: how many of the oldest turns must go so that
     /// it fits; `None` where not even the last message fits alone.
-    ContextFull { needed: usize, capacity: usize, droppable_turns: Option<usize> },
+    ContextFull {
+        needed: usize,
+        capacity: usize,
+        droppable_turns: Option<usize>,
+    },
     ReplyFailed(String),
 }
 

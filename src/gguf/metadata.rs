@@ -203,7 +203,12 @@ impl Metadata {
         })
     }
 
-    fn typed<'a, T>(&'a self, key: &str, expected: &'static str, as_t: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>, GgufError> {
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &'static str,
+        as_t: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, GgufError> {
         match self.get(key) {
             None => Ok(None),
             Some(v) => as_t(v).map(Some).ok_or_else(|| GgufError::MetadataType {
