@@ -1,1 +1,223 @@
-//! session
+//! One conversation with a model: which tokens its KV cache holds, how much of a new prompt is already there, and the
+//! loop that makes a reply.
+
+use std::time::Instant;
+
+use crate::model::{Compute, Control, ForwardError, MAX_BATCH, Model, State};
+use crate::sampler::Sampler;
+
+/// A model, a KV cache, and the tokens that are in it.
+#[derive(Debug)]
+pub struct Session<'m> {
+    model: &'m Model<'m>,
+    compute: &'m Compute,
+    state: State,
+    /// The tokens whose keys and values the cache holds.
+    cached: Vec<u32>,
+}
+
+/// What a reply may take, and who is told of it.
+pub struct ReplyRequest<'r> {
+    /// The whole conversation, rendered and tokenized.
+    pub prompt: &'r [u32],
+    /// The most tokens to generate; `None`: until the context is full.
+    pub max_tokens: Option<usize>,
+    /// Whether a token ends the turn.
+    pub is_end: &'r dyn Fn(u32) -> bool,
+    /// Called once the prompt has been computed, with the figures so far.
+    pub on_prompt: &'r mut dyn FnMut(PromptStats),
+    /// Called with every token of the reply.
+    pub on_token: &'r mut dyn FnMut(u32),
+}
+
+/// What reading a prompt cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PromptStats {
+    /// Tokens found in the KV cache.
+    pub reused: usize,
+    /// Tokens computed.
+    pub computed: usize,
+    pub seconds: f64,
+}
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    EndOfTurn,
+    MaxTokens,
+    ContextFull,
+    Cancelled,
+}
+
+impl StopReason {
+    /// The name in `--json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            StopReason::EndOfTurn => "end_of_turn",
+            StopReason::MaxTokens => "max_tokens",
+            StopReason::ContextFull => "context_full",
+            StopReason::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Counts and speeds of one reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ReplyStats {
+    pub prompt: PromptStats,
+    pub generated_tokens: usize,
+    pub generate_seconds: f64,
+}
+
+/// Why there is no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    #[error(
+        "the prompt has {needed} tokens and the context holds {capacity}; shorten it, drop older turns, or start with a larger --ctx"
+    )]
+    ContextFull { needed: usize, capacity: usize },
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+}
+
+impl<'m> Session<'m> {
+    /// An empty session of up to `context` positions.
+    pub fn new(model: &'m Model<'m>, compute: &'m Compute, context: usize) -> Session<'m> {
+        Session { model, compute, state: State::new(model.hyperparameters(), context), cached: Vec::new() }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.state.kv.capacity()
+    }
+
+    /// Tokens in the KV cache.
+    pub fn cached(&self) -> &[u32] {
+        &self.cached
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.keep(0);
+    }
+
+    fn keep(&mut self, len: usize) {
+        self.cached.truncate(len);
+        self.state.kv.truncate(len);
+    }
+
+    /// Computes `tokens` after what is cached, in passes; on an error, whole passes stay cached. Returns how many tokens
+    /// the last pass had: the logits of these can be asked for.
+    fn compute(&mut self, tokens: &[u32], control: Control<'_>) -> Result<usize, ForwardError> {
+        let mut last = 0;
+        for batch in tokens.chunks(MAX_BATCH) {
+            self.model.forward(self.compute, &mut self.state, batch, control)?;
+            self.cached.extend_from_slice(batch);
+            last = batch.len();
+            let t = control.telemetry;
+            t.prompt_done.set(t.prompt_done.get().unwrap_or(0) + batch.len() as u64);
+            t.kv_used.set(self.state.kv.len() as u64);
+            t.kv_bytes.set(self.state.kv.bytes() as u64);
+        }
+        Ok(last)
+    }
+
+    /// Makes the cache hold exactly `prompt`, computing only what follows the longest common prefix (at least the last
+    /// token, whose logits come next).
+    fn prefill(&mut self, prompt: &[u32], control: Control<'_>) -> Result<(usize, PromptStats), SessionError> {
+        if prompt.is_empty() {
+            return Err(SessionError::EmptyPrompt);
+        }
+        if prompt.len() > self.capacity() {
+            return Err(SessionError::ContextFull { needed: prompt.len(), capacity: self.capacity() });
+        }
+        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        self.keep(common);
+        let t = control.telemetry;
+        t.kv_capacity.set(self.capacity() as u64);
+        t.prompt_done.set(common as u64);
+        t.prompt_total.set(prompt.len() as u64);
+        let began = Instant::now();
+        let outcome = self.compute(&prompt[common..], control);
+        t.prompt_done.clear();
+        t.prompt_total.clear();
+        let last = outcome?;
+        let seconds = began.elapsed().as_secs_f64();
+        let stats = PromptStats { reused: common, computed: prompt.len() - common, seconds };
+        t.prompt_milli_tok_s.set((stats.computed as f64 / seconds.max(1e-9) * 1000.0) as u64);
+        Ok((last, stats))
+    }
+
+    /// The logits of every token of `tokens`, from an empty context, given to `each` as `(first position, [n, n_vocab])`.
+    pub fn all_logits(
+        &mut self,
+        tokens: &[u32],
+        control: Control<'_>,
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), SessionError> {
+        // Rows of logits at a time: 32 rows of a 150k vocabulary are 19 MB.
+        const ROWS: usize = 32;
+        self.clear();
+        if tokens.is_empty() {
+            return Err(SessionError::EmptyPrompt);
+        }
+        if tokens.len() > self.capacity() {
+            return Err(SessionError::ContextFull { needed: tokens.len(), capacity: self.capacity() });
+        }
+        for (i, batch) in tokens.chunks(MAX_BATCH).enumerate() {
+            self.compute(batch, control)?;
+            for first in (0..batch.len()).step_by(ROWS) {
+                let rows = first..batch.len().min(first + ROWS);
+                each(i * MAX_BATCH + first, self.model.logits(self.compute, &mut self.state, rows));
+            }
+        }
+        Ok(())
+    }
+
+    /// Replies to a prompt. Every token of the reply but the last is in the cache afterwards, for the next turn.
+    pub fn reply(
+        &mut self,
+        request: ReplyRequest<'_>,
+        sampler: &mut Sampler,
+        control: Control<'_>,
+    ) -> Result<(StopReason, ReplyStats), SessionError> {
+        let (last, prompt) = match self.prefill(request.prompt, control) {
+            Err(SessionError::Forward(ForwardError::Cancelled)) => {
+                return Ok((StopReason::Cancelled, ReplyStats::default()));
+            }
+            other => other?,
+        };
+        (request.on_prompt)(prompt);
+        request.prompt.iter().for_each(|&token| sampler.accept(token));
+        let mut stats = ReplyStats { prompt, ..ReplyStats::default() };
+        let began = Instant::now();
+        let mut row = last - 1;
+        let stop = loop {
+            if request.max_tokens.is_some_and(|max| stats.generated_tokens >= max) {
+                break StopReason::MaxTokens;
+            }
+            let token = sampler.sample(self.model.logits(self.compute, &mut self.state, row..row + 1));
+            sampler.accept(token);
+            if (request.is_end)(token) {
+                break StopReason::EndOfTurn;
+            }
+            (request.on_token)(token);
+            stats.generated_tokens += 1;
+            let speed = stats.generated_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9);
+            control.telemetry.generate_milli_tok_s.set((speed * 1000.0) as u64);
+            if self.cached.len() == self.capacity() {
+                break StopReason::ContextFull;
+            }
+            if request.max_tokens == Some(stats.generated_tokens) {
+                break StopReason::MaxTokens;
+            }
+            match self.compute(&[token], control) {
+                Err(ForwardError::Cancelled) => break StopReason::Cancelled,
+                other => row = other? - 1,
+            }
+        };
+        stats.generate_seconds = began.elapsed().as_secs_f64();
+        Ok((stop, stats))
+    }
+}

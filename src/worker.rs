@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, Sender};
 
+pub use crate::session::{PromptStats, ReplyStats, StopReason};
+
 use crate::sampler::SamplingParams;
 use crate::telemetry::Telemetry;
 use crate::transcript::Message;
@@ -50,37 +52,6 @@ pub enum Event {
         droppable_turns: Option<usize>,
     },
     ReplyFailed(String),
-}
-
-/// Why a reply ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopReason {
-    EndOfTurn,
-    MaxTokens,
-    ContextFull,
-    Cancelled,
-}
-
-impl StopReason {
-    /// The name in `--json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            StopReason::EndOfTurn => "end_of_turn",
-            StopReason::MaxTokens => "max_tokens",
-            StopReason::ContextFull => "context_full",
-            StopReason::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// Counts and speeds of one reply.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ReplyStats {
-    /// Prompt tokens computed (those found in the KV cache not counted).
-    pub prompt_tokens: usize,
-    pub prompt_seconds: f64,
-    pub generated_tokens: usize,
-    pub generate_seconds: f64,
 }
 
 /// What the screen shows of a loaded model.

@@ -1,1 +1,64 @@
-//! model
+//! The model: hyperparameters read from metadata, weights bound to typed fields, and the forward pass over them.
+
+mod forward;
+mod hyperparameters;
+mod kv_cache;
+mod moe;
+mod rope;
+mod weights;
+
+pub use forward::{Compute, Control, ForwardError, MAX_BATCH, State};
+pub use hyperparameters::{
+    Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling,
+};
+pub use kv_cache::{KvCache, KvCacheError};
+pub use weights::{FeedForward, WeightError};
+
+use rope::Rope;
+use weights::Weights;
+
+use crate::store::ModelFile;
+use crate::telemetry::ExpertMap;
+
+/// A model ready to compute, borrowing its weights from the mapped file.
+#[derive(Debug)]
+pub struct Model<'a> {
+    hyperparameters: Hyperparameters,
+    weights: Weights<'a>,
+    rope: Rope,
+}
+
+/// Why a file is not a model that can be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error(transparent)]
+    Hyperparameters(#[from] HyperparameterError),
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+}
+
+impl<'a> Model<'a> {
+    /// Reads the metadata and binds the tensors. Touches norms and biases, and no matrix.
+    pub fn new(file: &'a ModelFile) -> Result<Model<'a>, ModelError> {
+        let n_vocab = weights::vocabulary_rows(file)?;
+        let hyperparameters = Hyperparameters::from_metadata(file.metadata(), n_vocab)?;
+        let weights = Weights::bind(file, &hyperparameters)?;
+        let rope = Rope::new(&hyperparameters, weights.rope_factors.as_deref());
+        Ok(Model { hyperparameters, weights, rope })
+    }
+
+    pub fn hyperparameters(&self) -> &Hyperparameters {
+        &self.hyperparameters
+    }
+
+    /// The routed or dense FFN of every layer, for those who watch residency.
+    pub fn feed_forwards(&self) -> impl Iterator<Item = &FeedForward<'a>> {
+        self.weights.layers.iter().map(|layer| &layer.ffn)
+    }
+
+    /// An empty map of this model's experts.
+    pub fn expert_map(&self) -> ExpertMap {
+        let n_experts = self.hyperparameters.moe.map_or(1, |moe| moe.n_experts);
+        ExpertMap::new(self.hyperparameters.n_layers, n_experts)
+    }
+}

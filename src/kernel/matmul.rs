@@ -1,0 +1,173 @@
+//! Matrix products: weights as they lie in the file, activations quantized once into the form the weights want.
+//! `out[m][n] = Σ_k weights[n][k] · activations[m][k]`.
+
+#![allow(unsafe_code, reason = "threads write disjoint columns of one output")]
+
+use std::ops::Range;
+
+use super::Kernels;
+use crate::pool::Pool;
+use crate::quant::{ActivationForm, GgmlType};
+
+/// A weight matrix where it lies: `[n_rows, n_cols]`, rows contiguous, each a whole number of blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    ty: GgmlType,
+    n_rows: usize,
+    n_cols: usize,
+    row_bytes: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// # Panics
+    /// Where `bytes` is not exactly `n_rows` rows of `n_cols` elements of `ty`.
+    pub fn new(ty: GgmlType, n_rows: usize, n_cols: usize, bytes: &'a [u8]) -> Matrix<'a> {
+        let row_bytes = ty.row_bytes(n_cols as u64).map(|b| b as usize).expect("rows are whole blocks");
+        assert_eq!(Some(bytes.len()), row_bytes.checked_mul(n_rows), "{n_rows} x {n_cols} of {ty}");
+        Matrix { ty, n_rows, n_cols, row_bytes, bytes }
+    }
+
+    pub fn ty(&self) -> GgmlType {
+        self.ty
+    }
+
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    pub fn n_cols(&self) -> usize {
+        self.n_cols
+    }
+
+    pub fn row(&self, i: usize) -> &'a [u8] {
+        &self.bytes[i * self.row_bytes..][..self.row_bytes]
+    }
+
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// Buffers for quantized activations, one a form, kept between products so that decoding allocates nothing.
+#[derive(Debug, Default)]
+pub struct ActivationScratch {
+    forms: [Vec<u8>; ActivationForm::COUNT],
+}
+
+/// Rows of activations, quantized on demand, at most once a form.
+#[derive(Debug)]
+pub struct Activations<'a> {
+    rows: &'a [f32],
+    n_rows: usize,
+    n_cols: usize,
+    scratch: &'a mut ActivationScratch,
+    ready: [bool; ActivationForm::COUNT],
+}
+
+impl<'a> Activations<'a> {
+    /// `rows`: `[n_rows, n_cols]`.
+    pub fn new(rows: &'a [f32], n_cols: usize, scratch: &'a mut ActivationScratch) -> Activations<'a> {
+        assert!(n_cols > 0 && rows.len() % n_cols == 0, "{} activations are not rows of {n_cols}", rows.len());
+        Activations { rows, n_rows: rows.len() / n_cols, n_cols, scratch, ready: [false; ActivationForm::COUNT] }
+    }
+
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// The rows in `form`, and the bytes of one.
+    fn quantized(&mut self, form: ActivationForm, kernels: &Kernels, pool: &Pool) -> (&[u8], usize) {
+        let row_bytes = form.row_bytes(self.n_cols);
+        let buffer = &mut self.scratch.forms[form as usize];
+        if !self.ready[form as usize] {
+            let n = row_bytes * self.n_rows;
+            if buffer.len() < n {
+                buffer.resize(n, 0);
+            }
+            let (rows, n_cols) = (self.rows, self.n_cols);
+            pool.for_rows(&mut buffer[..n], row_bytes, |i, out| {
+                kernels.quantize(form, &rows[i * n_cols..][..n_cols], out);
+            });
+            self.ready[form as usize] = true;
+        }
+        (&buffer[..row_bytes * self.n_rows], row_bytes)
+    }
+}
+
+/// Which rows of the activations take part in a product.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    All,
+    /// Row numbers; output row `i` is for activation row `indices[i]`.
+    Only(&'a [u32]),
+}
+
+/// A product's output, written by several threads, each to its own columns of every row.
+struct Output {
+    base: *mut f32,
+    n_rows: usize,
+    n_cols: usize,
+}
+
+// SAFETY: `write` is called for each (row, column) by one thread only, see `product`.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn new(out: &mut [f32], n_rows: usize, n_cols: usize) -> Output {
+        assert_eq!(out.len(), n_rows * n_cols, "output is not {n_rows} x {n_cols}");
+        Output { base: out.as_mut_ptr(), n_rows, n_cols }
+    }
+
+    /// # Safety
+    /// No other thread writes or reads this element during the product.
+    unsafe fn write(&self, row: usize, col: usize, value: f32) {
+        debug_assert!(row < self.n_rows && col < self.n_cols);
+        // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
+        unsafe { *self.base.add(row * self.n_cols + col) = value };
+    }
+}
+
+/// Rows of weights a thread takes at a time, so that a chunk is about 64 KiB of weights.
+fn grain(w: &Matrix<'_>) -> usize {
+    ((64 << 10) / w.row_bytes.max(1)).clamp(1, 256)
+}
+
+impl Kernels {
+    /// `out[m][n] = Σ_k w[n][k] · x[m][k]` for the rows `rows` of `x`; `out`: `[rows, w.n_rows]`.
+    ///
+    /// # Panics
+    /// Where the shapes do not fit or the format of `w` cannot be computed with (the model's loader refuses those).
+    pub fn matmul(&self, pool: &Pool, w: &Matrix<'_>, x: &mut Activations<'_>, rows: Rows<'_>, out: &mut [f32]) {
+        assert_eq!(w.n_cols, x.n_cols, "weights and activations differ in length");
+        let form = w.ty.activation_form().expect("the loader admits only formats with kernels");
+        let n_rows_x = x.n_rows;
+        let (acts, act_bytes) = x.quantized(form, self, pool);
+        let n = match rows {
+            Rows::All => n_rows_x,
+            Rows::Only(indices) => {
+                assert!(indices.iter().all(|&i| (i as usize) < n_rows_x), "a row number past the activations");
+                indices.len()
+            }
+        };
+        let act = |m: usize| {
+            let row = match rows {
+                Rows::All => m,
+                Rows::Only(indices) => indices[m] as usize,
+            };
+            &acts[row * act_bytes..][..act_bytes]
+        };
+        let dot = self.dot(w.ty).expect("the loader admits only formats with kernels");
+        let output = Output::new(out, n, w.n_rows);
+        let product = |range: Range<usize>| {
+            for r in range {
+                let row = w.row(r);
+                for m in 0..n {
+                    // SAFETY: `for_ranges` gives every weight row, hence every column of the output, to one thread.
+                    unsafe { output.write(m, r, dot(w.n_cols, row, act(m))) };
+                }
+            }
+        };
+        pool.for_ranges(w.n_rows, grain(w), product);
+    }
+}

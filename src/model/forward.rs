@@ -1,0 +1,268 @@
+//! The forward pass: token ids in, hidden states out, the KV cache longer by as many positions. One path for every
+//! architecture; what differs is data in [`Hyperparameters`] and tensors that are there or not.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::kernel::{ActivationScratch, Activations, Kernels, OnlineSoftmax, Rows, ops};
+use crate::pool::Pool;
+use crate::telemetry::{ExpertMap, Telemetry};
+
+use super::kv_cache::{KvCache, KvCacheError};
+use super::moe::MoeScratch;
+use super::weights::{FeedForward, Layer, Linear};
+use super::{Hyperparameters, Model};
+
+/// The most tokens that one pass takes; longer prompts are cut into passes.
+pub const MAX_BATCH: usize = 512;
+
+/// What computes: the kernels of this CPU, and its threads.
+#[derive(Debug)]
+pub struct Compute {
+    pub kernels: Kernels,
+    pub pool: Pool,
+}
+
+/// What may stop a pass, and where it reports.
+#[derive(Debug, Clone, Copy)]
+pub struct Control<'c> {
+    /// Looked at before every layer.
+    pub cancel: &'c AtomicBool,
+    pub telemetry: &'c Telemetry,
+    pub experts: &'c ExpertMap,
+}
+
+/// Why a pass did not finish. The KV cache is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    #[error("stopped")]
+    Cancelled,
+    #[error(transparent)]
+    KvCache(#[from] KvCacheError),
+    #[error("token {token} is outside the vocabulary of {n_vocab}")]
+    Token { token: u32, n_vocab: usize },
+}
+
+/// One sequence being computed: its KV cache and the buffers of a pass.
+#[derive(Debug)]
+pub struct State {
+    pub kv: KvCache,
+    pub(super) scratch: Scratch,
+}
+
+/// Buffers of a pass, grown to the largest batch seen and then kept.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// `[n, n_embd]`: the residual stream; after a pass, the last layer's output.
+    pub hidden: Vec<f32>,
+    /// `[n, n_embd]`
+    pub normed: Vec<f32>,
+    /// `[n, n_heads · head_dim_k]`
+    q: Vec<f32>,
+    /// `[n, n_kv_heads · head_dim_k]`
+    k: Vec<f32>,
+    /// `[n, n_kv_heads · head_dim_v]`
+    v: Vec<f32>,
+    /// `[n, n_heads · head_dim_v]`
+    attn: Vec<f32>,
+    /// `[n, n_rot]`
+    angles: Vec<f32>,
+    /// `[n, n_embd]`
+    pub out: Vec<f32>,
+    /// `[n, n_ff]`
+    gate: Vec<f32>,
+    /// `[n, n_ff]`
+    up: Vec<f32>,
+    /// `[n, n_vocab]`
+    logits: Vec<f32>,
+    pub acts: ActivationScratch,
+    pub moe: MoeScratch,
+}
+
+/// The first `n` elements of a buffer that grows when it must.
+pub(super) fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
+impl State {
+    /// A fresh sequence of up to `context` positions.
+    pub fn new(h: &Hyperparameters, context: usize) -> State {
+        State { kv: KvCache::new(h, context), scratch: Scratch::default() }
+    }
+}
+
+impl Compute {
+    /// `out = W x + b`; `out`: `[rows of x, n_out]`.
+    pub(super) fn linear(&self, linear: &Linear<'_>, x: &mut Activations<'_>, out: &mut [f32]) {
+        self.kernels.matmul(&self.pool, &linear.weight, x, Rows::All, out);
+        if let Some(bias) = &linear.bias {
+            out.chunks_exact_mut(bias.len()).for_each(|row| ops::add(row, bias));
+        }
+    }
+
+    /// RMS norm of every row of `x` into `out`.
+    fn norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let n = weight.len();
+        self.pool.for_rows(out, n, |i, out| ops::rms_norm(&x[i * n..][..n], weight, eps, out));
+    }
+}
+
+impl Model<'_> {
+    /// Computes `tokens` (1 to [`MAX_BATCH`]) at the positions after those in the cache. Afterwards [`Model::logits`]
+    /// gives the logits of any of these positions.
+    pub fn forward(
+        &self,
+        compute: &Compute,
+        state: &mut State,
+        tokens: &[u32],
+        control: Control<'_>,
+    ) -> Result<(), ForwardError> {
+        assert!((1..=MAX_BATCH).contains(&tokens.len()), "a pass takes 1 to {MAX_BATCH} tokens");
+        let h = &self.hyperparameters;
+        let start = state.kv.len();
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= h.n_vocab) {
+            return Err(ForwardError::Token { token, n_vocab: h.n_vocab });
+        }
+        state.kv.reserve(start + tokens.len())?;
+        control.telemetry.ticks.add(1);
+        compute.pool.enter(|| {
+            self.embed(compute, state, tokens);
+            for (i, layer) in self.weights.layers.iter().enumerate() {
+                if control.cancel.load(Ordering::Relaxed) {
+                    return Err(ForwardError::Cancelled);
+                }
+                control.telemetry.layer.set(i as u64);
+                self.attention(compute, state, i, layer, tokens.len());
+                match &layer.ffn {
+                    FeedForward::Dense { gate, up, down } => {
+                        control.experts.mark_used(i, 0, control.telemetry.ticks.get(), tokens.len() as u64);
+                        self.dense_ffn(compute, &mut state.scratch, layer, [gate, up, down], tokens.len());
+                    }
+                    FeedForward::Moe { router, experts } => {
+                        self.norm_ffn_input(compute, &mut state.scratch, layer, tokens.len());
+                        self.moe_ffn(compute, &mut state.scratch, i, router, experts, tokens.len(), control);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        state.kv.commit(start + tokens.len());
+        Ok(())
+    }
+
+    /// The logits of `rows` of the last pass: `[rows, n_vocab]`.
+    pub fn logits<'s>(&self, compute: &Compute, state: &'s mut State, rows: Range<usize>) -> &'s [f32] {
+        let h = &self.hyperparameters;
+        let n = rows.len();
+        let Scratch { hidden, normed, logits, acts, .. } = &mut state.scratch;
+        let hidden = &hidden[rows.start * h.n_embd..rows.end * h.n_embd];
+        let normed = sized(normed, n * h.n_embd);
+        let logits = sized(logits, n * h.n_vocab);
+        compute.pool.enter(|| {
+            compute.norm(hidden, &self.weights.output_norm, h.norm_eps, normed);
+            compute.linear(&self.weights.output, &mut Activations::new(normed, h.n_embd, acts), logits);
+        });
+        logits
+    }
+
+    /// Embeddings of the tokens into the residual stream, and the angles of their positions.
+    fn embed(&self, compute: &Compute, state: &mut State, tokens: &[u32]) {
+        let h = &self.hyperparameters;
+        let start = state.kv.len();
+        let embd = &self.weights.token_embd;
+        compute.pool.for_rows(sized(&mut state.scratch.hidden, tokens.len() * h.n_embd), h.n_embd, |i, row| {
+            embd.ty().dequantize(embd.row(tokens[i] as usize), row);
+        });
+        let n_angles = self.rope.n_angles();
+        let angles = sized(&mut state.scratch.angles, tokens.len() * n_angles);
+        for (i, row) in angles.chunks_exact_mut(n_angles).enumerate() {
+            self.rope.angles(start + i, row);
+        }
+    }
+
+    /// `hidden += attention(norm(hidden))`.
+    fn attention(&self, compute: &Compute, state: &mut State, i: usize, layer: &Layer<'_>, n: usize) {
+        let h = &self.hyperparameters;
+        let State { kv, scratch } = state;
+        let Scratch { hidden, normed, q, k, v, attn, angles, out, acts, .. } = scratch;
+        let start = kv.len();
+        let hidden = &mut hidden[..n * h.n_embd];
+        let normed = sized(normed, n * h.n_embd);
+        let (n_q, n_k, n_v) = (h.n_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_v);
+        let (q, k, v) = (sized(q, n * n_q), sized(k, n * n_k), sized(v, n * n_v));
+
+        compute.norm(hidden, &layer.attn_norm, h.norm_eps, normed);
+        let mut x = Activations::new(normed, h.n_embd, acts);
+        compute.linear(&layer.q, &mut x, q);
+        compute.linear(&layer.k, &mut x, k);
+        compute.linear(&layer.v, &mut x, v);
+        let n_angles = self.rope.n_angles();
+        let turn = |rows: &mut [f32], n_row: usize, norm: Option<&Vec<f32>>| {
+            compute.pool.for_rows(rows, n_row, |t, row| {
+                for head in row.chunks_exact_mut(h.head_dim_k) {
+                    if let Some(norm) = norm {
+                        ops::rms_norm_in_place(head, norm, h.norm_eps);
+                    }
+                    self.rope.rotate(head, &angles[t * n_angles..][..n_angles]);
+                }
+            });
+        };
+        turn(q, n_q, layer.q_norm.as_ref());
+        turn(k, n_k, layer.k_norm.as_ref());
+        for t in 0..n {
+            kv.store(i, start + t, &k[t * n_k..][..n_k], &v[t * n_v..][..n_v]);
+        }
+
+        let scale = 1.0 / (h.head_dim_k as f32).sqrt();
+        q.iter_mut().for_each(|q| *q *= scale);
+        let group = h.n_heads / h.n_kv_heads;
+        let attn = sized(attn, n * h.n_heads * h.head_dim_v);
+        let (kv, q) = (&*kv, &*q);
+        compute.pool.for_rows(attn, h.head_dim_v, |row, acc| {
+            let (t, head) = (row / h.n_heads, row % h.n_heads);
+            let end = start + t + 1;
+            let first = h.sliding_window.map_or(0, |window| end.saturating_sub(window));
+            let q = &q[t * n_q + head * h.head_dim_k..][..h.head_dim_k];
+            let mut softmax = OnlineSoftmax::new(acc);
+            for (keys, values) in kv.runs(i, head / group, first, end) {
+                softmax.extend(&compute.kernels, q, keys, values);
+            }
+            softmax.finish();
+        });
+        let out = sized(out, n * h.n_embd);
+        compute.linear(&layer.attn_out, &mut Activations::new(attn, h.n_heads * h.head_dim_v, acts), out);
+        ops::add(hidden, out);
+    }
+
+    fn norm_ffn_input(&self, compute: &Compute, scratch: &mut Scratch, layer: &Layer<'_>, n: usize) {
+        let h = &self.hyperparameters;
+        let normed = sized(&mut scratch.normed, n * h.n_embd);
+        compute.norm(&scratch.hidden[..n * h.n_embd], &layer.ffn_norm, h.norm_eps, normed);
+    }
+
+    /// `hidden += down(silu(gate(x)) · up(x))` with `x = norm(hidden)`.
+    fn dense_ffn(
+        &self,
+        compute: &Compute,
+        scratch: &mut Scratch,
+        layer: &Layer<'_>,
+        [gate, up, down]: [&Linear<'_>; 3],
+        n: usize,
+    ) {
+        self.norm_ffn_input(compute, scratch, layer, n);
+        let n_embd = self.hyperparameters.n_embd;
+        let n_ff = gate.weight.n_rows();
+        let Scratch { hidden, normed, out, gate: gate_out, up: up_out, acts, .. } = scratch;
+        let (gate_out, up_out) = (sized(gate_out, n * n_ff), sized(up_out, n * n_ff));
+        let mut x = Activations::new(&normed[..n * n_embd], n_embd, acts);
+        compute.linear(gate, &mut x, gate_out);
+        compute.linear(up, &mut x, up_out);
+        compute.pool.for_rows(gate_out, n_ff, |t, row| ops::swiglu(row, &up_out[t * n_ff..][..n_ff]));
+        let out = sized(out, n * n_embd);
+        compute.linear(down, &mut Activations::new(gate_out, n_ff, acts), out);
+        ops::add(&mut hidden[..n * n_embd], out);
+    }
+}

@@ -1,0 +1,152 @@
+//! Rotary position embedding (Su et al. 2021), with linear and YaRN scaling and per-frequency factors (Llama 3.1).
+
+use super::hyperparameters::{Hyperparameters, RopeLayout, RopeScaling};
+
+/// The frequencies of a model, worked out once.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    layout: RopeLayout,
+    /// `[n_rot / 2]`: radians a position.
+    frequencies: Vec<f64>,
+    /// A factor on every sine and cosine.
+    magnitude: f64,
+}
+
+impl Rope {
+    /// `factors`: `[n_rot / 2]`, the tensor `rope_freqs.weight`, which divides the frequencies.
+    pub fn new(h: &Hyperparameters, factors: Option<&[f32]>) -> Rope {
+        let n_rot = h.n_rot as f64;
+        let plain = |i: usize| {
+            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
+            h.rope_base.powf(-2.0 * i as f64 / n_rot) / factor
+        };
+        let pairs = 0..h.n_rot / 2;
+        let (frequencies, magnitude) = match h.rope_scaling {
+            RopeScaling::None => (pairs.map(plain).collect(), 1.0),
+            RopeScaling::Linear { factor } => (pairs.map(|i| plain(i) / factor).collect(), 1.0),
+            RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow } => {
+                // The pair that turns `beta` times over the original context.
+                let pair_of = |beta: f64| {
+                    n_rot * (original_context / (beta * std::f64::consts::TAU)).ln() / (2.0 * h.rope_base.ln())
+                };
+                let low = pair_of(beta_fast).floor().max(0.0);
+                let high = pair_of(beta_slow).ceil().min(n_rot - 1.0);
+                let keep = |i: usize| 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+                let blend = |i: usize| plain(i) / factor * (1.0 - keep(i)) + plain(i) * keep(i);
+                (pairs.map(blend).collect(), attention_factor * (1.0 + 0.1 * factor.ln()))
+            }
+        };
+        Rope { layout: h.architecture.rope_layout, frequencies, magnitude }
+    }
+
+    /// Sines and cosines of one position, `[n_rot]` as pairs `(cos, sin)`.
+    pub fn angles(&self, position: usize, out: &mut [f32]) {
+        for (pair, frequency) in out.chunks_exact_mut(2).zip(&self.frequencies) {
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            pair[0] = (cos * self.magnitude) as f32;
+            pair[1] = (sin * self.magnitude) as f32;
+        }
+    }
+
+    /// Numbers that [`Rope::angles`] writes.
+    pub fn n_angles(&self) -> usize {
+        2 * self.frequencies.len()
+    }
+
+    /// Rotates one head in place by the angles of its position.
+    pub fn rotate(&self, head: &mut [f32], angles: &[f32]) {
+        let half = self.frequencies.len();
+        for (i, angle) in angles.chunks_exact(2).enumerate() {
+            let (a, b) = match self.layout {
+                RopeLayout::Interleaved => (2 * i, 2 * i + 1),
+                RopeLayout::Halves => (i, i + half),
+            };
+            let (x, y) = (head[a], head[b]);
+            head[a] = x * angle[0] - y * angle[1];
+            head[b] = x * angle[1] + y * angle[0];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::hyperparameters::Architecture;
+
+    fn parameters(rope_layout: RopeLayout, rope_scaling: RopeScaling) -> Hyperparameters {
+        Hyperparameters {
+            architecture: Architecture { name: "test", rope_layout },
+            n_layers: 1,
+            n_vocab: 1,
+            n_embd: 8,
+            n_ff: vec![8],
+            n_heads: 1,
+            n_kv_heads: 1,
+            head_dim_k: 8,
+            head_dim_v: 8,
+            norm_eps: 1e-5,
+            n_rot: 8,
+            rope_base: 10_000.0,
+            rope_scaling,
+            sliding_window: None,
+            context_length: 4096,
+            moe: None,
+        }
+    }
+
+    fn rotated(h: &Hyperparameters, factors: Option<&[f32]>, position: usize) -> Vec<f32> {
+        let rope = Rope::new(h, factors);
+        let mut angles = vec![0.0; rope.n_angles()];
+        rope.angles(position, &mut angles);
+        let mut head: Vec<f32> = (1..=8).map(|x| x as f32).collect();
+        rope.rotate(&mut head, &angles);
+        head
+    }
+
+    #[test]
+    fn position_zero_changes_nothing_and_every_position_keeps_the_length() {
+        for layout in [RopeLayout::Interleaved, RopeLayout::Halves] {
+            let h = parameters(layout, RopeScaling::None);
+            assert_eq!(rotated(&h, None, 0), (1..=8).map(|x| x as f32).collect::<Vec<_>>());
+            let length: f32 = rotated(&h, None, 77).iter().map(|x| x * x).sum();
+            assert!((length - 204.0).abs() < 1e-3, "{length}");
+        }
+    }
+
+    #[test]
+    fn the_layouts_pair_neighbours_and_halves() {
+        let turn = |h| rotated(&h, None, 1);
+        let interleaved = turn(parameters(RopeLayout::Interleaved, RopeScaling::None));
+        let halves = turn(parameters(RopeLayout::Halves, RopeScaling::None));
+        let (sin, cos) = 1f32.sin_cos();
+        assert!((interleaved[0] - (cos - 2.0 * sin)).abs() < 1e-6);
+        assert!((halves[0] - (cos - 5.0 * sin)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn linear_scaling_and_uniform_factors_divide_the_position() {
+        let plain = parameters(RopeLayout::Halves, RopeScaling::None);
+        let linear = parameters(RopeLayout::Halves, RopeScaling::Linear { factor: 4.0 });
+        for (a, b) in rotated(&linear, None, 40).iter().zip(rotated(&plain, None, 10)) {
+            assert!((a - b).abs() < 1e-5);
+        }
+        for (a, b) in rotated(&plain, Some(&[4.0; 4]), 40).iter().zip(rotated(&plain, None, 10)) {
+            assert!((a - b).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn yarn_keeps_the_fastest_pair_and_stretches_the_slowest() {
+        let yarn = RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 4096.0,
+            attention_factor: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+        };
+        let rope = Rope::new(&parameters(RopeLayout::Halves, yarn), None);
+        assert!((rope.frequencies[0] - 1.0).abs() < 1e-9);
+        assert!((rope.frequencies[3] - 10_000f64.powf(-0.75) / 4.0).abs() < 1e-9);
+        assert!((rope.magnitude - (1.0 + 0.1 * 4f64.ln())).abs() < 1e-12);
+    }
+}
