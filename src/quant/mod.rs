@@ -1,6 +1,48 @@
 //! Tensor formats: what a GGUF tensor's type id means, how large its blocks are, and, one file a format, the block's
 //! layout, its decoding to f32 and the scalar dot product that every faster kernel is judged by.
 
+mod activation;
+mod bfloat16;
+mod block;
+mod float16;
+mod float32;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+
+pub use activation::{ActivationForm, BlockQ8_1, BlockQ8K, quantize_activations};
+pub use block::{Block, Half, blocks, blocks_mut};
+pub use iq4_nl::{BlockIq4Nl, VALUES as IQ4_VALUES};
+pub use iq4_xs::BlockIq4Xs;
+pub use mxfp4::{BlockMxfp4, DOUBLED_VALUES as MXFP4_DOUBLED_VALUES};
+pub use q2_k::BlockQ2K;
+pub use q3_k::BlockQ3K;
+pub use q4_0::BlockQ4_0;
+pub use q4_1::BlockQ4_1;
+pub use q4_k::BlockQ4K;
+pub use q5_0::BlockQ5_0;
+pub use q5_1::BlockQ5_1;
+pub use q5_k::BlockQ5K;
+pub use q6_k::BlockQ6K;
+pub use q8_0::BlockQ8_0;
+
+/// The dot product of a row of `n` weights and `n` activations, each in exactly the bytes that such a row has; the
+/// activations are in the weights' [`GgmlType::activation_form`]. Panics where a length is wrong.
+pub type DotFn = fn(n: usize, weights: &[u8], activations: &[u8]) -> f32;
+
+/// Decodes a row of blocks to f32. Panics where the bytes are not exactly those of `out.len()` elements.
+type DequantizeFn = fn(bytes: &[u8], out: &mut [f32]);
+
 /// A tensor format of GGUF (`ggml_type`). Formats that are only known by size can be listed, not computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types)]
@@ -78,6 +120,17 @@ impl GgmlType {
         (GgmlType::NVFP4, 40, "NVFP4", 64, 36),
     ];
 
+    /// Every format, in the order of the variants.
+    pub const ALL: [GgmlType; Self::TABLE.len()] = {
+        let mut all = [GgmlType::F32; Self::TABLE.len()];
+        let mut i = 0;
+        while i < all.len() {
+            all[i] = Self::TABLE[i].0;
+            i += 1;
+        }
+        all
+    };
+
     fn entry(self) -> &'static (GgmlType, u32, &'static str, usize, usize) {
         &Self::TABLE[self as usize]
     }
@@ -107,10 +160,71 @@ impl GgmlType {
         self.entry().4
     }
 
+    /// What computing with the format takes, or `None` where it can only be listed.
+    fn arithmetic(self) -> Option<(ActivationForm, DequantizeFn, DotFn)> {
+        Some(match self {
+            GgmlType::F32 => (ActivationForm::F32, float32::dequantize, float32::dot),
+            GgmlType::F16 => (ActivationForm::F16, float16::dequantize, float16::dot),
+            GgmlType::BF16 => (ActivationForm::BF16, bfloat16::dequantize, bfloat16::dot),
+            GgmlType::Q4_0 => (ActivationForm::Q8_0, q4_0::dequantize, q4_0::dot),
+            GgmlType::Q4_1 => (ActivationForm::Q8_1, q4_1::dequantize, q4_1::dot),
+            GgmlType::Q5_0 => (ActivationForm::Q8_0, q5_0::dequantize, q5_0::dot),
+            GgmlType::Q5_1 => (ActivationForm::Q8_1, q5_1::dequantize, q5_1::dot),
+            GgmlType::Q8_0 => (ActivationForm::Q8_0, q8_0::dequantize, q8_0::dot),
+            GgmlType::Q2_K => (ActivationForm::Q8_K, q2_k::dequantize, q2_k::dot),
+            GgmlType::Q3_K => (ActivationForm::Q8_K, q3_k::dequantize, q3_k::dot),
+            GgmlType::Q4_K => (ActivationForm::Q8_K, q4_k::dequantize, q4_k::dot),
+            GgmlType::Q5_K => (ActivationForm::Q8_K, q5_k::dequantize, q5_k::dot),
+            GgmlType::Q6_K => (ActivationForm::Q8_K, q6_k::dequantize, q6_k::dot),
+            GgmlType::IQ4_NL => (ActivationForm::Q8_0, iq4_nl::dequantize, iq4_nl::dot),
+            GgmlType::IQ4_XS => (ActivationForm::Q8_K, iq4_xs::dequantize, iq4_xs::dot),
+            GgmlType::MXFP4 => (ActivationForm::Q8_0, mxfp4::dequantize, mxfp4::dot),
+            GgmlType::Q8_1
+            | GgmlType::Q8_K
+            | GgmlType::IQ2_XXS
+            | GgmlType::IQ2_XS
+            | GgmlType::IQ3_XXS
+            | GgmlType::IQ1_S
+            | GgmlType::IQ3_S
+            | GgmlType::IQ2_S
+            | GgmlType::I8
+            | GgmlType::I16
+            | GgmlType::I32
+            | GgmlType::I64
+            | GgmlType::F64
+            | GgmlType::IQ1_M
+            | GgmlType::TQ1_0
+            | GgmlType::TQ2_0
+            | GgmlType::NVFP4 => return None,
+        })
+    }
+
+    /// Whether weights of this format can be computed with.
+    pub fn is_computable(self) -> bool {
+        self.arithmetic().is_some()
+    }
+
+    /// The form that activations take before they meet weights of this format; `None` where we cannot compute with it.
+    pub fn activation_form(self) -> Option<ActivationForm> {
+        self.arithmetic().map(|a| a.0)
+    }
+
+    /// Decodes a row of weights to f32. Panics where the format is not computable or where `bytes` are not exactly those
+    /// of `out.len()` elements.
+    pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
+        let Some((_, dequantize, _)) = self.arithmetic() else { panic!("{self} cannot be decoded") };
+        dequantize(bytes, out);
+    }
+
+    /// The scalar dot product, which every faster one must agree with; `None` where we cannot compute with the format.
+    pub fn scalar_dot(self) -> Option<DotFn> {
+        self.arithmetic().map(|a| a.2)
+    }
+
     /// Bytes of a row of `n` elements, or `None` where `n` is not a whole number of blocks or the size overflows.
     pub fn row_bytes(self, n: u64) -> Option<u64> {
         let len = self.block_len() as u64;
-        (n % len == 0).then_some(n / len)?.checked_mul(self.block_bytes() as u64)
+        n.is_multiple_of(len).then_some(n / len)?.checked_mul(self.block_bytes() as u64)
     }
 }
 
@@ -121,14 +235,6 @@ impl std::fmt::Display for GgmlType {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_stands_in_the_order_of_the_enum() {
-        for (i, e) in GgmlType::TABLE.iter().enumerate() {
-            assert_eq!(e.0 as usize, i, "{}", e.2);
-            assert_eq!(GgmlType::from_id(e.1), Some(e.0));
-        }
-    }
-}
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

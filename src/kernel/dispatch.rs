@@ -1,0 +1,121 @@
+//! Which kernels run here: an instruction set is detected or asked for once, and what comes back is a table of functions.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::scalar;
+use crate::quant::{ActivationForm, DotFn, GgmlType};
+
+/// An instruction set that kernels are written for, from the least to the most capable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Isa {
+    Scalar,
+    Avx2,
+    Avx512,
+    Amx,
+}
+
+impl Isa {
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that is no instruction set of [`Isa::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no instruction set; the choices are scalar, avx2, avx512 and amx")]
+pub struct UnknownIsa(String);
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Isa, UnknownIsa> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| UnknownIsa(name.to_owned()))
+    }
+}
+
+/// Writes activations in a form, as [`crate::quant::quantize_activations`] does and bit for bit the same.
+pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8]);
+
+/// The functions of one instruction set. Only [`Kernels::new`] builds one, after it has asked the CPU.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Table {
+    /// Indexed by [`GgmlType`]; `None` where the format is not computable.
+    pub(super) dots: [Option<DotFn>; GgmlType::ALL.len()],
+    pub(super) quantize: QuantizeFn,
+}
+
+/// The kernels of an instruction set. Holding one is the proof that this CPU has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    isa: Isa,
+    table: Table,
+}
+
+impl Kernels {
+    /// The kernels for `isa`, or `None` where this CPU lacks it.
+    pub fn new(isa: Isa) -> Option<Kernels> {
+        let table = match isa {
+            Isa::Scalar => Some(scalar::table()),
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
+        }?;
+        Some(Kernels { isa, table })
+    }
+
+    /// The most capable kernels that this CPU has.
+    pub fn detect() -> Kernels {
+        let best = Isa::ALL.into_iter().rev().find_map(Kernels::new);
+        best.unwrap_or_else(|| Kernels { isa: Isa::Scalar, table: scalar::table() })
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The dot product for weights of format `ty`; `None` where the format is not computable.
+    pub fn dot(&self, ty: GgmlType) -> Option<DotFn> {
+        self.table.dots[ty as usize]
+    }
+
+    /// Writes `x` in `form` to `out`, which has exactly `form.row_bytes(x.len())` bytes. Every instruction set writes the
+    /// same bytes.
+    pub fn quantize(&self, form: ActivationForm, x: &[f32], out: &mut [u8]) {
+        (self.table.quantize)(form, x, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back_and_others_are_refused() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.to_string().parse(), Ok(isa));
+        }
+        assert!("avx9".parse::<Isa>().unwrap_err().to_string().contains("avx9"));
+    }
+
+    #[test]
+    fn every_instruction_set_here_has_a_dot_for_every_computable_format() {
+        for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+            for ty in GgmlType::ALL {
+                assert_eq!(kernels.dot(ty).is_some(), ty.is_computable(), "{ty} on {}", kernels.isa());
+            }
+        }
+    }
+}

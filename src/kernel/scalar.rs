@@ -1,0 +1,8 @@
+//! The scalar table: the definitions of [`crate::quant`], for a CPU without anything better and as every kernel's judge.
+
+use super::dispatch::Table;
+use crate::quant::{GgmlType, quantize_activations};
+
+pub(super) fn table() -> Table {
+    Table { dots: std::array::from_fn(|i| GgmlType::ALL[i].scalar_dot()), quantize: quantize_activations }
+}

@@ -1,0 +1,151 @@
+//! The forms that activations take before a dot product, and the scalar quantization into them: f32 in, the bytes that a
+//! [`super::DotFn`] reads out. The rounding is ggml's reference, so that every kernel works on the same integers.
+
+use zerocopy::little_endian::{F32, I16, U16};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::block::{Block, Half, blocks_mut};
+use super::q8_0::BlockQ8_0;
+
+/// The form in which a weight format wants its activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(non_camel_case_types)]
+pub enum ActivationForm {
+    F32,
+    F16,
+    BF16,
+    Q8_0,
+    Q8_1,
+    Q8_K,
+}
+
+impl ActivationForm {
+    pub const ALL: [ActivationForm; 6] = [
+        ActivationForm::F32,
+        ActivationForm::F16,
+        ActivationForm::BF16,
+        ActivationForm::Q8_0,
+        ActivationForm::Q8_1,
+        ActivationForm::Q8_K,
+    ];
+
+    /// Elements a block; a row is a whole number of them.
+    pub fn block_len(self) -> usize {
+        match self {
+            ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => 1,
+            ActivationForm::Q8_0 | ActivationForm::Q8_1 => 32,
+            ActivationForm::Q8_K => 256,
+        }
+    }
+
+    /// Bytes of a row of `n` elements, a whole number of blocks.
+    pub fn row_bytes(self, n: usize) -> usize {
+        assert_eq!(n % self.block_len(), 0, "a row of {n} elements is not a whole number of {self:?} blocks");
+        n / self.block_len()
+            * match self {
+                ActivationForm::F32 => size_of::<f32>(),
+                ActivationForm::F16 | ActivationForm::BF16 => size_of::<u16>(),
+                ActivationForm::Q8_0 => size_of::<BlockQ8_0>(),
+                ActivationForm::Q8_1 => size_of::<BlockQ8_1>(),
+                ActivationForm::Q8_K => size_of::<BlockQ8K>(),
+            }
+    }
+}
+
+/// 32 activations, `d · q`, with the sum that a format with minima needs.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlockQ8_1 {
+    pub d: Half,
+    /// d · Σ q, from the d that has not been rounded to a half.
+    pub s: Half,
+    pub qs: [i8; 32],
+}
+const _: () = assert!(size_of::<BlockQ8_1>() == 36);
+
+/// 256 activations, `d · q`, with the sums of q that formats with minima or offsets need.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlockQ8K {
+    pub d: F32,
+    pub qs: [i8; 256],
+    /// Sums of sixteen q each.
+    pub bsums: [I16; 16],
+}
+const _: () = assert!(size_of::<BlockQ8K>() == 292);
+
+/// Writes `x` in `form` to `out`, which has exactly `form.row_bytes(x.len())` bytes. A block with a NaN or an infinity
+/// gets a NaN scale, so that the fault reaches the logits instead of hiding in an integer.
+pub fn quantize_activations(form: ActivationForm, x: &[f32], out: &mut [u8]) {
+    assert_eq!(out.len(), form.row_bytes(x.len()), "activations of {} elements as {form:?}", x.len());
+    match form {
+        ActivationForm::F32 => fill(x, out, F32::new),
+        ActivationForm::F16 => fill(x, out, Half::from_f32),
+        ActivationForm::BF16 => fill(x, out, |v| U16::new(half::bf16::from_f32(v).to_bits())),
+        ActivationForm::Q8_0 => fill_blocks(x, out, quantize_q8_0),
+        ActivationForm::Q8_1 => fill_blocks(x, out, quantize_q8_1),
+        ActivationForm::Q8_K => fill_blocks(x, out, quantize_q8_k),
+    }
+}
+
+fn fill<T: Block>(x: &[f32], out: &mut [u8], convert: impl Fn(f32) -> T) {
+    for (out, &value) in blocks_mut::<T>(out, x.len()).iter_mut().zip(x) {
+        *out = convert(value);
+    }
+}
+
+fn fill_blocks<B: Block, const N: usize>(x: &[f32], out: &mut [u8], quantize: impl Fn(&[f32; N]) -> B) {
+    let (chunks, _) = x.as_chunks::<N>();
+    for (out, chunk) in blocks_mut::<B>(out, chunks.len()).iter_mut().zip(chunks) {
+        *out = quantize(chunk);
+    }
+}
+
+/// The largest magnitude; a NaN or an infinity in `x` comes through, because their bit patterns are the largest.
+fn max_magnitude(x: &[f32]) -> f32 {
+    f32::from_bits(x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0))
+}
+
+/// The scale of 32 values and their integers, rounded half away from zero. Where the reciprocal of the scale overflows,
+/// the scale is zero as a half and the integers do not count; they are zero.
+fn quantize_32(x: &[f32; 32]) -> (f32, [i8; 32]) {
+    let amax = max_magnitude(x);
+    if !amax.is_finite() {
+        return (f32::NAN, [0; 32]);
+    }
+    let d = amax / 127.0;
+    let inverse = 1.0 / d;
+    if inverse.is_infinite() {
+        return (d, [0; 32]);
+    }
+    (d, x.map(|v| (v * inverse).round() as i8))
+}
+
+fn quantize_q8_0(x: &[f32; 32]) -> BlockQ8_0 {
+    let (d, qs) = quantize_32(x);
+    BlockQ8_0 { d: Half::from_f32(d), qs }
+}
+
+fn quantize_q8_1(x: &[f32; 32]) -> BlockQ8_1 {
+    let (d, qs) = quantize_32(x);
+    let sum: i32 = qs.iter().map(|&q| i32::from(q)).sum();
+    BlockQ8_1 { d: Half::from_f32(d), s: Half::from_f32(sum as f32 * d), qs }
+}
+
+/// Q8_K: the element of largest magnitude, the first of equals, becomes -127; the rest are rounded half to even.
+fn quantize_q8_k(x: &[f32; 256]) -> BlockQ8K {
+    let zeros = |d: f32| BlockQ8K { d: F32::new(d), qs: [0; 256], bsums: [I16::new(0); 16] };
+    let amax = max_magnitude(x);
+    if !amax.is_finite() {
+        return zeros(f32::NAN);
+    }
+    let max = x.iter().copied().find(|v| v.abs() == amax).unwrap_or(0.0);
+    let inverse = -127.0 / max;
+    if inverse.is_infinite() {
+        return zeros(0.0);
+    }
+    let qs = x.map(|v| ((v * inverse).round_ties_even() as i32).min(127) as i8);
+    let (sixteens, _) = qs.as_chunks::<16>();
+    let bsums = std::array::from_fn(|i| I16::new(sixteens[i].iter().map(|&q| i16::from(q)).sum()));
+    BlockQ8K { d: F32::new(1.0 / inverse), qs, bsums }
+}

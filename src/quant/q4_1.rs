@@ -1,0 +1,35 @@
+//! Q4_1: 32 elements in 20 bytes, `d · code + m`. The dot product takes Q8_1 activations, whose `s` carries the minimum.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::activation::BlockQ8_1;
+use super::block::{Half, decode_row, dot_i8, dot_row, nibbles};
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BlockQ4_1 {
+    pub d: Half,
+    pub m: Half,
+    /// Low nibbles are elements 0..16, high nibbles 16..32.
+    pub qs: [u8; 16],
+}
+const _: () = assert!(size_of::<BlockQ4_1>() == 20);
+
+impl BlockQ4_1 {
+    fn codes(&self) -> [i8; 32] {
+        nibbles(&self.qs).map(|code| code as i8)
+    }
+}
+
+pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {
+    decode_row::<BlockQ4_1, 32>(bytes, out, |block, out| {
+        let (d, m) = (block.d.to_f32(), block.m.to_f32());
+        *out = block.codes().map(|code| f32::from(code) * d + m);
+    });
+}
+
+pub(super) fn dot(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    dot_row::<BlockQ4_1, BlockQ8_1, 32>(n, weights, activations, |w, a| {
+        w.d.to_f32() * a.d.to_f32() * dot_i8(&w.codes(), &a.qs) as f32 + w.m.to_f32() * a.s.to_f32()
+    })
+}
