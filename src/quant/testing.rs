@@ -107,16 +107,17 @@ impl Values {
 
 pub(crate) fn values(n: usize, kind: Values, random: &mut Random) -> Vec<f32> {
     let mut x: Vec<f32> = (0..n).map(|_| random.unit()).collect();
+    let mut map = |f: &dyn Fn(f32) -> f32| x.iter_mut().for_each(|v| *v = f(*v));
     match kind {
-        Values::Usual => x.iter_mut().for_each(|v| *v *= 4.0),
+        Values::Usual => map(&|v| v * 4.0),
         Values::Outlier => x[random.next() as usize % n] *= 3000.0,
         Values::Tiny => {
-            let exponent = -30.0 - (random.next() % 15) as f32;
-            x.iter_mut().for_each(|v| *v *= 10f32.powf(exponent));
+            let scale = 10f32.powi(-30 - (random.next() % 15) as i32);
+            map(&|v| v * scale);
         }
         Values::Zero => x.fill(0.0),
         Values::Integers => {
-            x.iter_mut().for_each(|v| *v = (*v * 127.0).round());
+            map(&|v| (v * 127.0).round());
             for block in x.chunks_mut(32) {
                 block[0] = -127.0;
                 block[block.len() - 1] = 127.0;
