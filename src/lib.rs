@@ -13,7 +13,6 @@
 //! | 1 | [`store`], [`gguf`], [`kernel`], [`pool`] |
 //! | 0 | [`quant`], [`telemetry`] |
 
-pub mod cli;
 pub mod gguf;
 pub mod kernel;
 pub mod model;
@@ -25,5 +24,3 @@ pub mod store;
 pub mod telemetry;
 pub mod text;
 pub mod transcript;
-pub mod tui;
-pub mod worker;

@@ -1,14 +1,18 @@
 //! The thread that owns the model: commands in, events out. Events are never lost; gauges go through `telemetry`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 pub use crate::session::{PromptStats, ReplyStats, StopReason};
 
+use crate::model::Compute;
 use crate::sampler::SamplingParams;
+use crate::session::{self, Chat, ChatError, EngineError, EngineOptions, ReplySink, SessionError, Watch, Words};
+use crate::store::{ModelFile, residency, system};
 use crate::telemetry::Telemetry;
 use crate::transcript::Message;
 
@@ -79,4 +83,152 @@ pub struct WorkerHandle {
     pub telemetry: Arc<Telemetry>,
     /// Set to stop the reply (or the load) within a layer's time; the worker clears it when it takes the next command.
     pub cancel: Arc<AtomicBool>,
+}
+
+/// Starts the worker. It ends when told to quit or when the handle is dropped.
+pub fn spawn(options: EngineOptions) -> Result<WorkerHandle, EngineError> {
+    let compute = options.compute()?;
+    let (commands, inbox) = unbounded();
+    let (outbox, events) = unbounded();
+    let telemetry = Arc::new(Telemetry::default());
+    let cancel = Arc::new(AtomicBool::new(false));
+    let worker = Worker {
+        options,
+        compute,
+        inbox,
+        outbox,
+        telemetry: Arc::clone(&telemetry),
+        cancel: Arc::clone(&cancel),
+    };
+    std::thread::Builder::new().name("worker".into()).spawn(move || worker.run()).map_err(EngineError::Thread)?;
+    Ok(WorkerHandle { commands, events, telemetry, cancel })
+}
+
+struct Worker {
+    options: EngineOptions,
+    compute: Compute,
+    inbox: Receiver<Command>,
+    outbox: Sender<Event>,
+    telemetry: Arc<Telemetry>,
+    cancel: Arc<AtomicBool>,
+}
+
+/// What the model's turn at the stack ended with.
+enum Next {
+    Load(PathBuf),
+    Quit,
+}
+
+impl Worker {
+    fn run(self) {
+        let mut next = self.wait_for_model();
+        while let Next::Load(path) = next {
+            // A panic in the engine is a defect, and must not take the conversation on screen with it.
+            let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.serve(&path)));
+            next = match served {
+                Ok(Ok(next)) => next,
+                Ok(Err(error)) => self.load_failed(path, error.to_string()),
+                Err(_) => self.load_failed(path, "the engine failed unexpectedly; the log has more".into()),
+            };
+        }
+    }
+
+    fn load_failed(&self, path: PathBuf, error: String) -> Next {
+        self.telemetry.set_experts(None);
+        self.tell(Event::LoadFailed { path, error });
+        self.wait_for_model()
+    }
+
+    /// A screen that is gone needs no events; the next receive ends the worker.
+    fn tell(&self, event: Event) {
+        let _ = self.outbox.send(event);
+    }
+
+    fn wait_for_model(&self) -> Next {
+        loop {
+            match self.inbox.recv() {
+                Ok(Command::Load(path)) => return Next::Load(path),
+                Ok(Command::Generate { .. }) => self.tell(Event::ReplyFailed("no model is loaded".into())),
+                Ok(Command::Quit) | Err(_) => return Next::Quit,
+            }
+        }
+    }
+
+    /// Loads a model and answers with it until another one is asked for. File, model and session live on this stack.
+    fn serve(&self, path: &Path) -> Result<Next, EngineError> {
+        let file = session::open_file(path)?;
+        let model = session::bind_model(path, &file)?;
+        let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
+        let watch = Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model);
+        let mut chat = session::chat(&model, &self.compute, &words, &self.options);
+        self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
+        self.telemetry.kv_used.set(0);
+        self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));
+        words.warnings.iter().for_each(|w| self.tell(Event::Warning(w.clone())));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| sample_system(&file, &watch, &done));
+            let _stop_sampling = SetOnDrop(&done);
+            Ok(self.answer(&mut chat, &watch))
+        })
+    }
+
+    fn answer(&self, chat: &mut Chat<'_>, watch: &Watch) -> Next {
+        loop {
+            match self.inbox.recv() {
+                Ok(Command::Generate { messages, sampling }) => {
+                    self.cancel.store(false, Ordering::Relaxed);
+                    if let Err(error) = self.reply(chat, &messages, &sampling, watch) {
+                        self.tell(Event::ReplyFailed(error.to_string()));
+                    }
+                }
+                Ok(Command::Load(path)) => return Next::Load(path),
+                Ok(Command::Quit) | Err(_) => return Next::Quit,
+            }
+        }
+    }
+
+    fn reply(
+        &self,
+        chat: &mut Chat<'_>,
+        messages: &[Message],
+        sampling: &SamplingParams,
+        watch: &Watch,
+    ) -> Result<(), ChatError> {
+        let now = jiff::Zoned::now().datetime();
+        let prompt = chat.prompt(messages, now)?;
+        let capacity = chat.session.capacity();
+        // A prompt that just fits leaves no room for an answer.
+        if prompt.len() >= capacity {
+            let droppable_turns = chat.droppable_turns(messages, now)?;
+            self.tell(Event::ContextFull { needed: prompt.len(), capacity, droppable_turns });
+            return Ok(());
+        }
+        let sink = ReplySink {
+            on_prompt: &mut |stats: PromptStats| {
+                self.tell(Event::ReplyStarted {
+                    prompt_tokens: stats.reused + stats.computed,
+                    reused_tokens: stats.reused,
+                });
+            },
+            on_text: &mut |text: &str| self.tell(Event::Text(text.to_owned())),
+        };
+        match chat.reply(&prompt, sampling, None, watch.control(), sink) {
+            Ok((stop, stats)) => self.tell(Event::ReplyFinished { stop, stats }),
+            Err(ChatError::Session(SessionError::ContextFull { needed, capacity })) => {
+                self.tell(Event::ContextFull { needed, capacity, droppable_turns: None });
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(())
+    }
+}
+
+/// Sets a flag when it goes out of scope, on a panic too, so that a scoped thread waiting on it ends.
+struct SetOnDrop<'f>(&'f AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

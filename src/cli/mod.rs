@@ -1,1 +1,98 @@
-//! cli
+//! The command line: options in, exit code out. The only place that prints. Results go to stdout, all else to stderr;
+//! the exit code is 0, 1 (failed) or 2 (wrong use).
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the floor that prints")]
+
+mod bench;
+mod chat;
+mod inspect;
+mod logits;
+mod options;
+mod output;
+mod perplexity;
+mod render;
+mod run;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use options::{Common, ModelArg, SamplingArgs};
+use output::Usage;
+
+/// Chat with language models that do not fit in RAM, and watch the machine do it.
+#[derive(Debug, Parser)]
+#[command(name = "wayinfer", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    chat: chat::ChatArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One reply on stdout
+    Run(run::RunArgs),
+    /// Prompt and generation speed on uniformly random ids
+    Bench(bench::BenchArgs),
+    /// Perplexity of a text
+    Perplexity(perplexity::PerplexityArgs),
+    /// Logits of every position of a list of ids, as raw little-endian f32
+    Logits(logits::LogitsArgs),
+    /// Token ids of a text
+    Tokenize(tokenize::TokenizeArgs),
+    /// A conversation through a chat template
+    Render(render::RenderArgs),
+    /// Metadata, tensors, sizes, and what a memory budget would mean
+    Inspect(inspect::InspectArgs),
+}
+
+/// Runs the command line and turns its outcome into an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        None => chat::chat(cli.chat),
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Bench(args)) => bench::bench(args),
+        Some(Command::Perplexity(args)) => perplexity::perplexity(args),
+        Some(Command::Logits(args)) => logits::logits(args),
+        Some(Command::Tokenize(args)) => tokenize::tokenize(args),
+        Some(Command::Render(args)) => render::render(args),
+        Some(Command::Inspect(args)) => inspect::inspect(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wayinfer: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// The command line's definition, for completions and the man page.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_model_is_taken_by_position_and_by_flag_and_subcommands_win() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["wayinfer"], words].concat()).unwrap();
+        assert!(parse(&["model.gguf", "--threads", "2"]).command.is_none());
+        assert!(parse(&["--model", "model.gguf"]).command.is_none());
+        assert!(matches!(parse(&["run", "m.gguf", "-p", "hi", "--greedy"]).command, Some(Command::Run(_))));
+        assert!(matches!(parse(&["inspect", "--model", "m.gguf"]).command, Some(Command::Inspect(_))));
+    }
+}

@@ -52,7 +52,8 @@ impl<'a> Matrix<'a> {
 /// Buffers for quantized activations, one a form, kept between products so that decoding allocates nothing.
 #[derive(Debug, Default)]
 pub struct ActivationScratch {
-    forms: [Vec<u8>; ActivationForm::COUNT],
+    /// Indexed by [`ActivationForm`].
+    forms: [Vec<u8>; ActivationForm::ALL.len()],
 }
 
 /// Rows of activations, quantized on demand, at most once a form.
@@ -62,14 +63,14 @@ pub struct Activations<'a> {
     n_rows: usize,
     n_cols: usize,
     scratch: &'a mut ActivationScratch,
-    ready: [bool; ActivationForm::COUNT],
+    ready: [bool; ActivationForm::ALL.len()],
 }
 
 impl<'a> Activations<'a> {
     /// `rows`: `[n_rows, n_cols]`.
     pub fn new(rows: &'a [f32], n_cols: usize, scratch: &'a mut ActivationScratch) -> Activations<'a> {
         assert!(n_cols > 0 && rows.len() % n_cols == 0, "{} activations are not rows of {n_cols}", rows.len());
-        Activations { rows, n_rows: rows.len() / n_cols, n_cols, scratch, ready: [false; ActivationForm::COUNT] }
+        Activations { rows, n_rows: rows.len() / n_cols, n_cols, scratch, ready: [false; ActivationForm::ALL.len()] }
     }
 
     pub fn n_rows(&self) -> usize {

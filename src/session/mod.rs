@@ -1,6 +1,12 @@
 //! One conversation with a model: which tokens its KV cache holds, how much of a new prompt is already there, and the
 //! loop that makes a reply.
 
+mod chat;
+mod engine;
+
+pub use chat::{Chat, ChatError, ReplySink};
+pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file};
+
 use std::time::Instant;
 
 use crate::model::{Compute, Control, ForwardError, MAX_BATCH, Model, State};
@@ -147,6 +153,19 @@ impl<'m> Session<'m> {
         let stats = PromptStats { reused: common, computed: prompt.len() - common, seconds };
         t.prompt_milli_tok_s.set((stats.computed as f64 / seconds.max(1e-9) * 1000.0) as u64);
         Ok((last, stats))
+    }
+
+    /// Computes `tokens` after what is cached and returns the logits of the last one.
+    pub fn feed(&mut self, tokens: &[u32], control: Control<'_>) -> Result<&[f32], SessionError> {
+        if tokens.is_empty() {
+            return Err(SessionError::EmptyPrompt);
+        }
+        let needed = self.cached.len() + tokens.len();
+        if needed > self.capacity() {
+            return Err(SessionError::ContextFull { needed, capacity: self.capacity() });
+        }
+        let last = self.compute(tokens, control)? - 1;
+        Ok(self.model.logits(self.compute, &mut self.state, last..last + 1))
     }
 
     /// The logits of every token of `tokens`, from an empty context, given to `each` as `(first position, [n, n_vocab])`.

@@ -1,0 +1,201 @@
+//! Options that several subcommands share, and what they become.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::output::usage;
+use crate::kernel::Isa;
+use crate::sampler::SamplingParams;
+use crate::session::EngineOptions;
+
+/// How the engine runs, whatever it is asked to do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub(super) struct Common {
+    /// Compute threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+    /// Context length in tokens [default: the model's own]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx: Option<u32>,
+    /// Instruction set of the kernels [default: the best this CPU has]
+    #[arg(long, value_name = "ISA", value_parser = PossibleValuesParser::new(["scalar", "avx2", "avx512", "amx"]))]
+    isa: Option<String>,
+    /// How expert weights arrive
+    #[arg(long, value_name = "WAY", default_value = "auto", value_parser = PossibleValuesParser::new(["auto", "mapped", "direct"]))]
+    paging: String,
+    /// Memory to count with, for example 8G [default: what the machine and its limits leave]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    ram: Option<u64>,
+    /// Never ask for experts before they are needed
+    #[arg(long)]
+    no_prefetch: bool,
+    /// Format of the KV cache
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = PossibleValuesParser::new(["f16", "q8_0", "q4_0"]))]
+    kv: String,
+    /// Log more, to stderr or to the file of --log
+    #[arg(long)]
+    debug: bool,
+    /// Write a log to this file
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+impl Common {
+    pub(super) fn engine(&self) -> anyhow::Result<EngineOptions> {
+        if self.paging == "direct" {
+            return Err(usage("--paging direct is not in this version; use mapped"));
+        }
+        if self.kv != "f16" {
+            return Err(usage(format!("--kv {} is not in this version; use f16", self.kv)));
+        }
+        Ok(EngineOptions {
+            threads: self.threads.map(|n| n as usize),
+            context: self.ctx.map(|n| n as usize),
+            isa: self.isa.as_deref().map(str::parse::<Isa>).transpose()?,
+            prefetch: !self.no_prefetch,
+            ram: self.ram,
+        })
+    }
+
+    pub(super) fn ram(&self) -> Option<u64> {
+        self.ram
+    }
+
+    /// Starts logging: to the file of `--log`, else with `--debug` to stderr where `screen` is free for it.
+    pub(super) fn start_log(&self, screen: Screen) -> anyhow::Result<()> {
+        let level = if self.debug { "wayinfer=debug" } else { "wayinfer=info" };
+        let builder = tracing_subscriber::fmt().with_env_filter(level).with_ansi(false);
+        if let Some(path) = &self.log {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            let file = file.map_err(|e| anyhow::anyhow!("cannot write the log {}: {e}", path.display()))?;
+            builder.with_writer(std::sync::Mutex::new(file)).init();
+        } else if self.debug && screen == Screen::Free {
+            builder.with_writer(std::io::stderr).init();
+        }
+        Ok(())
+    }
+}
+
+/// Whether the terminal belongs to the chat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Screen {
+    Free,
+    Taken,
+}
+
+/// Where the model is named: by position, or by `--model`.
+#[derive(Debug, Args)]
+pub(super) struct ModelArg {
+    /// A GGUF file, or any split of one
+    #[arg(value_name = "MODEL")]
+    positional: Option<PathBuf>,
+    /// The model, as an option
+    #[arg(long = "model", value_name = "PATH")]
+    flag: Option<PathBuf>,
+}
+
+impl ModelArg {
+    /// The model, if one is named.
+    pub(super) fn path(&self) -> anyhow::Result<Option<&Path>> {
+        match (&self.positional, &self.flag) {
+            (Some(_), Some(_)) => Err(usage("the model is named twice, by position and by --model")),
+            (positional, flag) => Ok(positional.as_deref().or(flag.as_deref())),
+        }
+    }
+
+    /// The model, which must be named.
+    pub(super) fn required(&self) -> anyhow::Result<&Path> {
+        self.path()?.ok_or_else(|| usage("no model is named; give the path of a GGUF file"))
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(super) struct SamplingArgs {
+    /// Always the most probable token
+    #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p", "seed"])]
+    greedy: bool,
+    /// Temperature; 0 is greedy [default: 0.8]
+    #[arg(long, value_name = "T")]
+    temp: Option<f32>,
+    /// Draw from the K best only; 0: off [default: 40]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the fewest that reach this probability; 1: off [default: 0.95]
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Drop what is less than P times as likely as the best; 0: off [default: 0.05]
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Penalty on repeated tokens; 1: off [default: 1]
+    #[arg(long, value_name = "X")]
+    repeat_penalty: Option<f32>,
+    /// Penalty a token for each time it was said [default: 0]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    frequency_penalty: Option<f32>,
+    /// Penalty on every token that was said [default: 0]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    presence_penalty: Option<f32>,
+    /// The same seed gives the same reply [default: from the clock]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    pub(super) fn params(&self) -> anyhow::Result<SamplingParams> {
+        let d = if self.greedy { SamplingParams::greedy() } else { SamplingParams::default() };
+        let params = SamplingParams {
+            temperature: self.temp.unwrap_or(d.temperature),
+            top_k: self.top_k.unwrap_or(d.top_k),
+            top_p: self.top_p.unwrap_or(d.top_p),
+            min_p: self.min_p.unwrap_or(d.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(d.repeat_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(d.frequency_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(d.presence_penalty),
+            penalty_window: d.penalty_window,
+            seed: self.seed,
+        };
+        params.problem().map_or(Ok(params), |problem| Err(usage(problem)))
+    }
+}
+
+/// A size in bytes: `8G`, `3500M`, `1.5GiB`, `123456`; K, M, G, T count in 1024s.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no size; write for example 8G or 3500M"))?;
+    let shift = match unit.trim().to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(format!("`{unit}` is no unit of size; use K, M, G or T")),
+    };
+    let bytes = number * (1u64 << shift) as f64;
+    if !(1.0..1e18).contains(&bytes) {
+        return Err(format!("`{text}` is out of range"));
+    }
+    Ok(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_the_usual_spellings() {
+        for (text, bytes) in
+            [("8G", 8 << 30), ("3500M", 3500 << 20), ("1.5GiB", 3 << 29), ("64kb", 64 << 10), ("4096", 4096)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "8X", "-1G", "1e9999G", "0", "99999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

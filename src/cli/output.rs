@@ -1,0 +1,98 @@
+//! Results on stdout, words on stderr, and errors that carry their exit code.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Wrong use of the command line: exit code 2.
+#[derive(Debug)]
+pub(super) struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+pub(super) fn usage(message: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Usage(message.into()))
+}
+
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Writes to stdout at once.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes a line of JSON to stdout.
+pub(super) fn print_json(value: &serde_json::Value) -> io::Result<()> {
+    print(&format!("{value}\n"))
+}
+
+pub(super) fn warn(message: &str) {
+    eprintln!("wayinfer: {message}");
+}
+
+/// Reads a file whole, up to a limit that keeps a mistake (a model where a text was meant) from filling memory.
+pub(super) fn read_limited(path: &std::path::Path, limit: u64) -> anyhow::Result<Vec<u8>> {
+    let name = path.display();
+    let file = std::fs::File::open(path).map_err(|e| anyhow::anyhow!("cannot open {name}: {e}"))?;
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, limit + 1), &mut bytes)
+        .map_err(|e| anyhow::anyhow!("cannot read {name}: {e}"))?;
+    anyhow::ensure!(bytes.len() as u64 <= limit, "{name} is larger than {} MiB", limit >> 20);
+    Ok(bytes)
+}
+
+/// Token ids of a file: little-endian i32.
+pub(super) fn read_ids(path: &std::path::Path) -> anyhow::Result<Vec<u32>> {
+    let bytes = read_limited(path, 1 << 30)?;
+    let name = path.display();
+    anyhow::ensure!(
+        bytes.len() % 4 == 0,
+        "{name} has {} bytes, not a whole number of 4-byte ids",
+        bytes.len()
+    );
+    let ids = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    ids.map(|id| u32::try_from(id).map_err(|_| anyhow::anyhow!("{name} holds the id {id}, which is negative")))
+        .collect()
+}
+
+/// A line on stderr that tells how far long work has come; silent where stderr is no terminal.
+#[derive(Debug)]
+pub(super) struct Progress {
+    what: &'static str,
+    began: Instant,
+    shown: Option<Instant>,
+}
+
+impl Progress {
+    pub(super) fn new(what: &'static str) -> Progress {
+        Progress { what, began: Instant::now(), shown: None }
+    }
+
+    pub(super) fn show(&mut self, done: usize, total: usize) {
+        let due = self.shown.is_none_or(|at| at.elapsed() > Duration::from_millis(200));
+        if !due || !io::stderr().is_terminal() || total == 0 {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let left = self.began.elapsed().as_secs_f64() / done.max(1) as f64 * (total - done) as f64;
+        eprint!("\r\x1b[K{} {done}/{total}, about {left:.0} s left", self.what);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A conversation in words: messages in, the text of a reply out, piece by piece.
+
+use jiff::civil::DateTime;
+
+use super::{PromptStats, ReplyRequest, ReplyStats, Session, SessionError, StopReason};
+use crate::model::Control;
+use crate::sampler::{Sampler, SamplingParams};
+use crate::text::{ChatFormat, TemplateError, TokenStream, Tokenizer, TokenizerError};
+use crate::transcript::{Message, Role};
+
+/// A session with the words for it: the model's tokenizer and chat template.
+#[derive(Debug)]
+pub struct Chat<'m> {
+    pub session: Session<'m>,
+    pub tokenizer: &'m Tokenizer,
+    pub format: &'m ChatFormat,
+}
+
+/// Who is told how a reply comes along.
+pub struct ReplySink<'r> {
+    pub on_prompt: &'r mut dyn FnMut(PromptStats),
+    pub on_text: &'r mut dyn FnMut(&str),
+}
+
+/// Why a conversation got no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatError {
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl Chat<'_> {
+    /// The conversation as the model reads it, ready for the reply's first token.
+    pub fn prompt(&self, messages: &[Message], now: DateTime) -> Result<Vec<u32>, ChatError> {
+        Ok(self.format.encode(self.tokenizer, messages, now)?)
+    }
+
+    /// How many of the oldest turns must go so that the prompt fits with room for a reply; `None`: the last message alone is
+    /// too long. A turn is a message of the person and what was answered to it; the system message stays.
+    pub fn droppable_turns(&self, messages: &[Message], now: DateTime) -> Result<Option<usize>, ChatError> {
+        let turns = messages.iter().filter(|m| m.role == Role::User).count();
+        for n in 1..turns {
+            if self.prompt(&without_oldest_turns(messages, n), now)?.len() < self.session.capacity() {
+                return Ok(Some(n));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Streams the reply to an already tokenized prompt as text.
+    pub fn reply(
+        &mut self,
+        prompt: &[u32],
+        sampling: &SamplingParams,
+        max_tokens: Option<usize>,
+        control: Control<'_>,
+        sink: ReplySink<'_>,
+    ) -> Result<(StopReason, ReplyStats), ChatError> {
+        let mut stream = TokenStream::default();
+        let mut sampler = Sampler::new(sampling.clone());
+        let tokenizer = self.tokenizer;
+        let ReplySink { on_prompt, on_text } = sink;
+        let request = ReplyRequest {
+            prompt,
+            max_tokens,
+            is_end: &|token| tokenizer.is_end_of_turn(token),
+            on_prompt,
+            on_token: &mut |token| {
+                let text = stream.push(tokenizer, token);
+                if !text.is_empty() {
+                    on_text(&text);
+                }
+            },
+        };
+        let outcome = self.session.reply(request, &mut sampler, control)?;
+        let rest = stream.finish();
+        if !rest.is_empty() {
+            on_text(&rest);
+        }
+        Ok(outcome)
+    }
+}
+
+/// The messages without the `n` oldest turns; system messages stay.
+fn without_oldest_turns(messages: &[Message], n: usize) -> Vec<Message> {
+    let mut turn = 0;
+    let mut kept = Vec::new();
+    for message in messages {
+        turn += usize::from(message.role == Role::User);
+        if message.role == Role::System || turn > n {
+            kept.push(message.clone());
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_turns_keeps_the_system_message_and_the_newest() {
+        let message = |role, content: &str| Message { role, content: content.into() };
+        let all = [
+            message(Role::System, "be kind"),
+            message(Role::User, "1"),
+            message(Role::Assistant, "one"),
+            message(Role::User, "2"),
+            message(Role::Assistant, "two"),
+            message(Role::User, "3"),
+        ];
+        let contents = |n| without_oldest_turns(&all, n).iter().map(|m| m.content.clone()).collect::<Vec<_>>();
+        assert_eq!(contents(1), ["be kind", "2", "two", "3"]);
+        assert_eq!(contents(2), ["be kind", "3"]);
+    }
+}

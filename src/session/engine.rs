@@ -1,0 +1,130 @@
+//! A model file opened for use: the file, its tokenizer and chat format, and what computes it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{Chat, Session};
+use crate::kernel::{Isa, Kernels};
+use crate::model::{Compute, Control, Model, ModelError};
+use crate::pool::{Pool, PoolError};
+use crate::store::{ModelFile, StoreError};
+use crate::telemetry::{ExpertMap, Telemetry};
+use crate::text::{ChatFormat, TemplateError, Tokenizer, TokenizerError};
+
+/// How the engine is set up, whatever the model.
+#[derive(Debug, Clone, Default)]
+pub struct EngineOptions {
+    /// Compute threads; `None`: as many as the machine has.
+    pub threads: Option<usize>,
+    /// Positions of context; `None`: the model's own.
+    pub context: Option<usize>,
+    /// The instruction set; `None`: the best there is.
+    pub isa: Option<Isa>,
+    /// Whether experts are asked for ahead of their use.
+    pub prefetch: bool,
+    /// Bytes of memory to count with; `None`: what the machine and its limits leave.
+    pub ram: Option<u64>,
+}
+
+/// Why a model cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("this CPU has no {0} kernels; the best it has is {best}", best = Kernels::detect().isa())]
+    Isa(Isa),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error("cannot start the worker's thread: {0}")]
+    Thread(std::io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{}: {source}", path.display())]
+    Model { path: PathBuf, source: ModelError },
+    #[error("{}: {source}", path.display())]
+    Tokenizer { path: PathBuf, source: TokenizerError },
+    #[error("{}: {source}", path.display())]
+    Template { path: PathBuf, source: TemplateError },
+    #[error("{}: the model has {n_model} tokens and its tokenizer {n_tokenizer}", path.display())]
+    Vocabulary { path: PathBuf, n_model: usize, n_tokenizer: usize },
+}
+
+impl EngineOptions {
+    /// The kernels and threads asked for.
+    pub fn compute(&self) -> Result<Compute, EngineError> {
+        let kernels = match self.isa {
+            None => Kernels::detect(),
+            Some(isa) => Kernels::new(isa).ok_or(EngineError::Isa(isa))?,
+        };
+        Ok(Compute { kernels, pool: Pool::new(self.threads)? })
+    }
+
+    /// Positions of context for a model.
+    pub fn context_for(&self, model: &Model<'_>) -> usize {
+        self.context.unwrap_or(model.hyperparameters().context_length)
+    }
+}
+
+/// The words of a model: its tokenizer and chat format, and what the person should know about them.
+#[derive(Debug)]
+pub struct Words {
+    pub tokenizer: Tokenizer,
+    pub format: ChatFormat,
+    pub warnings: Vec<String>,
+}
+
+impl Words {
+    /// Reads tokenizer and chat template from the metadata of a model with `n_vocab` rows of embedding.
+    pub fn read(path: &Path, file: &ModelFile, n_vocab: usize) -> Result<Words, EngineError> {
+        let path = path.to_owned();
+        let (tokenizer, mut warnings) = Tokenizer::from_metadata(file.metadata())
+            .map_err(|source| EngineError::Tokenizer { path: path.clone(), source })?;
+        if tokenizer.n_vocab() > n_vocab {
+            return Err(EngineError::Vocabulary { path, n_model: n_vocab, n_tokenizer: tokenizer.n_vocab() });
+        }
+        let (format, more) = ChatFormat::from_metadata(file.metadata(), &tokenizer)
+            .map_err(|source| EngineError::Template { path, source })?;
+        warnings.extend(more);
+        Ok(Words { tokenizer, format, warnings })
+    }
+}
+
+/// Opens `path` and binds its model to the file, on the caller's stack: the file must outlive the model.
+pub fn open_file(path: &Path) -> Result<ModelFile, EngineError> {
+    Ok(ModelFile::open(path)?)
+}
+
+/// The model in an opened file.
+pub fn bind_model<'f>(path: &Path, file: &'f ModelFile) -> Result<Model<'f>, EngineError> {
+    Model::new(file).map_err(|source| EngineError::Model { path: path.to_owned(), source })
+}
+
+/// What an engine is watched and stopped through.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    pub telemetry: Arc<Telemetry>,
+    pub cancel: Arc<AtomicBool>,
+    pub experts: Arc<ExpertMap>,
+}
+
+impl Watch {
+    /// Puts the model's expert map and sizes into the telemetry.
+    pub fn new(telemetry: Arc<Telemetry>, cancel: Arc<AtomicBool>, file: &ModelFile, model: &Model<'_>) -> Watch {
+        let experts = Arc::new(model.expert_map());
+        telemetry.set_experts(Some(Arc::clone(&experts)));
+        telemetry.file_bytes.set(file.bytes());
+        Watch { telemetry, cancel, experts }
+    }
+
+    pub fn control(&self) -> Control<'_> {
+        Control { cancel: &self.cancel, telemetry: &self.telemetry, experts: &self.experts }
+    }
+}
+
+/// A conversation with a model.
+pub fn chat<'m>(model: &'m Model<'m>, compute: &'m Compute, words: &'m Words, options: &EngineOptions) -> Chat<'m> {
+    Chat {
+        session: Session::new(model, compute, options.context_for(model)),
+        tokenizer: &words.tokenizer,
+        format: &words.format,
+    }
+}
