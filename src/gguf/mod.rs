@@ -1,48 +1,122 @@
-//! stopgap
-#![allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+//! GGUF: a bounded parser of the header of a model file. Bytes of one file or of its splits in, typed metadata and a
+//! checked table of tensors out. It reads the header and never the weights.
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+mod error;
+mod header;
 mod metadata;
-pub use metadata::{Array, Metadata, Value};
-use crate::quant::GgmlType;
+mod reader;
+mod split;
+#[cfg(test)]
+mod tests;
+pub mod writer;
+
 use std::path::{Path, PathBuf};
-#[derive(Debug, thiserror::Error)]
-pub enum GgufError {
-    #[error("metadata `{key}` is {found}, expected {expected}")]
-    MetadataType { key: String, found: &'static str, expected: &'static str },
+
+pub use error::GgufError;
+use header::Header;
+pub use metadata::{Array, Metadata, Value};
+
+use crate::quant::GgmlType;
+
+/// A model's files, opened and checked: whatever is in here lies within the files and does not overlap.
+#[derive(Debug)]
+pub struct Gguf {
+    /// The version of the (first) file: 1 to 3.
+    pub version: u32,
+    /// The metadata of the (first) file.
+    pub metadata: Metadata,
+    /// The tensors of all files, in their order.
+    pub tensors: Vec<TensorInfo>,
+    /// One file, or the parts of a split model in order.
+    pub files: Vec<SplitFile>,
+    /// Indices into `tensors`, in the order of their names.
+    by_name: Vec<u32>,
 }
-#[derive(Debug)]
-pub struct TensorInfo { pub name: String, pub shape: Vec<u64>, pub ty: GgmlType, pub file: usize, pub offset: u64, pub n_bytes: u64 }
-#[derive(Debug)]
-pub struct SplitFile { pub path: PathBuf, pub bytes: u64 }
-#[derive(Debug)]
-pub struct Gguf { pub version: u32, pub metadata: Metadata, pub tensors: Vec<TensorInfo>, pub files: Vec<SplitFile> }
-struct R<'a>(&'a [u8], usize);
-impl R<'_> {
-    fn n<const N: usize>(&mut self) -> [u8; N] { let r = self.0[self.1..self.1 + N].try_into().unwrap(); self.1 += N; r }
-    fn u32(&mut self) -> u32 { u32::from_le_bytes(self.n()) }
-    fn u64(&mut self) -> u64 { u64::from_le_bytes(self.n()) }
-    fn s(&mut self) -> String { let n = self.u64() as usize; let r = String::from_utf8_lossy(&self.0[self.1..self.1 + n]).into_owned(); self.1 += n; r }
-    fn v(&mut self, t: u32) -> Value {
-        match t { 0 => Value::U8(self.n::<1>()[0]), 1 => Value::I8(self.n::<1>()[0] as i8), 4 => Value::U32(self.u32()), 5 => Value::I32(self.u32() as i32), 6 => Value::F32(f32::from_bits(self.u32())), 7 => Value::Bool(self.n::<1>()[0] != 0), 8 => Value::String(self.s()), 10 => Value::U64(self.u64()),
-            9 => { let t = self.u32(); let n = self.u64() as usize; Value::Array(match t { 8 => Array::String((0..n).map(|_| self.s()).collect()), 5 => Array::I32((0..n).map(|_| self.u32() as i32).collect()), 4 => Array::U32((0..n).map(|_| self.u32()).collect()), 6 => Array::F32((0..n).map(|_| f32::from_bits(self.u32())).collect()), _ => panic!("{t}") }) }
-            _ => panic!("{t}") }
-    }
+
+/// Where a tensor lies and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub name: String,
+    /// One to four dimensions, none of them 0, in ggml's order: the fastest first.
+    pub shape: Vec<u64>,
+    pub ty: GgmlType,
+    /// Index into [`Gguf::files`].
+    pub file: usize,
+    /// From the beginning of the file.
+    pub offset: u64,
+    pub n_bytes: u64,
 }
+
+/// One file of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitFile {
+    /// Empty for a model in memory.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+}
+
 impl Gguf {
-    pub fn open(path: &Path) -> Result<Gguf, GgufError> {
-        use std::io::Read;
-        let bytes = std::fs::metadata(path).unwrap().len();
-        let mut b = Vec::new(); std::fs::File::open(path).unwrap().take(32 << 20).read_to_end(&mut b).unwrap();
-        let mut r = R(&b, 4); let version = r.u32(); let nt = r.u64(); let nk = r.u64();
-        let mut metadata = Metadata::default();
-        for _ in 0..nk { let k = r.s(); let t = r.u32(); let v = r.v(t); metadata.insert(k, v).unwrap(); }
-        let mut tensors = Vec::new();
-        for _ in 0..nt { let name = r.s(); let nd = r.u32(); let shape: Vec<u64> = (0..nd).map(|_| r.u64()).collect(); let ty = GgmlType::from_id(r.u32()).unwrap(); let offset = r.u64();
-            let n_bytes = ty.row_bytes(shape[0]).unwrap() * shape[1..].iter().product::<u64>(); tensors.push(TensorInfo { name, shape, ty, file: 0, offset, n_bytes }); }
-        let start = (r.1 as u64).next_multiple_of(32);
-        tensors.iter_mut().for_each(|t| t.offset += start);
-        Ok(Gguf { version, metadata, tensors, files: vec![SplitFile { path: path.to_owned(), bytes }] })
+    /// Opens a model by its file, or by any one of the files it is split over. Reads the headers only.
+    ///
+    /// # Errors
+    /// Whatever is wrong with a file, with its name; and a part that is missing or does not belong to the others.
+    pub fn open(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
+        split::open(path.as_ref())
     }
-    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> { self.tensors.iter().find(|t| t.name == name) }
-    pub fn file_bytes(&self) -> u64 { self.files.iter().map(|f| f.bytes).sum() }
-    pub fn parameters(&self) -> u64 { self.tensors.iter().map(|t| t.shape.iter().product::<u64>()).sum() }
+
+    /// Reads a model of one file that is already in memory.
+    pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
+        let len = bytes.len() as u64;
+        let header = header::read(bytes, len)?;
+        Gguf::merge(vec![(header, SplitFile { path: PathBuf::new(), bytes: len })])
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        let at = |&i: &u32| &self.tensors[i as usize];
+        let found = self.by_name.binary_search_by(|i| at(i).name.as_str().cmp(name)).ok()?;
+        Some(at(&self.by_name[found]))
+    }
+
+    /// Elements of all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(TensorInfo::n_elements).sum()
+    }
+
+    /// Bytes of all files.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// One model of the headers of its files, in order; the first one speaks for all.
+    fn merge(parts: Vec<(Header, SplitFile)>) -> Result<Gguf, GgufError> {
+        let mut parts = parts.into_iter();
+        let (first, file) = parts.next().expect("a model has at least one file");
+        let Header { version, metadata, mut tensors } = first;
+        let mut files = vec![file];
+        for (header, file) in parts {
+            tensors.extend(header.tensors.into_iter().map(|t| TensorInfo { file: files.len(), ..t }));
+            files.push(file);
+        }
+        let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
+        let name = |i: u32| tensors[i as usize].name.as_str();
+        by_name.sort_unstable_by_key(|&i| name(i));
+        if let Some(twice) = by_name.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
+            let second = &tensors[twice[0].max(twice[1]) as usize];
+            let error = GgufError::DuplicateTensor { name: second.name.clone() };
+            let path = &files[second.file].path;
+            return Err(if path.as_os_str().is_empty() { error } else { error.in_file(path) });
+        }
+        Ok(Gguf { version, metadata, tensors, files, by_name })
+    }
+}
+
+impl TensorInfo {
+    /// Product of the shape.
+    pub fn n_elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
 }

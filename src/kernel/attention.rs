@@ -1,60 +1,47 @@
-//! Attention of one query head over a run of cached positions, with an online softmax (Milakov and Gimelshein 2018;
-//! FlashAttention, Dao et al. 2022), so that no buffer grows with the context.
+//! Attention of one query head over the cached positions, with ggml's roundings: the query and the softmax weights meet
+//! the f16 cache as f16, products are summed in f32.
+
+use std::cell::RefCell;
 
 use half::f16;
 
-use super::Kernels;
+use super::{Kernels, ops};
 
-/// Positions taken at a time: the scores of one run live on the stack.
-const RUN: usize = 64;
-
-/// The state of one query head on its way over the keys: the largest score so far, the sum of the weights, and the
-/// weighted sum of the values in `acc`.
-#[derive(Debug)]
-pub struct OnlineSoftmax<'a> {
-    max: f32,
-    sum: f32,
-    acc: &'a mut [f32],
+thread_local! {
+    /// The scores of the head at hand, kept by each compute thread so that decoding allocates nothing.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-impl<'a> OnlineSoftmax<'a> {
-    /// `acc`: `[head_dim_v]`, overwritten.
-    pub fn new(acc: &'a mut [f32]) -> OnlineSoftmax<'a> {
-        acc.fill(0.0);
-        OnlineSoftmax { max: f32::NEG_INFINITY, sum: 0.0, acc }
+impl Kernels {
+    /// `out = softmax(scale · q·keysᵀ) · values`. `q`: `[head_dim_k]`, already rounded to f16; `out`: `[head_dim_v]`; `runs`: the
+    /// positions in order, as runs of `([n, head_dim_k], [n, head_dim_v])`.
+    pub fn attend<'c>(
+        &self,
+        q: &[f32],
+        scale: f32,
+        runs: impl Iterator<Item = (&'c [f16], &'c [f16])> + Clone,
+        out: &mut [f32],
+    ) {
+        SCORES.with_borrow_mut(|scores| {
+            scores.clear();
+            for (keys, _) in runs.clone() {
+                scores.extend(keys.chunks_exact(q.len()).map(|key| scale * self.dot_f16(q, key)));
+            }
+            ops::softmax(scores);
+            out.fill(0.0);
+            let mut weights = scores.iter();
+            for (_, values) in runs {
+                for (value, &weight) in values.chunks_exact(out.len()).zip(&mut weights) {
+                    self.add_scaled_f16(out, round_to_f16(weight), value);
+                }
+            }
+        });
     }
+}
 
-    /// Takes in consecutive positions. `q`: `[head_dim_k]`, already scaled; `keys`: `[n, head_dim_k]`; `values`: `[n, head_dim_v]`.
-    pub fn extend(&mut self, kernels: &Kernels, q: &[f32], keys: &[f16], values: &[f16]) {
-        let (dim_k, dim_v) = (q.len(), self.acc.len());
-        assert_eq!(keys.len() / dim_k, values.len() / dim_v, "keys and values differ in positions");
-        for (keys, values) in keys.chunks(RUN * dim_k).zip(values.chunks(RUN * dim_v)) {
-            let mut scores = [0.0f32; RUN];
-            let n = keys.len() / dim_k;
-            let mut run_max = f32::NEG_INFINITY;
-            for (score, key) in scores[..n].iter_mut().zip(keys.chunks_exact(dim_k)) {
-                *score = kernels.dot_f16(q, key);
-                run_max = run_max.max(*score);
-            }
-            if run_max > self.max {
-                let shrink = (self.max - run_max).exp();
-                self.sum *= shrink;
-                self.acc.iter_mut().for_each(|a| *a *= shrink);
-                self.max = run_max;
-            }
-            for (score, value) in scores[..n].iter().zip(values.chunks_exact(dim_v)) {
-                let weight = (score - self.max).exp();
-                self.sum += weight;
-                kernels.add_scaled_f16(self.acc, weight, value);
-            }
-        }
-    }
-
-    /// Divides by the sum of the weights.
-    pub fn finish(self) {
-        let scale = 1.0 / self.sum;
-        self.acc.iter_mut().for_each(|a| *a *= scale);
-    }
+/// The nearest number that f16 holds.
+pub fn round_to_f16(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
 }
 
 #[cfg(test)]
@@ -70,18 +57,17 @@ mod tests {
         let keys: Vec<f16> = (0..n * dim).map(|i| f16::from_f32(value(i + 5))).collect();
         let values: Vec<f16> = (0..n * dim).map(|i| f16::from_f32(value(i * 3 + 1))).collect();
         let dot = |p: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(keys[p * dim + i].to_f32())).sum::<f64>();
-        let weights: Vec<f64> = (0..n).map(|p| dot(p).exp()).collect();
+        let weights: Vec<f64> = (0..n).map(|p| (0.25 * dot(p)).exp()).collect();
         let total: f64 = weights.iter().sum();
+        let runs = [(&keys[..70 * dim], &values[..70 * dim]), (&keys[70 * dim..], &values[70 * dim..])];
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
-            let mut acc = vec![f32::NAN; dim];
-            let mut softmax = OnlineSoftmax::new(&mut acc);
-            softmax.extend(&kernels, &q, &keys[..70 * dim], &values[..70 * dim]);
-            softmax.extend(&kernels, &q, &keys[70 * dim..], &values[70 * dim..]);
-            softmax.finish();
-            for (i, &got) in acc.iter().enumerate() {
+            let mut out = vec![f32::NAN; dim];
+            kernels.attend(&q, 0.25, runs.into_iter(), &mut out);
+            for (i, &got) in out.iter().enumerate() {
                 let expected: f64 =
                     (0..n).map(|p| weights[p] * f64::from(values[p * dim + i].to_f32())).sum::<f64>() / total;
-                assert!((f64::from(got) - expected).abs() < 1e-5, "{:?}: {got} against {expected}", kernels.isa());
+                // The weights are rounded to 11 bits.
+                assert!((f64::from(got) - expected).abs() < 1e-3, "{:?}: {got} against {expected}", kernels.isa());
             }
         }
     }

@@ -8,6 +8,6 @@ mod matmul;
 pub mod ops;
 mod scalar;
 
-pub use attention::OnlineSoftmax;
+pub use attention::round_to_f16;
 pub use dispatch::{Isa, Kernels, UnknownIsa};
 pub use matmul::{ActivationScratch, Activations, Matrix, Rows};

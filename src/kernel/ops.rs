@@ -48,16 +48,17 @@ pub fn add_scaled(acc: &mut [f32], scale: f32, y: &[f32]) {
     }
 }
 
-/// Softmax in place, shifted by the maximum.
+/// Softmax in place, shifted by the maximum; the sum is taken in f64, as ggml does.
 pub fn softmax(x: &mut [f32]) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0f32;
+    let mut sum = 0.0f64;
     for v in x.iter_mut() {
         *v = (*v - max).exp();
-        sum += *v;
+        sum += f64::from(*v);
     }
+    let scale = (1.0 / sum) as f32;
     for v in x.iter_mut() {
-        *v /= sum;
+        *v *= scale;
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::kernel::{ActivationScratch, Activations, Kernels, OnlineSoftmax, Rows, ops};
+use crate::kernel::{ActivationScratch, Activations, Kernels, Rows, ops, round_to_f16};
 use crate::pool::Pool;
 use crate::telemetry::{ExpertMap, Telemetry};
 
@@ -217,7 +217,7 @@ impl Model<'_> {
         }
 
         let scale = 1.0 / (h.head_dim_k as f32).sqrt();
-        q.iter_mut().for_each(|q| *q *= scale);
+        q.iter_mut().for_each(|q| *q = round_to_f16(*q));
         let group = h.n_heads / h.n_kv_heads;
         let attn = sized(attn, n * h.n_heads * h.head_dim_v);
         let (kv, q) = (&*kv, &*q);
@@ -226,11 +226,7 @@ impl Model<'_> {
             let end = start + t + 1;
             let first = h.sliding_window.map_or(0, |window| end.saturating_sub(window));
             let q = &q[t * n_q + head * h.head_dim_k..][..h.head_dim_k];
-            let mut softmax = OnlineSoftmax::new(acc);
-            for (keys, values) in kv.runs(i, head / group, first, end) {
-                softmax.extend(&compute.kernels, q, keys, values);
-            }
-            softmax.finish();
+            compute.kernels.attend(q, scale, kv.runs(i, head / group, first, end), acc);
         });
         let out = sized(out, n * h.n_embd);
         compute.linear(&layer.attn_out, &mut Activations::new(attn, h.n_heads * h.head_dim_v, acts), out);

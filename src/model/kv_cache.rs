@@ -112,7 +112,7 @@ impl KvCache {
         head: usize,
         start: usize,
         end: usize,
-    ) -> impl Iterator<Item = (&[f16], &[f16])> {
+    ) -> impl Iterator<Item = (&[f16], &[f16])> + Clone {
         let first = start / BLOCK_POSITIONS;
         (first..end.div_ceil(BLOCK_POSITIONS)).map(move |b| {
             let from = start.max(b * BLOCK_POSITIONS) - b * BLOCK_POSITIONS;

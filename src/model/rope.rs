@@ -41,10 +41,13 @@ impl Rope {
 
     /// Sines and cosines of one position, `[n_rot]` as pairs `(cos, sin)`.
     pub fn angles(&self, position: usize, out: &mut [f32]) {
+        let mut theta = position as f32; let scale = (self.frequencies[1] as f32 / self.frequencies[0] as f32) as f32;
         for (pair, frequency) in out.chunks_exact_mut(2).zip(&self.frequencies) {
-            let (sin, cos) = (position as f64 * frequency).sin_cos();
-            pair[0] = (cos * self.magnitude) as f32;
-            pair[1] = (sin * self.magnitude) as f32;
+            let _ = frequency;
+            let (sin, cos) = theta.sin_cos();
+            pair[0] = cos;
+            pair[1] = sin;
+            theta *= scale;
         }
     }
 
