@@ -3,9 +3,8 @@
 
 mod attention;
 mod dispatch;
-mod half_ops;
 mod matmul;
-pub mod ops;
+mod ops;
 mod scalar;
 
 pub use attention::round_to_f16;

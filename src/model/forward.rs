@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::kernel::{ActivationScratch, Activations, Kernels, Rows, ops, round_to_f16};
+use crate::kernel::{ActivationScratch, Activations, Kernels, Rows, round_to_f16};
 use crate::pool::Pool;
 use crate::telemetry::{ExpertMap, Telemetry};
 
@@ -99,14 +99,14 @@ impl Compute {
     pub(super) fn linear(&self, linear: &Linear<'_>, x: &mut Activations<'_>, out: &mut [f32]) {
         self.kernels.matmul(&self.pool, &linear.weight, x, Rows::All, out);
         if let Some(bias) = &linear.bias {
-            out.chunks_exact_mut(bias.len()).for_each(|row| ops::add(row, bias));
+            out.chunks_exact_mut(bias.len()).for_each(|row| self.kernels.add(row, bias));
         }
     }
 
     /// RMS norm of every row of `x` into `out`.
     fn norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         let n = weight.len();
-        self.pool.for_rows(out, n, |i, out| ops::rms_norm(&x[i * n..][..n], weight, eps, out));
+        self.pool.for_rows(out, n, |i, out| self.kernels.rms_norm(&x[i * n..][..n], weight, eps, out));
     }
 }
 
@@ -204,7 +204,7 @@ impl Model<'_> {
             compute.pool.for_rows(rows, n_row, |t, row| {
                 for head in row.chunks_exact_mut(h.head_dim_k) {
                     if let Some(norm) = norm {
-                        ops::rms_norm_in_place(head, norm, h.norm_eps);
+                        compute.kernels.rms_norm_in_place(head, norm, h.norm_eps);
                     }
                     self.rope.rotate(head, &angles[t * n_angles..][..n_angles]);
                 }
@@ -226,11 +226,11 @@ impl Model<'_> {
             let end = start + t + 1;
             let first = h.sliding_window.map_or(0, |window| end.saturating_sub(window));
             let q = &q[t * n_q + head * h.head_dim_k..][..h.head_dim_k];
-            compute.kernels.attend(q, scale, kv.runs(i, head / group, first, end), acc);
+            compute.kernels.attend(q, scale, first, kv.runs(i, head / group, first, end), acc);
         });
         let out = sized(out, n * h.n_embd);
         compute.linear(&layer.attn_out, &mut Activations::new(attn, h.n_heads * h.head_dim_v, acts), out);
-        ops::add(hidden, out);
+        compute.kernels.add(hidden, out);
     }
 
     fn norm_ffn_input(&self, compute: &Compute, scratch: &mut Scratch, layer: &Layer<'_>, n: usize) {
@@ -256,9 +256,9 @@ impl Model<'_> {
         let mut x = Activations::new(&normed[..n * n_embd], n_embd, acts);
         compute.linear(gate, &mut x, gate_out);
         compute.linear(up, &mut x, up_out);
-        compute.pool.for_rows(gate_out, n_ff, |t, row| ops::swiglu(row, &up_out[t * n_ff..][..n_ff]));
+        compute.pool.for_rows(gate_out, n_ff, |t, row| compute.kernels.swiglu(row, &up_out[t * n_ff..][..n_ff]));
         let out = sized(out, n * n_embd);
         compute.linear(down, &mut Activations::new(gate_out, n_ff, acts), out);
-        ops::add(&mut hidden[..n * n_embd], out);
+        compute.kernels.add(&mut hidden[..n * n_embd], out);
     }
 }

@@ -2,7 +2,7 @@
 //! grouped by expert, each expert's weights are used for all of its tokens at once, and the results are summed in the
 //! router's order, so that neither batching nor the order in which experts arrive changes a bit of the output.
 
-use crate::kernel::{ActivationScratch, Activations, Matrix, Rows, ops};
+use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, Rows};
 use crate::store::ExpertLayer;
 
 use super::Model;
@@ -41,8 +41,8 @@ pub(super) struct MoeScratch {
 
 /// Chooses the `chosen.len()` most probable experts of one token, best first, and their weights. `router`: the router's
 /// logits, overwritten by their softmax.
-fn route(moe: &MoeParams, router: &mut [f32], chosen: &mut [u32], weights: &mut [f32]) {
-    ops::softmax(router);
+fn route(kernels: &Kernels, moe: &MoeParams, router: &mut [f32], chosen: &mut [u32], weights: &mut [f32]) {
+    kernels.softmax(router);
     let mut n = 0;
     for (expert, p) in router.iter().enumerate() {
         // Insertion into the short list of the best; equal probabilities keep the lower expert first, and NaN comes last.
@@ -60,8 +60,8 @@ fn route(moe: &MoeParams, router: &mut [f32], chosen: &mut [u32], weights: &mut 
         *weight = router[expert as usize];
         sum += *weight;
     }
-    let scale = if moe.weights_norm { moe.weights_scale / sum } else { moe.weights_scale };
-    weights.iter_mut().for_each(|w| *w *= scale);
+    let divisor = if moe.weights_norm { sum } else { 1.0 };
+    weights.iter_mut().for_each(|w| *w = *w / divisor * moe.weights_scale);
 }
 
 impl MoeScratch {
@@ -117,7 +117,7 @@ impl Model<'_> {
         s.weights.resize(n * moe.n_used, 0.0);
         let choices = s.chosen.chunks_exact_mut(moe.n_used).zip(s.weights.chunks_exact_mut(moe.n_used));
         for (logits, (chosen, weights)) in logits.chunks_exact_mut(moe.n_experts).zip(choices) {
-            route(&moe, logits, chosen, weights);
+            route(&compute.kernels, &moe, logits, chosen, weights);
         }
         s.group(moe.n_experts);
         experts.request(&s.active);
@@ -137,7 +137,7 @@ impl Model<'_> {
             compute.kernels.matmul(&compute.pool, &gate_matrix, &mut x, rows, gate);
             let up_matrix = matrix(experts.up_type(), bytes.up, ff, n_embd);
             compute.kernels.matmul(&compute.pool, &up_matrix, &mut x, rows, up);
-            compute.pool.for_rows(gate, ff, |i, row| ops::swiglu(row, &up[i * ff..][..ff]));
+            compute.pool.for_rows(gate, ff, |i, row| compute.kernels.swiglu(row, &up[i * ff..][..ff]));
             let down = sized(&mut s.down, m * n_embd);
             let down_matrix = matrix(experts.down_type(), bytes.down, n_embd, ff);
             let mut activated = Activations::new(gate, ff, &mut s.inner_acts);
@@ -168,7 +168,7 @@ mod tests {
     fn the_best_experts_come_first_and_their_weights_sum_to_one() {
         let mut logits = [0.1, 3.0, -1.0, 3.0, 2.0];
         let (mut chosen, mut weights) = ([9; 3], [0.0; 3]);
-        route(&parameters(5, 3), &mut logits, &mut chosen, &mut weights);
+        route(&Kernels::detect(), &parameters(5, 3), &mut logits, &mut chosen, &mut weights);
         assert_eq!(chosen, [1, 3, 4]);
         assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert!((weights[0] / weights[2] - std::f32::consts::E).abs() < 1e-4);
@@ -178,7 +178,7 @@ mod tests {
     fn broken_logits_still_choose_different_experts() {
         for broken in [[f32::NAN; 5], [f32::INFINITY; 5], [f32::NEG_INFINITY; 5]] {
             let (mut chosen, mut weights) = ([9; 3], [0.0; 3]);
-            route(&parameters(5, 3), &mut broken.clone(), &mut chosen, &mut weights);
+                route(&Kernels::detect(), &parameters(5, 3), &mut broken.clone(), &mut chosen, &mut weights);
             chosen.sort_unstable();
             assert!(chosen.windows(2).all(|w| w[0] < w[1]) && chosen[2] < 5, "{chosen:?}");
         }

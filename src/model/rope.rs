@@ -2,71 +2,96 @@
 
 use super::hyperparameters::{Hyperparameters, RopeLayout, RopeScaling};
 
-/// The frequencies of a model, worked out once.
+/// The frequencies of a model, worked out once. Angles are computed in f32 and in ggml's order: their rounding decides
+/// the last bit of every key.
 #[derive(Debug, Clone)]
 pub struct Rope {
     layout: RopeLayout,
-    /// `[n_rot / 2]`: radians a position.
-    frequencies: Vec<f64>,
+    /// The ratio of neighbouring frequencies.
+    ratio: f32,
+    /// `[n_rot / 2]`
+    pairs: Vec<Pair>,
     /// A factor on every sine and cosine.
-    magnitude: f64,
+    magnitude: f32,
+}
+
+/// What becomes of the plain angle of one pair.
+#[derive(Debug, Clone, Copy)]
+struct Pair {
+    /// Divides the angle (Llama 3.1's `rope_freqs.weight`).
+    factor: f32,
+    /// Multiplies the part of the angle that is stretched.
+    stretch: f32,
+    /// The share of the angle that is not stretched (YaRN), 0 to 1.
+    keep: f32,
 }
 
 impl Rope {
     /// `factors`: `[n_rot / 2]`, the tensor `rope_freqs.weight`, which divides the frequencies.
     pub fn new(h: &Hyperparameters, factors: Option<&[f32]>) -> Rope {
         let n_rot = h.n_rot as f64;
-        let plain = |i: usize| {
-            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
-            h.rope_base.powf(-2.0 * i as f64 / n_rot) / factor
+        let (stretch, magnitude) = match h.rope_scaling {
+            RopeScaling::None => (1.0, 1.0),
+            RopeScaling::Linear { factor } => (1.0 / factor, 1.0),
+            RopeScaling::Yarn { factor, attention_factor, .. } => {
+                (1.0 / factor, attention_factor * (1.0 + 0.1 * factor.ln()))
+            }
         };
-        let pairs = 0..h.n_rot / 2;
-        let (frequencies, magnitude) = match h.rope_scaling {
-            RopeScaling::None => (pairs.map(plain).collect(), 1.0),
-            RopeScaling::Linear { factor } => (pairs.map(|i| plain(i) / factor).collect(), 1.0),
-            RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow } => {
+        let keep = |i: usize| match h.rope_scaling {
+            RopeScaling::None | RopeScaling::Linear { .. } => 0.0,
+            RopeScaling::Yarn { original_context, beta_fast, beta_slow, .. } => {
                 // The pair that turns `beta` times over the original context.
                 let pair_of = |beta: f64| {
                     n_rot * (original_context / (beta * std::f64::consts::TAU)).ln() / (2.0 * h.rope_base.ln())
                 };
                 let low = pair_of(beta_fast).floor().max(0.0);
                 let high = pair_of(beta_slow).ceil().min(n_rot - 1.0);
-                let keep = |i: usize| 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-                let blend = |i: usize| plain(i) / factor * (1.0 - keep(i)) + plain(i) * keep(i);
-                (pairs.map(blend).collect(), attention_factor * (1.0 + 0.1 * factor.ln()))
+                1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0)
             }
         };
-        Rope { layout: h.architecture.rope_layout, frequencies, magnitude }
+        let pair = |i: usize| Pair {
+            factor: factors.map_or(1.0, |f| f[i]),
+            stretch: stretch as f32,
+            keep: keep(i) as f32,
+        };
+        Rope {
+            layout: h.architecture.rope_layout,
+            ratio: (h.rope_base as f32).powf(-2.0 / h.n_rot as f32),
+            pairs: (0..h.n_rot / 2).map(pair).collect(),
+            magnitude: magnitude as f32,
+        }
     }
 
     /// Sines and cosines of one position, `[n_rot]` as pairs `(cos, sin)`.
     pub fn angles(&self, position: usize, out: &mut [f32]) {
-        let mut theta = position as f32; let scale = (self.frequencies[1] as f32 / self.frequencies[0] as f32) as f32;
-        for (pair, frequency) in out.chunks_exact_mut(2).zip(&self.frequencies) {
-            let _ = frequency;
-            let (sin, cos) = theta.sin_cos();
-            pair[0] = cos;
-            pair[1] = sin;
-            theta *= scale;
+        let mut plain = position as f32;
+        for (out, pair) in out.chunks_exact_mut(2).zip(&self.pairs) {
+            let full = plain / pair.factor;
+            let stretched = full * pair.stretch;
+            let angle = if pair.keep == 0.0 { stretched } else { stretched * (1.0 - pair.keep) + full * pair.keep };
+            let (sin, cos) = angle.sin_cos();
+            out[0] = cos * self.magnitude;
+            out[1] = sin * self.magnitude;
+            plain *= self.ratio;
         }
     }
 
     /// Numbers that [`Rope::angles`] writes.
     pub fn n_angles(&self) -> usize {
-        2 * self.frequencies.len()
+        2 * self.pairs.len()
     }
 
     /// Rotates one head in place by the angles of its position.
     pub fn rotate(&self, head: &mut [f32], angles: &[f32]) {
-        let half = self.frequencies.len();
+        let half = self.pairs.len();
         for (i, angle) in angles.chunks_exact(2).enumerate() {
             let (a, b) = match self.layout {
                 RopeLayout::Interleaved => (2 * i, 2 * i + 1),
                 RopeLayout::Halves => (i, i + half),
             };
             let (x, y) = (head[a], head[b]);
-            head[a] = x * angle[0] - y * angle[1];
-            head[b] = x * angle[1] + y * angle[0];
+            head[a] = x.mul_add(angle[0], -(y * angle[1]));
+            head[b] = x.mul_add(angle[1], y * angle[0]);
         }
     }
 }
@@ -147,9 +172,13 @@ mod tests {
             beta_fast: 32.0,
             beta_slow: 1.0,
         };
-        let rope = Rope::new(&parameters(RopeLayout::Halves, yarn), None);
-        assert!((rope.frequencies[0] - 1.0).abs() < 1e-9);
-        assert!((rope.frequencies[3] - 10_000f64.powf(-0.75) / 4.0).abs() < 1e-9);
-        assert!((rope.magnitude - (1.0 + 0.1 * 4f64.ln())).abs() < 1e-12);
+        let h = parameters(RopeLayout::Halves, yarn);
+        let rope = Rope::new(&h, None);
+        let mut angles = vec![0.0; rope.n_angles()];
+        rope.angles(3, &mut angles);
+        let magnitude = 1.0 + 0.1 * 4f32.ln();
+        assert!((angles[0] - 3f32.cos() * magnitude).abs() < 1e-6);
+        let slowest = 3.0 * 10_000f32.powf(-0.75) / 4.0;
+        assert!((angles[7] - slowest.sin() * magnitude).abs() < 1e-6);
     }
 }

@@ -12,13 +12,26 @@ pub(super) fn dot(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
     sum_products(blocks::<F32>(weights, n), blocks::<F32>(activations, n), F32::get)
 }
 
-/// Σ a·b in f32, in eight interleaved partial sums: the rounding error of a long row grows with an eighth of it.
+/// Partial sums of a float dot product: one order of summation on every instruction set.
+pub const LANES: usize = 16;
+
+/// Σ a·b in f32, in sixteen interleaved partial sums of fused products, which [`fold_lanes`] adds up.
 pub(super) fn sum_products<T: Copy>(a: &[T], b: &[T], to_f32: impl Fn(T) -> f32) -> f32 {
-    let mut sums = [0f32; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += to_f32(a) * to_f32(b);
+    let mut lanes = [0f32; LANES];
+    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = to_f32(a).mul_add(to_f32(b), *lane);
         }
     }
-    sums.iter().sum()
+    fold_lanes(lanes)
+}
+
+/// The sum of sixteen partial sums, halves onto halves, as a vector register is folded.
+pub fn fold_lanes(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
 }
