@@ -1,1 +1,3 @@
-//! text
+//! Text on its way into the model and out of it: the tokenizer and the chat template of a GGUF file.
+
+pub mod tokenizer;
