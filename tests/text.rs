@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use wayinfer::gguf::{Array, Metadata, Value};
+use wayinfer::text::template::{ChatTemplate, GenerationPrompt, RenderOptions};
 use wayinfer::text::tokenizer::{ControlText, Special, TokenStream, Tokenizer};
 
 /// A folder of the reference results, or a word on why the test is skipped.
@@ -148,4 +149,48 @@ fn streamed_text_equals_the_text_decoded_at_once() {
             }
         }
     }
+}
+
+#[test]
+fn every_template_renders_as_the_reference_does() {
+    let Some(folder) = conformance("templates") else { return };
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let mut checked = 0;
+    let mut failures = Vec::new();
+    for path in paths {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let template = match ChatTemplate::new(file["source"].as_str().unwrap()) {
+            Ok(template) => template,
+            Err(e) => {
+                failures.push(format!("{name}: {e}"));
+                continue;
+            }
+        };
+        for case in file["cases"].as_array().unwrap() {
+            let add = case["add_generation_prompt"].as_bool().unwrap();
+            let options = RenderOptions {
+                messages: &case["messages"],
+                generation_prompt: if add { GenerationPrompt::Add } else { GenerationPrompt::Omit },
+                bos_token: case["bos_token"].as_str().unwrap(),
+                eos_token: case["eos_token"].as_str().unwrap(),
+                now: case["now"].as_str().unwrap().parse().unwrap(),
+                tools: None,
+                extra: serde_json::Map::new(),
+            };
+            let what = format!("{name}, {} (add_generation_prompt {add})", case["name"]);
+            match (template.render(&options), case["expected"].as_str()) {
+                (Ok(text), Some(expected)) if text == expected => checked += 1,
+                (Err(_), None) => checked += 1,
+                (Ok(text), Some(expected)) => {
+                    failures.push(format!("{what}:\n   found {text:?}\nexpected {expected:?}"));
+                }
+                (Ok(text), None) => failures.push(format!("{what}: should fail, found {text:?}")),
+                (Err(e), Some(_)) => failures.push(format!("{what}: {e}")),
+            }
+        }
+    }
+    println!("{checked} renderings");
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }

@@ -108,21 +108,15 @@ const END_OF_TURN: &[&str] = &[
     "[EOS]",
     "[e~[",
     "<|fim_pad|>",
+    "<fim_pad>",
+    "<reponame>",
     "<|repo_name|>",
     "<|file_sep|>",
 ];
 
-/// Texts that steer a model and that converters have been seen to mark as user-defined; typed by a person they must not
-/// become those tokens.
-const CONTROL_ALWAYS: &[&str] = &[
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-];
+/// Other texts that steer a model. Converters have been seen to mark these and [`END_OF_TURN`] as user-defined; typed by a
+/// person they must not become those tokens.
+const START_OF_TURN: &[&str] = &["<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>"];
 
 /// A longer text is not matched as a whole, which bounds the time of the search.
 const MAX_SPECIAL_BYTES: usize = 512;
@@ -386,10 +380,11 @@ fn end_of_turn(vocabulary: &mut Vocabulary, ids: &NamedIds) -> Vec<u32> {
         if !special || text.len() > MAX_SPECIAL_BYTES {
             continue;
         }
-        if kind == TokenKind::UserDefined && CONTROL_ALWAYS.contains(&text) {
+        let ends_turn = END_OF_TURN.contains(&text);
+        if kind == TokenKind::UserDefined && (ends_turn || START_OF_TURN.contains(&text)) {
             to_control.push(id);
         }
-        if !END_OF_TURN.contains(&text) {
+        if !ends_turn {
             continue;
         }
         match text {
