@@ -13,6 +13,7 @@
 //! | 1 | [`store`], [`gguf`], [`kernel`], [`pool`] |
 //! | 0 | [`quant`], [`telemetry`] |
 
+pub mod cli;
 pub mod gguf;
 pub mod kernel;
 pub mod model;
@@ -24,3 +25,5 @@ pub mod store;
 pub mod telemetry;
 pub mod text;
 pub mod transcript;
+pub mod tui;
+pub mod worker;

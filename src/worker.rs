@@ -9,10 +9,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 pub use crate::session::{PromptStats, ReplyStats, StopReason};
 
-use crate::model::Compute;
+use crate::model::{Compute, Model};
 use crate::sampler::SamplingParams;
 use crate::session::{self, Chat, ChatError, EngineError, EngineOptions, ReplySink, SessionError, Watch, Words};
-use crate::store::{ModelFile, residency, system};
+use crate::store::{ModelFile, ResidencySurvey, System};
 use crate::telemetry::Telemetry;
 use crate::transcript::Message;
 
@@ -159,7 +159,7 @@ impl Worker {
         let file = session::open_file(path)?;
         let model = session::bind_model(path, &file)?;
         let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
-        let watch = Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model);
+        let watch = Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);
         let mut chat = session::chat(&model, &self.compute, &words, &self.options);
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
         self.telemetry.kv_used.set(0);
@@ -167,7 +167,7 @@ impl Worker {
         words.warnings.iter().for_each(|w| self.tell(Event::Warning(w.clone())));
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            scope.spawn(|| sample_system(&file, &watch, &done));
+            scope.spawn(|| sample_gauges(&file, &watch, self.options.ram, &done));
             let _stop_sampling = SetOnDrop(&done);
             Ok(self.answer(&mut chat, &watch))
         })
@@ -231,4 +231,54 @@ impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Refreshes the gauges of memory, disk and residency while a model is served.
+fn sample_gauges(file: &ModelFile, watch: &Watch, ram: Option<u64>, done: &AtomicBool) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    // At most a fiftieth of one core goes into asking the kernel what is resident.
+    const SURVEY: Duration = Duration::from_millis(2);
+    let system = System::discover();
+    let mut survey = ResidencySurvey::new(file);
+    let telemetry = &watch.telemetry;
+    telemetry.set_residency_source(survey.source());
+    while !done.load(Ordering::Relaxed) {
+        system.sample(telemetry);
+        if let (Some(ram), Some(total)) = (ram, telemetry.memory_total.get()) {
+            telemetry.memory_total.set(total.min(ram));
+        }
+        survey.step(&watch.experts, SURVEY);
+        survey.resident_bytes().map_or_else(|| telemetry.resident_bytes.clear(), |b| telemetry.resident_bytes.set(b));
+        std::thread::sleep(PAUSE);
+    }
+}
+
+impl ModelSummary {
+    fn new(path: &Path, file: &ModelFile, model: &Model<'_>, context_length: usize) -> ModelSummary {
+        let gguf = file.gguf();
+        let h = model.hyperparameters();
+        let file_name = || path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        ModelSummary {
+            name: gguf.metadata.str("general.name").ok().flatten().map_or_else(file_name, str::to_owned),
+            path: path.to_owned(),
+            architecture: h.architecture.name.to_owned(),
+            quantization: main_format(file),
+            parameters: gguf.parameters(),
+            file_bytes: gguf.file_bytes(),
+            n_layers: h.n_layers,
+            n_experts: h.moe.map_or(0, |moe| moe.n_experts),
+            n_experts_used: h.moe.map_or(0, |moe| moe.n_used),
+            context_length,
+        }
+    }
+}
+
+/// The format that holds most of the bytes, in words.
+fn main_format(file: &ModelFile) -> String {
+    let mut bytes = std::collections::BTreeMap::new();
+    for tensor in &file.gguf().tensors {
+        *bytes.entry(tensor.ty).or_insert(0u64) += tensor.n_bytes;
+    }
+    let most = bytes.iter().max_by_key(|&(_, n)| n).map(|(ty, _)| *ty);
+    most.map_or_else(String::new, |ty| if bytes.len() == 1 { ty.to_string() } else { format!("mostly {ty}") })
 }

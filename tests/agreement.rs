@@ -3,15 +3,11 @@
 mod common;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
-use wayinfer::kernel::Isa;
-use wayinfer::kernel::Kernels;
+use wayinfer::kernel::{Isa, Kernels};
 use wayinfer::sampler::{Sampler, SamplingParams};
 use wayinfer::session::{EngineOptions, ReplyRequest, Session, Watch, bind_model, open_file};
-use wayinfer::telemetry::Telemetry;
 
 /// A model's logits over `ids`, `[positions, n_vocab]`, and the greedy continuation of `n_greedy` ids.
 fn run(path: &Path, isa: Isa, ids: &[u32], n_greedy: usize) -> (Vec<f32>, Vec<u32>) {
@@ -19,7 +15,7 @@ fn run(path: &Path, isa: Isa, ids: &[u32], n_greedy: usize) -> (Vec<f32>, Vec<u3
     let compute = options.compute().unwrap();
     let file = open_file(path).unwrap();
     let model = bind_model(path, &file).unwrap();
-    let watch = Watch::new(Arc::new(Telemetry::default()), Arc::new(AtomicBool::new(false)), &file, &model);
+    let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, 512);
     let mut logits = Vec::new();
     session.all_logits(ids, watch.control(), &mut |_, rows| logits.extend_from_slice(rows)).unwrap();

@@ -1,8 +1,6 @@
 //! `wayinfer bench`: prompt and generation speed, measured as llama-bench does: uniformly random ids, an empty context
 //! before every test, a warm-up, mean and deviation over repetitions.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::Args;
@@ -12,8 +10,7 @@ use super::options::{Common, ModelArg, Screen};
 use super::output::{self, Progress};
 use crate::model::Control;
 use crate::session::{self, Session, SessionError, Watch};
-use crate::store::system;
-use crate::telemetry::Telemetry;
+use crate::store::System;
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
@@ -79,7 +76,7 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
     let load_ms = began.elapsed().as_secs_f64() * 1000.0;
-    let watch = Watch::new(Arc::new(Telemetry::default()), Arc::new(AtomicBool::new(false)), &file, &model);
+    let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.context_for(&model));
     let mut ids = Ids { state: 1, n_vocab: model.hyperparameters().n_vocab };
     let control = watch.control();
@@ -110,8 +107,8 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
             "prompt": prompt.as_ref().map(Speeds::json),
             "generate": generate.as_ref().map(Speeds::json),
             "load_ms": load_ms,
-            "peak_rss_bytes": system::peak_rss_bytes(),
-            "disk_read_bytes": system::disk_read_bytes(),
+            "peak_rss_bytes": System::discover().process().peak_rss_bytes,
+            "disk_read_bytes": System::discover().process().disk_read_bytes,
         }))?;
     } else {
         let lines = [prompt.map(|s| s.line("prompt")), generate.map(|s| s.line("generate"))];
@@ -121,8 +118,8 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
         output::warn(&format!(
             "{isa}, {} threads, loaded in {load_ms:.0} ms, peak memory {}, read from disk {}",
             compute.pool.n_threads(),
-            megabytes(system::peak_rss_bytes()),
-            megabytes(system::disk_read_bytes()),
+            megabytes(System::discover().process().peak_rss_bytes),
+            megabytes(System::discover().process().disk_read_bytes),
         ));
     }
     Ok(())

@@ -3,7 +3,6 @@
 use clap::Args;
 
 use super::options::{Common, ModelArg, SamplingArgs, Screen};
-use super::output;
 use crate::tui::{self, ChatOptions};
 use crate::worker;
 

@@ -7,7 +7,7 @@ use super::options::{Common, ModelArg, Screen};
 use super::output;
 use crate::gguf::{Array, Gguf, Value};
 use crate::model::Hyperparameters;
-use crate::store::system;
+use crate::store::System;
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
@@ -57,7 +57,7 @@ pub(super) fn inspect(args: InspectArgs) -> anyhow::Result<()> {
     let n_vocab = gguf.tensor("token_embd.weight").and_then(|t| t.shape.get(1).copied()).unwrap_or(0);
     let hyperparameters = Hyperparameters::from_metadata(&gguf.metadata, n_vocab as usize);
     let sizes = Sizes::of(&gguf, hyperparameters.as_ref().ok());
-    let budget = args.common.ram().or_else(system::memory_available);
+    let budget = args.common.ram().or_else(|| System::discover().memory().map(|m| m.available));
     if args.json {
         return Ok(output::print_json(&report(&gguf, &hyperparameters, &sizes, budget))?);
     }

@@ -2,15 +2,12 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
 use super::options::{Common, ModelArg, Screen};
 use super::output::{self, Progress, usage};
 use crate::session::{self, Session, Watch};
-use crate::telemetry::Telemetry;
 
 #[derive(Debug, Args)]
 pub(super) struct LogitsArgs {
@@ -38,7 +35,7 @@ pub(super) fn logits(args: LogitsArgs) -> anyhow::Result<()> {
     let compute = options.compute()?;
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
-    let watch = Watch::new(Arc::new(Telemetry::default()), Arc::new(AtomicBool::new(false)), &file, &model);
+    let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.context_for(&model));
     let name = args.out.display();
     let out = std::fs::File::create(&args.out).map_err(|e| anyhow::anyhow!("cannot write {name}: {e}"))?;

@@ -18,7 +18,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use options::{Common, ModelArg, SamplingArgs};
 use output::Usage;
 
 /// Chat with language models that do not fit in RAM, and watch the machine do it.

@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::output::usage;
 use crate::kernel::Isa;
+use crate::model::Prefetch;
 use crate::sampler::SamplingParams;
 use crate::session::EngineOptions;
 
@@ -55,7 +56,7 @@ impl Common {
             threads: self.threads.map(|n| n as usize),
             context: self.ctx.map(|n| n as usize),
             isa: self.isa.as_deref().map(str::parse::<Isa>).transpose()?,
-            prefetch: !self.no_prefetch,
+            prefetch: if self.no_prefetch { Prefetch::Off } else { Prefetch::On },
             ram: self.ram,
         })
     }

@@ -2,8 +2,6 @@
 //! the context's length, each from an empty context, only the second half of each counted.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use serde_json::json;
@@ -11,8 +9,7 @@ use serde_json::json;
 use super::options::{Common, Screen};
 use super::output::{self, Progress, usage};
 use crate::session::{self, Session, Watch, Words};
-use crate::telemetry::Telemetry;
-use crate::text::Special;
+use crate::text::tokenizer::Special;
 
 #[derive(Debug, Args)]
 pub(super) struct PerplexityArgs {
@@ -53,7 +50,7 @@ pub(super) fn perplexity(args: PerplexityArgs) -> anyhow::Result<()> {
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
-    let watch = Watch::new(Arc::new(Telemetry::default()), Arc::new(AtomicBool::new(false)), &file, &model);
+    let watch = Watch::unattended(&file, &model, options.prefetch);
     let bos = words.tokenizer.bos().filter(|_| words.tokenizer.add_bos());
     let ids: Vec<u32> = bos.into_iter().chain(words.tokenizer.encode(&text, Special::Plain)?).collect();
     let n_chunks = ids.len() / n_ctx;

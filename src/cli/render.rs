@@ -8,7 +8,7 @@ use jiff::civil::DateTime;
 
 use super::output::{self, usage};
 use crate::gguf::Gguf;
-use crate::text::{ChatTemplate, GenerationPrompt, RenderOptions};
+use crate::text::template::{ChatTemplate, GenerationPrompt, RenderOptions};
 
 /// The longest template and the longest conversation read.
 const MAX_TEMPLATE: u64 = 4 << 20;
@@ -73,7 +73,8 @@ pub(super) fn render(args: RenderArgs) -> anyhow::Result<()> {
         bos_token: args.bos.as_deref().unwrap_or(&source.bos),
         eos_token: args.eos.as_deref().unwrap_or(&source.eos),
         now,
-        extra: &extra,
+        tools: None,
+        extra,
     })?;
     output::print(&text)?;
     Ok(())
@@ -88,7 +89,7 @@ fn source(args: &RenderArgs) -> anyhow::Result<Source> {
     let path = args.positional.as_ref().or(args.model.as_ref());
     let path = path.ok_or_else(|| usage("no template; name a model, or a --template file"))?;
     let gguf = Gguf::open(path)?;
-    let template = crate::text::template_source(&gguf.metadata)?
+    let template = crate::text::template::source_of(&gguf.metadata)?
         .ok_or_else(|| anyhow::anyhow!("{} has no chat template; give one with --template", path.display()))?;
     let token = |key: &str| -> anyhow::Result<String> {
         let id = gguf.metadata.u64(key)?;

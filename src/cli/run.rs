@@ -3,7 +3,6 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use serde_json::json;
@@ -11,9 +10,8 @@ use serde_json::json;
 use super::options::{Common, ModelArg, SamplingArgs, Screen};
 use super::output::{self, Progress, usage};
 use crate::session::{self, ReplySink, ReplyStats, StopReason, Watch, Words};
-use crate::store::system;
-use crate::telemetry::Telemetry;
-use crate::text::Special;
+use crate::store::System;
+use crate::text::tokenizer::Special;
 use crate::transcript::{Message, Role};
 
 /// The longest text read from a pipe.
@@ -61,7 +59,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let model = session::bind_model(path, &file)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
     words.warnings.iter().for_each(|w| output::warn(w));
-    let watch = Watch::new(Arc::new(Telemetry::default()), Arc::new(AtomicBool::new(false)), &file, &model);
+    let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut chat = session::chat(&model, &compute, &words, &options);
 
     let prompt = match (&args.ids_file, &text) {
@@ -156,6 +154,6 @@ fn report(text: &str, stop: StopReason, stats: &ReplyStats) -> serde_json::Value
             "tok_s": speed(stats.generated_tokens, stats.generate_seconds),
         },
         "stop": stop.name(),
-        "disk_read_bytes": system::disk_read_bytes(),
+        "disk_read_bytes": System::discover().process().disk_read_bytes,
     })
 }

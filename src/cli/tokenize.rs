@@ -9,7 +9,7 @@ use serde_json::json;
 use super::options::{Common, Screen};
 use super::output::{self, usage};
 use crate::gguf::Gguf;
-use crate::text::{Special, Tokenizer};
+use crate::text::tokenizer::{Special, Tokenizer};
 
 /// The longest text that is tokenized.
 const MAX_TEXT: u64 = 1 << 30;

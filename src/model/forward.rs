@@ -30,6 +30,15 @@ pub struct Control<'c> {
     pub cancel: &'c AtomicBool,
     pub telemetry: &'c Telemetry,
     pub experts: &'c ExpertMap,
+    pub prefetch: Prefetch,
+}
+
+/// Whether experts are asked for as soon as the router has chosen, or read where they are first touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefetch {
+    #[default]
+    On,
+    Off,
 }
 
 /// Why a pass did not finish. The KV cache is as it was before.
@@ -141,9 +150,9 @@ impl Model<'_> {
                         control.experts.mark_used(i, 0, control.telemetry.ticks.get(), tokens.len() as u64);
                         self.dense_ffn(compute, &mut state.scratch, layer, [gate, up, down], tokens.len());
                     }
-                    FeedForward::Moe { router, experts } => {
+                    FeedForward::Moe { router, formats } => {
                         self.norm_ffn_input(compute, &mut state.scratch, layer, tokens.len());
-                        self.moe_ffn(compute, &mut state.scratch, i, router, experts, tokens.len(), control);
+                        self.moe_ffn(compute, &mut state.scratch, i, router, formats, tokens.len(), control);
                     }
                 }
             }

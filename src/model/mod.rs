@@ -7,17 +7,17 @@ mod moe;
 mod rope;
 mod weights;
 
-pub use forward::{Compute, Control, ForwardError, MAX_BATCH, State};
+pub use forward::{Compute, Control, ForwardError, MAX_BATCH, Prefetch, State};
 pub use hyperparameters::{
     Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling,
 };
 pub use kv_cache::{KvCache, KvCacheError};
-pub use weights::{FeedForward, WeightError};
+pub use weights::WeightError;
 
 use rope::Rope;
 use weights::Weights;
 
-use crate::store::ModelFile;
+use crate::store::{ExpertStore, ModelFile, StoreError};
 use crate::telemetry::ExpertMap;
 
 /// A model ready to compute, borrowing its weights from the mapped file.
@@ -26,6 +26,7 @@ pub struct Model<'a> {
     hyperparameters: Hyperparameters,
     weights: Weights<'a>,
     rope: Rope,
+    experts: ExpertStore<'a>,
 }
 
 /// Why a file is not a model that can be computed.
@@ -35,25 +36,23 @@ pub enum ModelError {
     Hyperparameters(#[from] HyperparameterError),
     #[error(transparent)]
     Weights(#[from] WeightError),
+    #[error(transparent)]
+    Experts(#[from] StoreError),
 }
 
 impl<'a> Model<'a> {
     /// Reads the metadata and binds the tensors. Touches norms and biases, and no matrix.
     pub fn new(file: &'a ModelFile) -> Result<Model<'a>, ModelError> {
         let n_vocab = weights::vocabulary_rows(file)?;
-        let hyperparameters = Hyperparameters::from_metadata(file.metadata(), n_vocab)?;
+        let hyperparameters = Hyperparameters::from_metadata(&file.gguf().metadata, n_vocab)?;
         let weights = Weights::bind(file, &hyperparameters)?;
         let rope = Rope::new(&hyperparameters, weights.rope_factors.as_deref());
-        Ok(Model { hyperparameters, weights, rope })
+        let experts = ExpertStore::new(file, &weights.experts)?;
+        Ok(Model { hyperparameters, weights, rope, experts })
     }
 
     pub fn hyperparameters(&self) -> &Hyperparameters {
         &self.hyperparameters
-    }
-
-    /// The routed or dense FFN of every layer, for those who watch residency.
-    pub fn feed_forwards(&self) -> impl Iterator<Item = &FeedForward<'a>> {
-        self.weights.layers.iter().map(|layer| &layer.ffn)
     }
 
     /// An empty map of this model's experts.

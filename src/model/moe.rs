@@ -3,12 +3,11 @@
 //! router's order, so that neither batching nor the order in which experts arrive changes a bit of the output.
 
 use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, Rows};
-use crate::store::ExpertLayer;
 
 use super::Model;
-use super::forward::{Compute, Control, Scratch, sized};
+use super::forward::{Compute, Control, Prefetch, Scratch, sized};
 use super::hyperparameters::MoeParams;
-use super::weights::Linear;
+use super::weights::{ExpertFormats, Linear};
 
 /// Buffers of the routed FFN, kept between passes.
 #[derive(Debug, Default)]
@@ -24,7 +23,7 @@ pub(super) struct MoeScratch {
     /// `slots[starts[e]..starts[e + 1]]` are expert `e`'s; `[n_experts + 1]`.
     starts: Vec<u32>,
     /// The experts with at least one token.
-    active: Vec<u32>,
+    active: Vec<usize>,
     /// The tokens of the expert at hand.
     tokens: Vec<u32>,
     /// `[tokens of an expert, n_ff]`
@@ -75,7 +74,7 @@ impl MoeScratch {
         self.active.clear();
         for expert in 0..n_experts {
             if self.starts[expert + 1] > 0 {
-                self.active.push(expert as u32);
+                self.active.push(expert);
             }
             self.starts[expert + 1] += self.starts[expert];
         }
@@ -102,7 +101,7 @@ impl Model<'_> {
         scratch: &mut Scratch,
         layer: usize,
         router: &Linear<'_>,
-        experts: &ExpertLayer<'_>,
+        formats: &ExpertFormats,
         n: usize,
         control: Control<'_>,
     ) {
@@ -120,26 +119,28 @@ impl Model<'_> {
             route(&compute.kernels, &moe, logits, chosen, weights);
         }
         s.group(moe.n_experts);
-        experts.request(&s.active);
+        if control.prefetch == Prefetch::On {
+            self.experts.request(layer, &s.active);
+        }
         let tick = control.telemetry.ticks.get();
         let slot_out = sized(&mut s.slot_out, n * moe.n_used * n_embd);
         for &expert in &s.active {
-            let slots = &s.slots[s.starts[expert as usize] as usize..s.starts[expert as usize + 1] as usize];
-            control.experts.mark_used(layer, expert as usize, tick, slots.len() as u64);
+            let slots = &s.slots[s.starts[expert] as usize..s.starts[expert + 1] as usize];
+            control.experts.mark_used(layer, expert, tick, slots.len() as u64);
             s.tokens.clear();
             s.tokens.extend(slots.iter().map(|slot| slot / moe.n_used as u32));
             let rows = Rows::Only(&s.tokens);
-            let bytes = experts.bytes(expert as usize);
+            let bytes = self.experts.bytes(layer, expert);
             let (m, ff) = (slots.len(), moe.n_ff);
             let matrix = |ty, bytes, n_rows, n_cols| Matrix::new(ty, n_rows, n_cols, bytes);
             let (gate, up) = (sized(&mut s.gate, m * ff), sized(&mut s.up, m * ff));
-            let gate_matrix = matrix(experts.gate_type(), bytes.gate, ff, n_embd);
+            let gate_matrix = matrix(formats.gate, bytes.gate, ff, n_embd);
             compute.kernels.matmul(&compute.pool, &gate_matrix, &mut x, rows, gate);
-            let up_matrix = matrix(experts.up_type(), bytes.up, ff, n_embd);
+            let up_matrix = matrix(formats.up, bytes.up, ff, n_embd);
             compute.kernels.matmul(&compute.pool, &up_matrix, &mut x, rows, up);
             compute.pool.for_rows(gate, ff, |i, row| compute.kernels.swiglu(row, &up[i * ff..][..ff]));
             let down = sized(&mut s.down, m * n_embd);
-            let down_matrix = matrix(experts.down_type(), bytes.down, n_embd, ff);
+            let down_matrix = matrix(formats.down, bytes.down, n_embd, ff);
             let mut activated = Activations::new(gate, ff, &mut s.inner_acts);
             compute.kernels.matmul(&compute.pool, &down_matrix, &mut activated, Rows::All, down);
             for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {

@@ -2,7 +2,8 @@
 
 use crate::gguf::TensorInfo;
 use crate::kernel::Matrix;
-use crate::store::{ExpertLayer, ModelFile};
+use crate::quant::GgmlType;
+use crate::store::{LayerExperts, ModelFile};
 
 use super::hyperparameters::{Hyperparameters, MoeParams};
 
@@ -42,8 +43,16 @@ pub struct Layer<'a> {
 pub enum FeedForward<'a> {
     /// `gate`, `up`: `[n_ff, n_embd]`; `down`: `[n_embd, n_ff]`.
     Dense { gate: Linear<'a>, up: Linear<'a>, down: Linear<'a> },
-    /// `router`: `[n_experts, n_embd]`; the experts' bytes come through the store.
-    Moe { router: Linear<'a>, experts: ExpertLayer<'a> },
+    /// `router`: `[n_experts, n_embd]`; the experts' bytes come through the store, in `formats`.
+    Moe { router: Linear<'a>, formats: ExpertFormats },
+}
+
+/// The formats of the matrices of a layer's experts.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertFormats {
+    pub gate: GgmlType,
+    pub up: GgmlType,
+    pub down: GgmlType,
 }
 
 /// All weights of a model.
@@ -52,6 +61,8 @@ pub struct Weights<'a> {
     /// `[n_vocab, n_embd]`
     pub token_embd: Matrix<'a>,
     pub layers: Vec<Layer<'a>>,
+    /// Where each layer's experts are, for the store; `None` for a dense layer.
+    pub experts: Vec<Option<LayerExperts<'a>>>,
     /// `[n_embd]`
     pub output_norm: Vec<f32>,
     /// `[n_vocab, n_embd]`; the embedding itself where the file has no output matrix.
@@ -68,7 +79,7 @@ pub enum WeightError {
     #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
     Shape { name: String, expected: Vec<u64>, found: Vec<u64> },
     #[error("tensor `{name}` is {ty}, a format without kernels; use a file in {supported}")]
-    Format { name: String, ty: crate::quant::GgmlType, supported: &'static str },
+    Format { name: String, ty: GgmlType, supported: &'static str },
 }
 
 /// The formats that can be computed with, for messages.
@@ -78,7 +89,7 @@ const SUPPORTED: &str =
 /// The rows of the embedding, which say how large the vocabulary is.
 pub fn vocabulary_rows(file: &ModelFile) -> Result<usize, WeightError> {
     let name = "token_embd.weight";
-    let tensor = file.tensor(name).ok_or_else(|| WeightError::Missing { name: name.into() })?;
+    let tensor = file.gguf().tensor(name).ok_or_else(|| WeightError::Missing { name: name.into() })?;
     match tensor.shape[..] {
         [_, rows] => Ok(rows as usize),
         _ => Err(WeightError::Shape { name: name.into(), expected: vec![], found: tensor.shape.clone() }),
@@ -93,7 +104,7 @@ struct Binder<'a> {
 impl<'a> Binder<'a> {
     /// The tensor `name` of exactly `shape` (ggml's order, fastest first), where it is there.
     fn find(&self, name: &str, shape: &[usize]) -> Result<Option<&'a TensorInfo>, WeightError> {
-        let Some(tensor) = self.file.tensor(name) else { return Ok(None) };
+        let Some(tensor) = self.file.gguf().tensor(name) else { return Ok(None) };
         let expected: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
         // Trailing dimensions of 1 say nothing.
         let significant = tensor.shape.iter().rposition(|&n| n != 1).map_or(1, |i| i + 1).max(expected.len());
@@ -134,11 +145,19 @@ impl<'a> Binder<'a> {
         })
     }
 
-    fn layer(&self, h: &Hyperparameters, i: usize) -> Result<Layer<'a>, WeightError> {
+    fn layer(&self, h: &Hyperparameters, i: usize) -> Result<(Layer<'a>, Option<LayerExperts<'a>>), WeightError> {
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
         let (n_q, n_k) = (h.n_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_k);
         let (n_v, n_attn) = (h.n_kv_heads * h.head_dim_v, h.n_heads * h.head_dim_v);
-        Ok(Layer {
+        let (ffn, experts) = match h.moe {
+            // A layer of an MoE model without a router is a dense one.
+            Some(moe) if self.file.gguf().tensor(&name("ffn_gate_inp.weight")).is_some() => {
+                let (ffn, experts) = self.moe(h, &moe, i)?;
+                (ffn, Some(experts))
+            }
+            _ => (self.dense(h, i)?, None),
+        };
+        let layer = Layer {
             attn_norm: self.vector(&name("attn_norm.weight"), h.n_embd)?,
             q: self.linear(&name("attn_q"), n_q, h.n_embd)?,
             k: self.linear(&name("attn_k"), n_k, h.n_embd)?,
@@ -147,28 +166,31 @@ impl<'a> Binder<'a> {
             k_norm: self.optional_vector(&name("attn_k_norm.weight"), h.head_dim_k)?,
             attn_out: self.linear(&name("attn_output"), h.n_embd, n_attn)?,
             ffn_norm: self.vector(&name("ffn_norm.weight"), h.n_embd)?,
-            ffn: match h.moe {
-                // A layer of an MoE model without a router is a dense one.
-                Some(moe) if self.file.tensor(&name("ffn_gate_inp.weight")).is_some() => self.moe(h, &moe, i)?,
-                _ => FeedForward::Dense {
-                    gate: self.linear(&name("ffn_gate"), h.n_ff[i], h.n_embd)?,
-                    up: self.linear(&name("ffn_up"), h.n_ff[i], h.n_embd)?,
-                    down: self.linear(&name("ffn_down"), h.n_embd, h.n_ff[i])?,
-                },
-            },
+            ffn,
+        };
+        Ok((layer, experts))
+    }
+
+    fn dense(&self, h: &Hyperparameters, i: usize) -> Result<FeedForward<'a>, WeightError> {
+        let name = |suffix: &str| format!("blk.{i}.{suffix}");
+        Ok(FeedForward::Dense {
+            gate: self.linear(&name("ffn_gate"), h.n_ff[i], h.n_embd)?,
+            up: self.linear(&name("ffn_up"), h.n_ff[i], h.n_embd)?,
+            down: self.linear(&name("ffn_down"), h.n_embd, h.n_ff[i])?,
         })
     }
 
-    fn moe(&self, h: &Hyperparameters, moe: &MoeParams, i: usize) -> Result<FeedForward<'a>, WeightError> {
+    fn moe(&self, h: &Hyperparameters, moe: &MoeParams, i: usize) -> Result<(FeedForward<'a>, LayerExperts<'a>), WeightError> {
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
         let up_shape = [h.n_embd, moe.n_ff, moe.n_experts];
         let gate = self.required(&name("ffn_gate_exps.weight"), &up_shape)?;
         let up = self.required(&name("ffn_up_exps.weight"), &up_shape)?;
         let down = self.required(&name("ffn_down_exps.weight"), &[moe.n_ff, h.n_embd, moe.n_experts])?;
-        Ok(FeedForward::Moe {
+        let ffn = FeedForward::Moe {
             router: self.linear(&name("ffn_gate_inp"), moe.n_experts, h.n_embd)?,
-            experts: ExpertLayer::new(self.file, gate, up, down),
-        })
+            formats: ExpertFormats { gate: gate.ty, up: up.ty, down: down.ty },
+        };
+        Ok((ffn, LayerExperts { gate, up, down }))
     }
 }
 
@@ -176,14 +198,17 @@ impl<'a> Weights<'a> {
     /// Binds every tensor that the architecture needs. Reads the norms and biases, and no matrix.
     pub fn bind(file: &'a ModelFile, h: &Hyperparameters) -> Result<Weights<'a>, WeightError> {
         let binder = Binder { file };
+        let bound = (0..h.n_layers).map(|i| binder.layer(h, i)).collect::<Result<Vec<_>, _>>()?;
+        let (layers, experts) = bound.into_iter().unzip();
         let token_embd = binder.matrix("token_embd.weight", h.n_vocab, h.n_embd)?;
-        let output = match file.tensor("output.weight") {
+        let output = match file.gguf().tensor("output.weight") {
             Some(_) => binder.linear("output", h.n_vocab, h.n_embd)?,
             None => Linear { weight: token_embd, bias: binder.optional_vector("output.bias", h.n_vocab)? },
         };
         Ok(Weights {
             token_embd,
-            layers: (0..h.n_layers).map(|i| binder.layer(h, i)).collect::<Result<_, _>>()?,
+            layers,
+            experts,
             output_norm: binder.vector("output_norm.weight", h.n_embd)?,
             output,
             rope_factors: binder.optional_vector("rope_freqs.weight", h.n_rot / 2)?,

@@ -5,7 +5,8 @@ use jiff::civil::DateTime;
 use super::{PromptStats, ReplyRequest, ReplyStats, Session, SessionError, StopReason};
 use crate::model::Control;
 use crate::sampler::{Sampler, SamplingParams};
-use crate::text::{ChatFormat, TemplateError, TokenStream, Tokenizer, TokenizerError};
+use crate::text::template::{ChatFormat, TemplateError};
+use crate::text::tokenizer::{ControlText, TokenStream, Tokenizer, TokenizerError};
 use crate::transcript::{Message, Role};
 
 /// A session with the words for it: the model's tokenizer and chat template.
@@ -60,7 +61,7 @@ impl Chat<'_> {
         control: Control<'_>,
         sink: ReplySink<'_>,
     ) -> Result<(StopReason, ReplyStats), ChatError> {
-        let mut stream = TokenStream::default();
+        let mut stream = TokenStream::new(ControlText::Hide);
         let mut sampler = Sampler::new(sampling.clone());
         let tokenizer = self.tokenizer;
         let ReplySink { on_prompt, on_text } = sink;
@@ -70,14 +71,16 @@ impl Chat<'_> {
             is_end: &|token| tokenizer.is_end_of_turn(token),
             on_prompt,
             on_token: &mut |token| {
-                let text = stream.push(tokenizer, token);
+                let mut text = String::new();
+                stream.push(tokenizer, token, &mut text);
                 if !text.is_empty() {
                     on_text(&text);
                 }
             },
         };
         let outcome = self.session.reply(request, &mut sampler, control)?;
-        let rest = stream.finish();
+        let mut rest = String::new();
+        stream.finish(&mut rest);
         if !rest.is_empty() {
             on_text(&rest);
         }

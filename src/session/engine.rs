@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Chat, Session};
 use crate::kernel::{Isa, Kernels};
-use crate::model::{Compute, Control, Model, ModelError};
+use crate::model::{Compute, Control, Model, ModelError, Prefetch};
 use crate::pool::{Pool, PoolError};
 use crate::store::{ModelFile, StoreError};
 use crate::telemetry::{ExpertMap, Telemetry};
-use crate::text::{ChatFormat, TemplateError, Tokenizer, TokenizerError};
+use crate::text::template::{ChatFormat, TemplateError};
+use crate::text::tokenizer::{Tokenizer, TokenizerError};
 
 /// How the engine is set up, whatever the model.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +23,7 @@ pub struct EngineOptions {
     /// The instruction set; `None`: the best there is.
     pub isa: Option<Isa>,
     /// Whether experts are asked for ahead of their use.
-    pub prefetch: bool,
+    pub prefetch: Prefetch,
     /// Bytes of memory to count with; `None`: what the machine and its limits leave.
     pub ram: Option<u64>,
 }
@@ -76,12 +77,12 @@ impl Words {
     /// Reads tokenizer and chat template from the metadata of a model with `n_vocab` rows of embedding.
     pub fn read(path: &Path, file: &ModelFile, n_vocab: usize) -> Result<Words, EngineError> {
         let path = path.to_owned();
-        let (tokenizer, mut warnings) = Tokenizer::from_metadata(file.metadata())
+        let (tokenizer, mut warnings) = Tokenizer::from_metadata(&file.gguf().metadata)
             .map_err(|source| EngineError::Tokenizer { path: path.clone(), source })?;
         if tokenizer.n_vocab() > n_vocab {
             return Err(EngineError::Vocabulary { path, n_model: n_vocab, n_tokenizer: tokenizer.n_vocab() });
         }
-        let (format, more) = ChatFormat::from_metadata(file.metadata(), &tokenizer)
+        let (format, more) = ChatFormat::from_metadata(&file.gguf().metadata, &tokenizer)
             .map_err(|source| EngineError::Template { path, source })?;
         warnings.extend(more);
         Ok(Words { tokenizer, format, warnings })
@@ -104,19 +105,31 @@ pub struct Watch {
     pub telemetry: Arc<Telemetry>,
     pub cancel: Arc<AtomicBool>,
     pub experts: Arc<ExpertMap>,
+    pub prefetch: Prefetch,
 }
 
 impl Watch {
     /// Puts the model's expert map and sizes into the telemetry.
-    pub fn new(telemetry: Arc<Telemetry>, cancel: Arc<AtomicBool>, file: &ModelFile, model: &Model<'_>) -> Watch {
+    pub fn new(
+        telemetry: Arc<Telemetry>,
+        cancel: Arc<AtomicBool>,
+        file: &ModelFile,
+        model: &Model<'_>,
+        prefetch: Prefetch,
+    ) -> Watch {
         let experts = Arc::new(model.expert_map());
         telemetry.set_experts(Some(Arc::clone(&experts)));
-        telemetry.file_bytes.set(file.bytes());
-        Watch { telemetry, cancel, experts }
+        telemetry.file_bytes.set(file.gguf().file_bytes());
+        Watch { telemetry, cancel, experts, prefetch }
+    }
+
+    /// For work that nobody watches while it runs.
+    pub fn unattended(file: &ModelFile, model: &Model<'_>, prefetch: Prefetch) -> Watch {
+        Watch::new(Arc::default(), Arc::default(), file, model, prefetch)
     }
 
     pub fn control(&self) -> Control<'_> {
-        Control { cancel: &self.cancel, telemetry: &self.telemetry, experts: &self.experts }
+        Control { cancel: &self.cancel, telemetry: &self.telemetry, experts: &self.experts, prefetch: self.prefetch }
     }
 }
 

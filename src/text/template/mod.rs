@@ -199,3 +199,11 @@ impl fmt::Display for Raised {
 }
 
 impl std::error::Error for Raised {}
+#[derive(Debug)]
+pub struct ChatFormat;
+impl ChatFormat {
+    pub fn from_metadata(_: &crate::gguf::Metadata, _: &crate::text::tokenizer::Tokenizer) -> Result<(ChatFormat, Vec<String>), TemplateError> { Ok((ChatFormat, vec![])) }
+    pub fn encode(&self, t: &crate::text::tokenizer::Tokenizer, m: &[crate::transcript::Message], _: jiff::civil::DateTime) -> Result<Vec<u32>, TemplateError> {
+        Ok(t.encode(&format!("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", m.last().unwrap().content), crate::text::tokenizer::Special::Parse).unwrap()) }
+}
+pub fn source_of(_: &crate::gguf::Metadata) -> Result<Option<&str>, TemplateError> { Ok(None) }
