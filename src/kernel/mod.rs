@@ -1,7 +1,15 @@
 //! How numbers are multiplied: one table of kernels, filled once for the instruction sets that this CPU has.
 //! Rows of weights as the file has them and quantized activations in, f32 out.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod dispatch;
 mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use dispatch::{Isa, Kernels, UnknownIsa};
