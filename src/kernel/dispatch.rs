@@ -100,9 +100,10 @@ impl Kernels {
 
 #[cfg(target_arch = "x86_64")]
 fn x86_table(isa: Isa) -> Option<Table> {
-    use super::avx512;
+    use super::{avx2, avx512};
     match isa {
-        Isa::Scalar | Isa::Avx2 => None,
+        Isa::Scalar => None,
+        Isa::Avx2 => avx2::is_available().then(avx2::table),
         Isa::Avx512 => avx512::is_available().then(avx512::table),
         // The matrix unit serves products of many rows; a dot product is AVX-512's.
         Isa::Amx => (avx512::is_available() && avx512::has_amx_int8()).then(avx512::table),

@@ -40,6 +40,26 @@ macro_rules! proven {
 }
 pub(super) use proven;
 
+/// How the factors of the sums of activations count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mins {
+    /// They are multiplied by a scale of their own, from this lane of the halves, and subtracted.
+    Lane(i32),
+    /// They are part of the integer sum: codes were made unsigned by an offset, which they take away.
+    Offset,
+}
+
+/// Where the bytes of Q4_K's minima go: one for two sums of sixteen activations.
+pub(super) const MINS_OF_32: [u8; 32] = {
+    let mut index = [0x80; 32];
+    let mut i = 0;
+    while i < 16 {
+        index[2 * i] = (8 + i / 2) as u8;
+        i += 1;
+    }
+    index
+};
+
 /// The `N` bytes at `at` of a block; the place is a constant, so the check costs nothing.
 #[inline(always)]
 pub(super) fn bytes_at<const N: usize>(block: &impl Block, at: usize) -> &[u8; N] {
@@ -140,4 +160,18 @@ pub(super) fn q3_k_scales(packed: &[u8; 16]) -> __m128i {
     let high = _mm_sllv_epi32(high, _mm_setr_epi32(4, 2, 0, 0));
     let high = _mm_srlv_epi32(high, _mm_setr_epi32(0, 0, 0, 2));
     _mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi8(0x30)))
+}
+
+/// IQ4_XS's eight scales from its first eight bytes: a half, sixteen upper bits, four bytes of low nibbles.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn iq4_xs_scales(header: [u8; 8]) -> __m256i {
+    let header = u64::from_le_bytes(header);
+    let low =
+        _mm256_srlv_epi32(_mm256_set1_epi32((header >> 32) as i32), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    let high =
+        _mm256_srlv_epi32(_mm256_set1_epi32((header >> 12) as i32), _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    let low = _mm256_and_si256(low, _mm256_set1_epi32(0x0F));
+    let high = _mm256_and_si256(high, _mm256_set1_epi32(0x30));
+    _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32))
 }

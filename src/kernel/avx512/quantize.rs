@@ -6,7 +6,9 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::super::x86::{HALF_AWAY, store_128, store_256};
 use super::load_f32x16;
-use crate::quant::{ActivationForm, BlockQ8_0, BlockQ8_1, BlockQ8K, Half, blocks_mut, quantize_activations};
+use crate::quant::{
+    ActivationForm, BlockQ8_0, BlockQ8_1, BlockQ8K, Half, blocks_mut, quantize_activations, scale_of_32, scale_of_256,
+};
 
 /// The function of the table.
 pub(super) fn quantize(form: ActivationForm, x: &[f32], out: &mut [u8]) {
@@ -70,16 +72,8 @@ fn max_magnitude<const N: usize>(x: &[__m512; N]) -> f32 {
 fn quantize_32(x: &[f32; 32]) -> (f32, [__m512i; 2]) {
     let (x, _) = x.as_chunks::<16>();
     let x = [load_f32x16(&x[0]), load_f32x16(&x[1])];
-    let amax = max_magnitude(&x);
-    let zeros = [_mm512_setzero_si512(); 2];
-    if !amax.is_finite() {
-        return (f32::NAN, zeros);
-    }
-    let d = amax / 127.0;
-    let inverse = 1.0 / d;
-    if inverse.is_infinite() {
-        return (d, zeros);
-    }
+    let (d, inverse) = scale_of_32(max_magnitude(&x));
+    let Some(inverse) = inverse else { return (d, [_mm512_setzero_si512(); 2]) };
     let sign = _mm512_set1_epi32(i32::MIN);
     let round = |v: __m512| {
         let v = _mm512_mul_ps(v, _mm512_set1_ps(inverse));
@@ -134,20 +128,12 @@ fn quantize_256(x: &[f32; 256], out: &mut BlockQ8K) {
     let (chunks, _) = x.as_chunks::<16>();
     let x: [__m512; 16] = std::array::from_fn(|i| load_f32x16(&chunks[i]));
     let amax = max_magnitude(&x);
-    *out = BlockQ8K::new_zeroed();
-    if !amax.is_finite() {
-        out.d.set(f32::NAN);
-        return;
-    }
-    let largest = _mm512_set1_ps(amax);
-    let is_largest = |v: __m512| _mm512_cmpeq_ps_mask(_mm512_abs_ps(v), largest).trailing_zeros() as usize;
+    let is_largest = |v: __m512| _mm512_cmpeq_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(amax)).trailing_zeros() as usize;
     let first = (0..16).map(|i| (i, is_largest(x[i]))).find(|&(_, lane)| lane < 16);
-    let max = first.map_or(0.0, |(i, lane)| chunks[i][lane]);
-    let inverse = -127.0 / max;
-    if inverse.is_infinite() {
-        return;
-    }
-    out.d.set(1.0 / inverse);
+    let (d, inverse) = scale_of_256(first.map_or(amax, |(i, lane)| chunks[i][lane]));
+    *out = BlockQ8K::new_zeroed();
+    out.d.set(d);
+    let Some(inverse) = inverse else { return };
     let q = x.map(|v| _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(inverse))));
     let (qs, _) = out.qs.as_mut_bytes().as_chunks_mut::<16>();
     for i in 0..16 {

@@ -4,8 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::{
-    IQ4_VALUES_OFFSET, bsums, bytes_at, load_128, load_256, load_halves, prefetch_ahead, q3_k_scales, scales_and_mins,
-    sum_f32x8,
+    IQ4_VALUES_OFFSET, MINS_OF_32, Mins, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves,
+    prefetch_ahead, q3_k_scales, scales_and_mins, sum_f32x8,
 };
 use super::load_512;
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K, blocks};
@@ -21,17 +21,8 @@ struct Unpacked {
     scales: [__m512i; 2],
     /// 16-bit factors of the sums of sixteen activations.
     mins: __m256i,
-    /// Floats of the block; the scale of the whole block is lane `D` of the loop's parameters, that of the minima `DMIN`.
+    /// Four floats, of which the loop is told the lanes that matter.
     halves: __m128,
-}
-
-/// How the factors of the sums of activations count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mins {
-    /// They are multiplied by a scale of their own, from this lane of the halves, and subtracted.
-    Lane(i32),
-    /// They are part of the integer sum: codes were made unsigned by an offset, which they take away.
-    Offset,
 }
 
 /// The dot products of `R` rows with one row of activations.
@@ -158,17 +149,6 @@ const SCALES_OF_32: [u8; 64] = {
     let mut i = 0;
     while i < 32 {
         index[2 * i] = (i / 16 * 2 + i % 8 / 4) as u8;
-        i += 1;
-    }
-    index
-};
-
-/// Where the bytes of Q4_K's minima go: one for two sums of sixteen activations.
-const MINS_OF_32: [u8; 32] = {
-    let mut index = [0x80; 32];
-    let mut i = 0;
-    while i < 16 {
-        index[2 * i] = (8 + i / 2) as u8;
         i += 1;
     }
     index
@@ -364,20 +344,6 @@ fn iq4_xs_rows<const R: usize>(rows: [&[BlockIq4Xs]; R], activations: &[BlockQ8K
         }
     }
     std::array::from_fn(|r| _mm512_reduce_add_ps(sums[r]))
-}
-
-/// IQ4_XS's eight scales from its first eight bytes: a half, sixteen upper bits, four bytes of low nibbles.
-#[inline]
-#[target_feature(enable = "avx512vl")]
-fn iq4_xs_scales(header: [u8; 8]) -> __m256i {
-    let header = u64::from_le_bytes(header);
-    let low =
-        _mm256_srlv_epi32(_mm256_set1_epi32((header >> 32) as i32), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
-    let high =
-        _mm256_srlv_epi32(_mm256_set1_epi32((header >> 12) as i32), _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
-    let low = _mm256_and_si256(low, _mm256_set1_epi32(0x0F));
-    let high = _mm256_and_si256(high, _mm256_set1_epi32(0x30));
-    _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32))
 }
 
 /// Defines the dot product of one row by the form for several.

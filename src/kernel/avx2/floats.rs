@@ -1,0 +1,66 @@
+//! F32, F16 and BF16: products and sums in f32, in interleaved partial sums.
+
+use std::arch::x86_64::*;
+
+use super::super::x86::{load_128, load_256, sum_f32x8};
+
+/// Σ of `multiply_add` over chunks of `BYTES` bytes of both rows, four partial sums side by side.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum<const BYTES: usize>(
+    weights: &[u8],
+    activations: &[u8],
+    multiply_add: impl Fn(&[u8; BYTES], &[u8; BYTES], __m256) -> __m256,
+) -> f32 {
+    let (w, w_rest) = weights.as_chunks::<BYTES>();
+    let (a, a_rest) = activations.as_chunks::<BYTES>();
+    let mut sums = [_mm256_setzero_ps(); 4];
+    let (w4, w_last) = w.as_chunks::<4>();
+    let (a4, a_last) = a.as_chunks::<4>();
+    for (w, a) in w4.iter().zip(a4) {
+        for i in 0..4 {
+            sums[i] = multiply_add(&w[i], &a[i], sums[i]);
+        }
+    }
+    for (i, (w, a)) in w_last.iter().zip(a_last).enumerate() {
+        sums[i] = multiply_add(w, a, sums[i]);
+    }
+    // The tail is filled up with zeros, which add nothing.
+    let (mut w, mut a) = ([0; BYTES], [0; BYTES]);
+    w[..w_rest.len()].copy_from_slice(w_rest);
+    a[..a_rest.len()].copy_from_slice(a_rest);
+    sums[3] = multiply_add(&w, &a, sums[3]);
+    sum_f32x8(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])))
+}
+
+fn check(n: usize, bytes: usize, weights: &[u8], activations: &[u8]) {
+    assert_eq!((weights.len(), activations.len()), (n * bytes, n * bytes), "rows of {n} elements of {bytes} bytes");
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_f32(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    check(n, 4, weights, activations);
+    sum::<32>(weights, activations, |w, a, sum| {
+        _mm256_fmadd_ps(_mm256_castsi256_ps(load_256(w)), _mm256_castsi256_ps(load_256(a)), sum)
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_f16(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    check(n, 2, weights, activations);
+    sum::<16>(weights, activations, |w, a, sum| {
+        _mm256_fmadd_ps(_mm256_cvtph_ps(load_128(w)), _mm256_cvtph_ps(load_128(a)), sum)
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_bf16(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    check(n, 2, weights, activations);
+    // A doubleword holds two elements; each becomes an f32 where the other is shifted or masked away.
+    let even = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v));
+    let odd = |v| _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(0xFFFF_0000u32 as i32)));
+    sum::<32>(weights, activations, |w, a, sum| {
+        let (w, a) = (load_256(w), load_256(a));
+        _mm256_fmadd_ps(odd(w), odd(a), _mm256_fmadd_ps(even(w), even(a), sum))
+    })
+}
