@@ -92,14 +92,8 @@ pub fn spawn(options: EngineOptions) -> Result<WorkerHandle, EngineError> {
     let (outbox, events) = unbounded();
     let telemetry = Arc::new(Telemetry::default());
     let cancel = Arc::new(AtomicBool::new(false));
-    let worker = Worker {
-        options,
-        compute,
-        inbox,
-        outbox,
-        telemetry: Arc::clone(&telemetry),
-        cancel: Arc::clone(&cancel),
-    };
+    let worker =
+        Worker { options, compute, inbox, outbox, telemetry: Arc::clone(&telemetry), cancel: Arc::clone(&cancel) };
     std::thread::Builder::new().name("worker".into()).spawn(move || worker.run()).map_err(EngineError::Thread)?;
     Ok(WorkerHandle { commands, events, telemetry, cancel })
 }
@@ -159,7 +153,8 @@ impl Worker {
         let file = session::open_file(path)?;
         let model = session::bind_model(path, &file)?;
         let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
-        let watch = Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);
+        let watch =
+            Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);
         let mut chat = session::chat(&model, &self.compute, &words, &self.options);
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
         self.telemetry.kv_used.set(0);

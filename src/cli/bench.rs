@@ -113,8 +113,7 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
     } else {
         let lines = [prompt.map(|s| s.line("prompt")), generate.map(|s| s.line("generate"))];
         output::print(&lines.into_iter().flatten().collect::<String>())?;
-        let megabytes =
-            |bytes: Option<u64>| bytes.map_or("unknown".into(), |b| format!("{:.0} MB", b as f64 / 1e6));
+        let megabytes = |bytes: Option<u64>| bytes.map_or("unknown".into(), |b| format!("{:.0} MB", b as f64 / 1e6));
         output::warn(&format!(
             "{isa}, {} threads, loaded in {load_ms:.0} ms, peak memory {}, read from disk {}",
             compute.pool.n_threads(),
@@ -158,12 +157,7 @@ fn warm_up(
     Ok(())
 }
 
-fn prompt_speed(
-    session: &mut Session<'_>,
-    ids: &mut Ids,
-    n: usize,
-    control: Control<'_>,
-) -> Result<f64, SessionError> {
+fn prompt_speed(session: &mut Session<'_>, ids: &mut Ids, n: usize, control: Control<'_>) -> Result<f64, SessionError> {
     session.clear();
     let ids = ids.take(n);
     let began = Instant::now();

@@ -33,7 +33,8 @@ struct Sizes {
 impl Sizes {
     fn of(gguf: &Gguf, h: Option<&Hyperparameters>) -> Sizes {
         let is_expert = |name: &str| name.contains("_exps.");
-        let sum = |experts: bool| gguf.tensors.iter().filter(|t| is_expert(&t.name) == experts).map(|t| t.n_bytes).sum();
+        let sum =
+            |experts: bool| gguf.tensors.iter().filter(|t| is_expert(&t.name) == experts).map(|t| t.n_bytes).sum();
         let experts: u64 = sum(true);
         let moe = h.and_then(|h| h.moe);
         Sizes {

@@ -55,11 +55,7 @@ pub(super) fn read_limited(path: &std::path::Path, limit: u64) -> anyhow::Result
 pub(super) fn read_ids(path: &std::path::Path) -> anyhow::Result<Vec<u32>> {
     let bytes = read_limited(path, 1 << 30)?;
     let name = path.display();
-    anyhow::ensure!(
-        bytes.len() % 4 == 0,
-        "{name} has {} bytes, not a whole number of 4-byte ids",
-        bytes.len()
-    );
+    anyhow::ensure!(bytes.len() % 4 == 0, "{name} has {} bytes, not a whole number of 4-byte ids", bytes.len());
     let ids = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     ids.map(|id| u32::try_from(id).map_err(|_| anyhow::anyhow!("{name} holds the id {id}, which is negative")))
         .collect()

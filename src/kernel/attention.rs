@@ -164,8 +164,7 @@ mod x86 {
         let mut sum = _mm512_setzero_ps();
         for i in (0..x.len()).step_by(LANES) {
             // SAFETY: `i + LANES <= len` of both slices.
-            let (a, b) =
-                unsafe { (_mm512_loadu_ps(x.as_ptr().add(i)), _mm256_loadu_si256(y.as_ptr().add(i).cast())) };
+            let (a, b) = unsafe { (_mm512_loadu_ps(x.as_ptr().add(i)), _mm256_loadu_si256(y.as_ptr().add(i).cast())) };
             sum = _mm512_fmadd_ps(a, _mm512_cvtph_ps(b), sum);
         }
         let mut lanes = [0.0; LANES];

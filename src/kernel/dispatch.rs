@@ -71,7 +71,7 @@ impl Kernels {
     pub fn new(isa: Isa) -> Option<Kernels> {
         let table = match isa {
             Isa::Scalar => Some(scalar::table()),
-            Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => x86_table(isa),
         }?;
         Some(Kernels { isa, table })
     }
@@ -96,6 +96,23 @@ impl Kernels {
     pub fn quantize(&self, form: ActivationForm, x: &[f32], out: &mut [u8]) {
         (self.table.quantize)(form, x, out);
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn x86_table(isa: Isa) -> Option<Table> {
+    use super::{avx2, avx512};
+    match isa {
+        Isa::Scalar => None,
+        Isa::Avx2 => avx2::is_available().then(avx2::table),
+        Isa::Avx512 => avx512::is_available().then(avx512::table),
+        // The matrix unit serves products of many rows; a dot product is AVX-512's.
+        Isa::Amx => (avx512::is_available() && avx512::has_amx_int8()).then(avx512::table),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn x86_table(_: Isa) -> Option<Table> {
+    None
 }
 
 #[cfg(test)]

@@ -2,10 +2,18 @@
 //! Rows of weights as the file has them and quantized activations in, f32 out.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod dispatch;
 mod matmul;
 mod ops;
 mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use attention::round_to_f16;
 pub use dispatch::{Isa, Kernels, UnknownIsa};

@@ -184,12 +184,11 @@ impl Hyperparameters {
         let found = metadata
             .str("general.architecture")?
             .ok_or_else(|| HyperparameterError::Missing { key: "general.architecture".into() })?;
-        let architecture = *Architecture::ALL.iter().find(|a| a.name == found).ok_or_else(|| {
-            HyperparameterError::Architecture {
+        let architecture =
+            *Architecture::ALL.iter().find(|a| a.name == found).ok_or_else(|| HyperparameterError::Architecture {
                 found: found.to_owned(),
                 supported: Architecture::ALL.map(|a| a.name).join(", "),
-            }
-        })?;
+            })?;
         let r = Reader { metadata, architecture: architecture.name };
         let n_layers = r.required("block_count", MAX_LAYERS)?;
         let n_embd = r.required("embedding_length", MAX_WIDTH)?;
@@ -286,18 +285,13 @@ fn rope_scaling(r: &Reader<'_>, context_length: usize) -> Result<RopeScaling, Hy
         Some("llama3") => Ok(RopeScaling::None),
         Some("yarn") => Ok(RopeScaling::Yarn {
             factor,
-            original_context: r
-                .count("rope.scaling.original_context_length", MAX_CONTEXT)?
-                .unwrap_or(context_length) as f64,
+            original_context: r.count("rope.scaling.original_context_length", MAX_CONTEXT)?.unwrap_or(context_length)
+                as f64,
             attention_factor: r
                 .float("rope.scaling.attn_factor", 1e-6..=1e6, "a positive number")?
                 .map_or(1.0, f64::from),
-            beta_fast: r
-                .float("rope.scaling.yarn_beta_fast", 1e-6..=1e6, "a positive number")?
-                .map_or(32.0, f64::from),
-            beta_slow: r
-                .float("rope.scaling.yarn_beta_slow", 1e-6..=1e6, "a positive number")?
-                .map_or(1.0, f64::from),
+            beta_fast: r.float("rope.scaling.yarn_beta_fast", 1e-6..=1e6, "a positive number")?.map_or(32.0, f64::from),
+            beta_slow: r.float("rope.scaling.yarn_beta_slow", 1e-6..=1e6, "a positive number")?.map_or(1.0, f64::from),
         }),
         Some(other) => Err(r.value("rope.scaling.type", other, "none, linear, yarn or llama3")),
     }

@@ -33,7 +33,9 @@ struct Block {
 /// Why the cache cannot hold more positions.
 #[derive(Debug, thiserror::Error)]
 pub enum KvCacheError {
-    #[error("the context is full: {needed} positions needed, {capacity} there; start with a larger --ctx or drop turns")]
+    #[error(
+        "the context is full: {needed} positions needed, {capacity} there; start with a larger --ctx or drop turns"
+    )]
     Full { needed: usize, capacity: usize },
     #[error("no memory for {bytes} more bytes of KV cache; start with a smaller --ctx")]
     OutOfMemory { bytes: usize },

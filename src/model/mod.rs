@@ -8,9 +8,7 @@ mod rope;
 mod weights;
 
 pub use forward::{Compute, Control, ForwardError, MAX_BATCH, Prefetch, State};
-pub use hyperparameters::{
-    Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling,
-};
+pub use hyperparameters::{Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling};
 pub use kv_cache::{KvCache, KvCacheError};
 pub use weights::WeightError;
 

@@ -179,7 +179,7 @@ mod tests {
     fn broken_logits_still_choose_different_experts() {
         for broken in [[f32::NAN; 5], [f32::INFINITY; 5], [f32::NEG_INFINITY; 5]] {
             let (mut chosen, mut weights) = ([9; 3], [0.0; 3]);
-                route(&Kernels::detect(), &parameters(5, 3), &mut broken.clone(), &mut chosen, &mut weights);
+            route(&Kernels::detect(), &parameters(5, 3), &mut broken.clone(), &mut chosen, &mut weights);
             chosen.sort_unstable();
             assert!(chosen.windows(2).all(|w| w[0] < w[1]) && chosen[2] < 5, "{chosen:?}");
         }
@@ -191,6 +191,9 @@ mod tests {
         s.group(6);
         assert_eq!(s.active, [0, 1, 3, 5]);
         let of = |e: usize| &s.slots[s.starts[e] as usize..s.starts[e + 1] as usize];
-        assert_eq!((of(0), of(1), of(2), of(3), of(4), of(5)), (&[1, 2, 6][..], &[5][..], &[][..], &[0, 4, 7][..], &[][..], &[3][..]));
+        assert_eq!(
+            (of(0), of(1), of(2), of(3), of(4), of(5)),
+            (&[1, 2, 6][..], &[5][..], &[][..], &[0, 4, 7][..], &[][..], &[3][..])
+        );
     }
 }

@@ -49,11 +49,8 @@ impl Rope {
                 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0)
             }
         };
-        let pair = |i: usize| Pair {
-            factor: factors.map_or(1.0, |f| f[i]),
-            stretch: stretch as f32,
-            keep: keep(i) as f32,
-        };
+        let pair =
+            |i: usize| Pair { factor: factors.map_or(1.0, |f| f[i]), stretch: stretch as f32, keep: keep(i) as f32 };
         Rope {
             layout: h.architecture.rope_layout,
             ratio: (h.rope_base as f32).powf(-2.0 / h.n_rot as f32),

@@ -180,7 +180,12 @@ impl<'a> Binder<'a> {
         })
     }
 
-    fn moe(&self, h: &Hyperparameters, moe: &MoeParams, i: usize) -> Result<(FeedForward<'a>, LayerExperts<'a>), WeightError> {
+    fn moe(
+        &self,
+        h: &Hyperparameters,
+        moe: &MoeParams,
+        i: usize,
+    ) -> Result<(FeedForward<'a>, LayerExperts<'a>), WeightError> {
         let name = |suffix: &str| format!("blk.{i}.{suffix}");
         let up_shape = [h.n_embd, moe.n_ff, moe.n_experts];
         let gate = self.required(&name("ffn_gate_exps.weight"), &up_shape)?;

@@ -106,19 +106,31 @@ fn max_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0))
 }
 
-/// The scale of 32 values and their integers, rounded half away from zero. Where the reciprocal of the scale overflows,
-/// the scale is zero as a half and the integers do not count; they are zero.
-fn quantize_32(x: &[f32; 32]) -> (f32, [i8; 32]) {
-    let amax = max_magnitude(x);
+/// The scale of a block of Q8_0 or Q8_1 by its largest magnitude, and the factor that makes its values integers; `None`
+/// where all integers are zero: by a value that is not finite, and where the scale is so small that it is zero as a half.
+pub fn scale_of_32(amax: f32) -> (f32, Option<f32>) {
     if !amax.is_finite() {
-        return (f32::NAN, [0; 32]);
+        return (f32::NAN, None);
     }
     let d = amax / 127.0;
     let inverse = 1.0 / d;
-    if inverse.is_infinite() {
-        return (d, [0; 32]);
+    (d, inverse.is_finite().then_some(inverse))
+}
+
+/// The scale of a block of Q8_K by its element of largest magnitude, the first of equals, and the factor that makes its
+/// values integers, which takes that element to -127; `None` where all integers are zero, as in [`scale_of_32`].
+pub fn scale_of_256(largest: f32) -> (f32, Option<f32>) {
+    if !largest.is_finite() {
+        return (f32::NAN, None);
     }
-    (d, x.map(|v| (v * inverse).round() as i8))
+    let inverse = -127.0 / largest;
+    if inverse.is_finite() { (1.0 / inverse, Some(inverse)) } else { (0.0, None) }
+}
+
+/// The scale of 32 values and their integers, rounded half away from zero.
+fn quantize_32(x: &[f32; 32]) -> (f32, [i8; 32]) {
+    let (d, inverse) = scale_of_32(max_magnitude(x));
+    (d, inverse.map_or([0; 32], |inverse| x.map(|v| (v * inverse).round() as i8)))
 }
 
 fn quantize_q8_0(x: &[f32; 32]) -> BlockQ8_0 {
@@ -132,20 +144,14 @@ fn quantize_q8_1(x: &[f32; 32]) -> BlockQ8_1 {
     BlockQ8_1 { d: Half::from_f32(d), s: Half::from_f32(sum as f32 * d), qs }
 }
 
-/// Q8_K: the element of largest magnitude, the first of equals, becomes -127; the rest are rounded half to even.
+/// Q8_K rounds half to even.
 fn quantize_q8_k(x: &[f32; 256]) -> BlockQ8K {
-    let zeros = |d: f32| BlockQ8K { d: F32::new(d), qs: [0; 256], bsums: [I16::new(0); 16] };
     let amax = max_magnitude(x);
-    if !amax.is_finite() {
-        return zeros(f32::NAN);
-    }
-    let max = x.iter().copied().find(|v| v.abs() == amax).unwrap_or(0.0);
-    let inverse = -127.0 / max;
-    if inverse.is_infinite() {
-        return zeros(0.0);
-    }
-    let qs = x.map(|v| ((v * inverse).round_ties_even() as i32).min(127) as i8);
+    // A NaN has no equal; as the largest magnitude it stands for itself.
+    let largest = x.iter().copied().find(|v| v.abs() == amax).unwrap_or(amax);
+    let (d, inverse) = scale_of_256(largest);
+    let qs = inverse.map_or([0; 256], |inverse| x.map(|v| (v * inverse).round_ties_even() as i8));
     let (sixteens, _) = qs.as_chunks::<16>();
     let bsums = std::array::from_fn(|i| I16::new(sixteens[i].iter().map(|&q| i16::from(q)).sum()));
-    BlockQ8K { d: F32::new(1.0 / inverse), qs, bsums }
+    BlockQ8K { d: F32::new(d), qs, bsums }
 }

@@ -20,9 +20,9 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 
-pub use float32::{LANES, fold_lanes};
-pub use activation::{ActivationForm, BlockQ8_1, BlockQ8K, quantize_activations};
+pub use activation::{ActivationForm, BlockQ8_1, BlockQ8K, quantize_activations, scale_of_32, scale_of_256};
 pub use block::{Block, Half, blocks, blocks_mut};
+pub use float32::{LANES, fold_lanes};
 pub use iq4_nl::{BlockIq4Nl, VALUES as IQ4_VALUES};
 pub use iq4_xs::BlockIq4Xs;
 pub use mxfp4::{BlockMxfp4, DOUBLED_VALUES as MXFP4_DOUBLED_VALUES};

@@ -88,6 +88,16 @@ pub(crate) fn weights(ty: GgmlType, n_blocks: usize, scales: Scales, random: &mu
     row
 }
 
+/// Gives a block the scales of another.
+pub(crate) fn copy_scales(ty: GgmlType, from: &[u8], to: &mut [u8]) {
+    for &at in half_offsets(ty) {
+        to[at..at + 2].copy_from_slice(&from[at..at + 2]);
+    }
+    if ty == GgmlType::MXFP4 {
+        to[0] = from[0];
+    }
+}
+
 /// What a row of activations is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Values {

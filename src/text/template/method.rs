@@ -12,7 +12,18 @@ use super::pay;
 
 /// Methods that Jinja2's immutable sandbox forbids.
 const MUTATING: &[&str] = &[
-    "add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort",
+    "add",
+    "append",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "pop",
+    "popitem",
+    "remove",
+    "reverse",
+    "setdefault",
+    "sort",
     "update",
 ];
 
@@ -112,12 +123,15 @@ fn change_case(text: &str, method: &str) -> String {
         "upper" => text.to_uppercase(),
         "lower" | "casefold" => text.to_lowercase(),
         "swapcase" => {
-            let swap = |c: char| if c.is_lowercase() { c.to_uppercase().to_string() } else { c.to_lowercase().to_string() };
+            let swap =
+                |c: char| if c.is_lowercase() { c.to_uppercase().to_string() } else { c.to_lowercase().to_string() };
             text.chars().map(swap).collect()
         }
         "capitalize" => {
             let mut chars = text.chars();
-            chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect())
+            chars.next().map_or_else(String::new, |first| {
+                first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect()
+            })
         }
         _ => {
             // A letter that follows a letter is small, any other is large.
@@ -244,7 +258,8 @@ fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> 
     let (items,): (&Value,) = from_args(args)?;
     let mut out = String::new();
     for (i, item) in items.try_iter()?.enumerate() {
-        let text = item.as_str().ok_or_else(|| invalid(format!("join: item {i} is a {}, not a string", item.kind())))?;
+        let text =
+            item.as_str().ok_or_else(|| invalid(format!("join: item {i} is a {}, not a string", item.kind())))?;
         pay(state, separator.len() + text.len())?;
         if i > 0 {
             out.push_str(separator);
@@ -293,7 +308,8 @@ fn char_slice(text: &str, start: Option<i64>, end: Option<i64>) -> (&str, usize)
 
 fn has_affix(text: &str, affix: &Value, method: &str) -> Result<Value, Error> {
     let test = |affix: &Value| {
-        let affix = affix.as_str().ok_or_else(|| invalid(format!("{method}: expected a string, found a {}", affix.kind())))?;
+        let affix =
+            affix.as_str().ok_or_else(|| invalid(format!("{method}: expected a string, found a {}", affix.kind())))?;
         Ok::<bool, Error>(if method == "startswith" { text.starts_with(affix) } else { text.ends_with(affix) })
     };
     if affix.kind() != ValueKind::Seq {
@@ -345,7 +361,8 @@ fn pad(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Value,
 /// The methods that ask what a string consists of.
 fn is_method(text: &str, method: &str) -> Option<bool> {
     let all = |test: fn(char) -> bool| !text.is_empty() && text.chars().all(test);
-    let cased = |wanted: fn(char) -> bool, other: fn(char) -> bool| text.chars().any(wanted) && !text.chars().any(other);
+    let cased =
+        |wanted: fn(char) -> bool, other: fn(char) -> bool| text.chars().any(wanted) && !text.chars().any(other);
     Some(match method {
         "isspace" => all(is_space),
         "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric),

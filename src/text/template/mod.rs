@@ -202,8 +202,25 @@ impl std::error::Error for Raised {}
 #[derive(Debug)]
 pub struct ChatFormat;
 impl ChatFormat {
-    pub fn from_metadata(_: &crate::gguf::Metadata, _: &crate::text::tokenizer::Tokenizer) -> Result<(ChatFormat, Vec<String>), TemplateError> { Ok((ChatFormat, vec![])) }
-    pub fn encode(&self, t: &crate::text::tokenizer::Tokenizer, m: &[crate::transcript::Message], _: jiff::civil::DateTime) -> Result<Vec<u32>, TemplateError> {
-        Ok(t.encode(&format!("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", m.last().unwrap().content), crate::text::tokenizer::Special::Parse).unwrap()) }
+    pub fn from_metadata(
+        _: &crate::gguf::Metadata,
+        _: &crate::text::tokenizer::Tokenizer,
+    ) -> Result<(ChatFormat, Vec<String>), TemplateError> {
+        Ok((ChatFormat, vec![]))
+    }
+    pub fn encode(
+        &self,
+        t: &crate::text::tokenizer::Tokenizer,
+        m: &[crate::transcript::Message],
+        _: jiff::civil::DateTime,
+    ) -> Result<Vec<u32>, TemplateError> {
+        Ok(t.encode(
+            &format!("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", m.last().unwrap().content),
+            crate::text::tokenizer::Special::Parse,
+        )
+        .unwrap())
+    }
 }
-pub fn source_of(_: &crate::gguf::Metadata) -> Result<Option<&str>, TemplateError> { Ok(None) }
+pub fn source_of(_: &crate::gguf::Metadata) -> Result<Option<&str>, TemplateError> {
+    Ok(None)
+}

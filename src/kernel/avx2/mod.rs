@@ -1,0 +1,63 @@
+//! Kernels for AVX2 with FMA and F16C. Products of bytes are summed in pairs to 16 bits and scaled there.
+#![allow(unsafe_code, reason = "vector loads go through pointers")]
+#![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
+
+mod blocks;
+mod floats;
+mod quantize;
+mod super_blocks;
+
+use std::arch::x86_64::*;
+
+use super::dispatch::Table;
+use super::x86::proven;
+use crate::quant::GgmlType;
+
+/// The table of this instruction set, for a CPU that has it, and for no other.
+pub(super) fn table() -> Table {
+    let mut dots = [None; GgmlType::ALL.len()];
+    dots[GgmlType::F32 as usize] = proven!(floats::dot_f32);
+    dots[GgmlType::F16 as usize] = proven!(floats::dot_f16);
+    dots[GgmlType::BF16 as usize] = proven!(floats::dot_bf16);
+    dots[GgmlType::Q4_0 as usize] = proven!(blocks::dot_q4_0);
+    dots[GgmlType::Q4_1 as usize] = proven!(blocks::dot_q4_1);
+    dots[GgmlType::Q5_0 as usize] = proven!(blocks::dot_q5_0);
+    dots[GgmlType::Q5_1 as usize] = proven!(blocks::dot_q5_1);
+    dots[GgmlType::Q8_0 as usize] = proven!(blocks::dot_q8_0);
+    dots[GgmlType::IQ4_NL as usize] = proven!(blocks::dot_iq4_nl);
+    dots[GgmlType::MXFP4 as usize] = proven!(blocks::dot_mxfp4);
+    dots[GgmlType::Q2_K as usize] = proven!(super_blocks::dot_q2_k);
+    dots[GgmlType::Q3_K as usize] = proven!(super_blocks::dot_q3_k);
+    dots[GgmlType::Q4_K as usize] = proven!(super_blocks::dot_q4_k);
+    dots[GgmlType::Q5_K as usize] = proven!(super_blocks::dot_q5_k);
+    dots[GgmlType::Q6_K as usize] = proven!(super_blocks::dot_q6_k);
+    dots[GgmlType::IQ4_XS as usize] = proven!(super_blocks::dot_iq4_xs);
+    Table { dots, quantize: quantize::quantize }
+}
+
+/// Whether this CPU, and the operating system, have what [`table`] needs.
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_f32x8(values: &[f32; 8]) -> __m256 {
+    // SAFETY: the reference covers the 32 bytes that an unaligned load reads.
+    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+}
+
+/// Sums of two products of unsigned codes and activations, as 16 bits. They fit: codes are below 129, activations within
+/// ±127.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs_of_products(codes: __m256i, activations: __m256i) -> __m256i {
+    _mm256_maddubs_epi16(codes, activations)
+}
+
+/// The same for signed values: the sign goes over to the activation.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs_of_signed_products(values: __m256i, activations: __m256i) -> __m256i {
+    pairs_of_products(_mm256_abs_epi8(values), _mm256_sign_epi8(activations, values))
+}

@@ -1,0 +1,186 @@
+//! The formats of 256 elements against Q8_K activations. A format sums a block's scaled products to 32-bit lanes; one loop
+//! does the rest.
+
+use std::arch::x86_64::*;
+
+use super::super::x86::{
+    MINS_OF_32, Mins, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, prefetch_ahead, q3_k_scales,
+    scales_and_mins, sum_f32x8,
+};
+use super::blocks::looked_up;
+use super::{pairs_of_products, pairs_of_signed_products};
+use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K, IQ4_VALUES, blocks};
+
+/// What a block comes to before its floats.
+struct Summed {
+    /// Σ scale · code · activation.
+    products: __m256i,
+    /// 16-bit factors of the sums of sixteen activations.
+    mins: __m256i,
+    /// Four floats, of which the loop is told the lanes that matter.
+    halves: __m128,
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot<B: Block>(
+    n: usize,
+    weights: &[u8],
+    activations: &[u8],
+    d_lane: i32,
+    mins: Mins,
+    sum: impl Fn(&B, &BlockQ8K) -> Summed,
+) -> f32 {
+    assert_eq!(n % 256, 0, "a row of {n} elements is not a whole number of blocks of 256");
+    let weights = blocks::<B>(weights, n / 256);
+    let mut sums = _mm256_setzero_ps();
+    for (w, a) in weights.iter().zip(blocks::<BlockQ8K>(activations, n / 256)) {
+        prefetch_ahead(w);
+        let block = sum(w, a);
+        let halves = _mm256_castps128_ps256(_mm_mul_ps(block.halves, _mm_set1_ps(a.d.get())));
+        let of_mins = _mm256_madd_epi16(block.mins, load_256(bsums(a)));
+        let products = match mins {
+            Mins::Offset => _mm256_add_epi32(block.products, of_mins),
+            Mins::Lane(lane) => {
+                let dmin = _mm256_permutevar8x32_ps(halves, _mm256_set1_epi32(lane));
+                sums = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(of_mins), dmin, sums);
+                block.products
+            }
+        };
+        let d = _mm256_permutevar8x32_ps(halves, _mm256_set1_epi32(d_lane));
+        sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), d, sums);
+    }
+    sum_f32x8(sums)
+}
+
+/// Activations 32 · `run` and the 31 after it.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn run_of_32(a: &BlockQ8K, run: usize) -> __m256i {
+    load_256(bytes_at(a, 4 + 32 * run))
+}
+
+/// Σ scale · pair over 32 elements, added to `sum`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_scaled(sum: __m256i, pairs: __m256i, scale: __m256i) -> __m256i {
+    _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scale))
+}
+
+/// Q4_K's and Q5_K's loop over the eight sub-blocks of 32, given their codes.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn sum_of_32(header: &[u8; 16], a: &BlockQ8K, codes: impl Fn(usize) -> __m256i) -> Summed {
+    let scales_and_mins = _mm256_broadcastsi128_si256(scales_and_mins(header));
+    let mut products = _mm256_setzero_si256();
+    for run in 0..8 {
+        // Every 16-bit lane takes the byte of the sub-block's scale; an index above 127 is a zero byte.
+        let scale = _mm256_shuffle_epi8(scales_and_mins, _mm256_set1_epi16((0x8000 | run) as i16));
+        products = add_scaled(products, pairs_of_products(codes(run as usize), run_of_32(a, run as usize)), scale);
+    }
+    let mins = _mm256_shuffle_epi8(scales_and_mins, load_256(&MINS_OF_32));
+    Summed { products, mins, halves: load_halves(bytes_at(header, 0)) }
+}
+
+/// The scales of the sub-blocks of 16 that lie in run `run` of 32 elements, one a half of the register.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scales_of_run(scales: __m256i, run: usize) -> __m256i {
+    let eight = if run < 4 { _mm256_castsi256_si128(scales) } else { _mm256_extracti128_si256::<1>(scales) };
+    let word = |i: usize| ((2 * i) | ((2 * i + 1) << 8)) as i16;
+    let (first, second) = (word(run % 4 * 2), word(run % 4 * 2 + 1));
+    let index = _mm256_setr_m128i(_mm_set1_epi16(first), _mm_set1_epi16(second));
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(eight), index)
+}
+
+/// Q2_K's, Q3_K's and Q6_K's loop over the runs of 32 elements, given their codes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_of_16(scales: __m256i, a: &BlockQ8K, codes: impl Fn(usize) -> __m256i) -> __m256i {
+    let mut products = _mm256_setzero_si256();
+    for run in 0..8 {
+        products = add_scaled(products, pairs_of_products(codes(run), run_of_32(a, run)), scales_of_run(scales, run));
+    }
+    products
+}
+
+/// Bits `at` and up of each byte, `mask` of them.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits(bytes: __m256i, at: usize, mask: i8) -> __m256i {
+    _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(at as i32)), _mm256_set1_epi8(mask))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_q4_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    dot(n, weights, activations, 0, Mins::Lane(1), |w: &BlockQ4K, a| {
+        sum_of_32(bytes_at(w, 0), a, |run| bits(load_256(bytes_at(w, 16 + run / 2 * 32)), run % 2 * 4, 0x0F))
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_q5_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    dot(n, weights, activations, 0, Mins::Lane(1), |w: &BlockQ5K, a| {
+        let fifth = load_256(bytes_at(w, 16));
+        sum_of_32(bytes_at(w, 0), a, |run| {
+            let low = bits(load_256(bytes_at(w, 48 + run / 2 * 32)), run % 2 * 4, 0x0F);
+            _mm256_or_si256(low, _mm256_slli_epi16::<4>(bits(fifth, run, 1)))
+        })
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_q6_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    dot(n, weights, activations, 3, Mins::Offset, |w: &BlockQ6K, a| {
+        let scales = _mm256_cvtepi8_epi16(load_128(bytes_at(w, 192)));
+        let products = sum_of_16(scales, a, |run| {
+            let (half, run) = (run / 4, run % 4);
+            let low = bits(load_256(bytes_at(w, half * 64 + run % 2 * 32)), run / 2 * 4, 0x0F);
+            let high = bits(load_256(bytes_at(w, 128 + half * 32)), run * 2, 3);
+            _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
+        });
+        let mins = _mm256_mullo_epi16(scales, _mm256_set1_epi16(-32));
+        Summed { products, mins, halves: load_halves(bytes_at(w, 202)) }
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_q2_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    dot(n, weights, activations, 2, Mins::Lane(3), |w: &BlockQ2K, a| {
+        let packed = _mm256_cvtepu8_epi16(load_128(bytes_at(w, 0)));
+        let scales = _mm256_and_si256(packed, _mm256_set1_epi16(0x0F));
+        let products = sum_of_16(scales, a, |run| bits(load_256(bytes_at(w, 16 + run / 4 * 32)), run % 4 * 2, 3));
+        Summed { products, mins: _mm256_srli_epi16::<4>(packed), halves: load_halves(bytes_at(w, 76)) }
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_q3_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    dot(n, weights, activations, 3, Mins::Offset, |w: &BlockQ3K, a| {
+        let scales = _mm256_cvtepi8_epi16(q3_k_scales(bytes_at(w, 92)));
+        let scales = _mm256_sub_epi16(scales, _mm256_set1_epi16(32));
+        let third = load_256(bytes_at(w, 0));
+        let products = sum_of_16(scales, a, |run| {
+            let low = bits(load_256(bytes_at(w, 32 + run / 4 * 32)), run % 4 * 2, 3);
+            _mm256_or_si256(low, _mm256_slli_epi16::<2>(bits(third, run, 1)))
+        });
+        let mins = _mm256_mullo_epi16(scales, _mm256_set1_epi16(-4));
+        Summed { products, mins, halves: load_halves(bytes_at(w, 102)) }
+    })
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_iq4_xs(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+    dot(n, weights, activations, 0, Mins::Offset, |w: &BlockIq4Xs, a| {
+        let scales = iq4_xs_scales(*bytes_at(w, 0));
+        // A scale stands in both 16-bit lanes of its doubleword.
+        let twice = _mm256_blend_epi16::<0b1010_1010>(scales, _mm256_slli_epi32::<16>(scales));
+        let mut products = _mm256_setzero_si256();
+        for run in 0..8 {
+            let values = looked_up(IQ4_VALUES, bytes_at(w, 8 + run * 16));
+            let scale = _mm256_permutevar8x32_epi32(twice, _mm256_set1_epi32(run as i32));
+            products = add_scaled(products, pairs_of_signed_products(values, run_of_32(a, run)), scale);
+        }
+        Summed { products, mins: _mm256_setzero_si256(), halves: load_halves(bytes_at(w, 0)) }
+    })
+}

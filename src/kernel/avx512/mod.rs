@@ -1,0 +1,72 @@
+//! Kernels for AVX-512 with VNNI. Products of bytes are summed four at a time in one instruction; formats of 256 elements
+//! fill whole registers, formats of 32 use half ones, where three ports work instead of two.
+#![allow(unsafe_code, reason = "vector loads and stores go through pointers")]
+#![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
+
+mod blocks;
+mod floats;
+mod quantize;
+mod super_blocks;
+
+use std::arch::x86_64::*;
+
+use super::dispatch::Table;
+use super::x86::proven;
+use crate::quant::GgmlType;
+
+/// The table of this instruction set, for a CPU that has it, and for no other.
+pub(super) fn table() -> Table {
+    let mut dots = [None; GgmlType::ALL.len()];
+    dots[GgmlType::F32 as usize] = proven!(floats::dot_f32);
+    dots[GgmlType::F16 as usize] = proven!(floats::dot_f16);
+    dots[GgmlType::BF16 as usize] = proven!(floats::dot_bf16);
+    dots[GgmlType::Q4_0 as usize] = proven!(blocks::dot_q4_0);
+    dots[GgmlType::Q4_1 as usize] = proven!(blocks::dot_q4_1);
+    dots[GgmlType::Q5_0 as usize] = proven!(blocks::dot_q5_0);
+    dots[GgmlType::Q5_1 as usize] = proven!(blocks::dot_q5_1);
+    dots[GgmlType::Q8_0 as usize] = proven!(blocks::dot_q8_0);
+    dots[GgmlType::IQ4_NL as usize] = proven!(blocks::dot_iq4_nl);
+    dots[GgmlType::MXFP4 as usize] = proven!(blocks::dot_mxfp4);
+    dots[GgmlType::Q2_K as usize] = proven!(super_blocks::dot_q2_k);
+    dots[GgmlType::Q3_K as usize] = proven!(super_blocks::dot_q3_k);
+    dots[GgmlType::Q4_K as usize] = proven!(super_blocks::dot_q4_k);
+    dots[GgmlType::Q5_K as usize] = proven!(super_blocks::dot_q5_k);
+    dots[GgmlType::Q6_K as usize] = proven!(super_blocks::dot_q6_k);
+    dots[GgmlType::IQ4_XS as usize] = proven!(super_blocks::dot_iq4_xs);
+    Table { dots, quantize: quantize::quantize }
+}
+
+/// Whether this CPU, and the operating system, have what [`table`] needs.
+pub(super) fn is_available() -> bool {
+    super::avx2::is_available()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+/// Whether this CPU has AMX with products of bytes, and the operating system saves its tiles.
+pub(super) fn has_amx_int8() -> bool {
+    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const TILE_STATE: u64 = 1 << 17 | 1 << 18;
+    if !is_x86_feature_detected!("xsave") || __get_cpuid_max(0).0 < 7 {
+        return false;
+    }
+    // SAFETY: the CPU has `xsave`, and AVX's detection has found that the operating system enabled it.
+    let enabled = is_x86_feature_detected!("avx") && unsafe { _xgetbv(0) } & TILE_STATE == TILE_STATE;
+    enabled && __cpuid_count(7, 0).edx & TILE_AND_INT8 == TILE_AND_INT8
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_512(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes that an unaligned load reads.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f32x16(values: &[f32; 16]) -> __m512 {
+    // SAFETY: the reference covers the 64 bytes that an unaligned load reads.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
