@@ -64,30 +64,63 @@ fn bound(name: &str, expected: &Expected) -> f64 {
     }
 }
 
-#[test]
-fn the_tiny_models_give_the_reference_logits_on_every_isa() {
-    let Some(folder) = common::shared("tiny models", "conformance") else { return };
+/// Runs one model on every instruction set of this machine; what was found wrong, a line each.
+fn disagreements(path: &Path, json: &Path) -> Vec<String> {
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    let expected = expected(json);
     let mut wrong = Vec::new();
+    for isa in Isa::ALL.into_iter().filter(|&isa| Kernels::new(isa).is_some()) {
+        let (logits, greedy) = run(path, isa, &expected.ids, expected.greedy.len());
+        let kl = common::mean_kl(&expected.logits, &logits, expected.n_vocab);
+        let bound = bound(name, &expected);
+        println!("{name:<24} {isa:<7} mean KL {kl:.2e} of {bound:.0e}");
+        if kl.is_nan() || kl > bound {
+            wrong.push(format!("{name} on {isa}: mean KL {kl:.2e} is above {bound:.0e}"));
+        }
+        if name.ends_with("-f32") && greedy != expected.greedy {
+            wrong.push(format!("{name} on {isa}: greedy {greedy:?}, expected {:?}", expected.greedy));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn the_committed_models_give_the_reference_logits_on_every_isa() {
+    for name in ["mixtral-Q4_K_M", "qwen2-Q4_K_M"] {
+        let path = common::data(&format!("{name}.gguf"));
+        let wrong = disagreements(&path, &path.with_extension("json"));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[test]
+fn all_tiny_models_give_the_reference_logits_on_every_isa() {
+    let Some(folder) = common::shared("all tiny models", "conformance") else { return };
     let mut models: Vec<_> = std::fs::read_dir(folder.join("models")).unwrap().map(|e| e.unwrap().path()).collect();
     models.sort();
     assert!(models.len() >= 20, "only {} models", models.len());
-    for path in models {
-        let name = path.file_stem().unwrap().to_str().unwrap();
-        let expected = expected(&folder.join("logits").join(format!("{name}.json")));
-        for isa in Isa::ALL.into_iter().filter(|&isa| Kernels::new(isa).is_some()) {
-            let (logits, greedy) = run(&path, isa, &expected.ids, expected.greedy.len());
-            let kl = common::mean_kl(&expected.logits, &logits, expected.n_vocab);
-            let bound = bound(name, &expected);
-            println!("{name:<24} {isa:<7} mean KL {kl:.2e} of {bound:.0e}");
-            if kl.is_nan() || kl > bound {
-                wrong.push(format!("{name} on {isa}: mean KL {kl:.2e} is above {bound:.0e}"));
-            }
-            if name.ends_with("-f32") && greedy != expected.greedy {
-                wrong.push(format!("{name} on {isa}: greedy {greedy:?}, expected {:?}", expected.greedy));
-            }
-        }
-    }
+    let json = |path: &Path| folder.join("logits").join(path.file_name().unwrap()).with_extension("json");
+    let wrong: Vec<String> = models.iter().flat_map(|path| disagreements(path, &json(path))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn neither_threads_nor_batches_change_a_bit() {
+    let path = common::data("mixtral-Q4_K_M.gguf");
+    let ids: Vec<u32> = (0..100).map(|i| i * 37 % 500).collect();
+    let logits = |threads, batch: usize| {
+        let options = EngineOptions { threads: Some(threads), context: Some(128), ..EngineOptions::default() };
+        let compute = options.compute().unwrap();
+        let file = open_file(&path).unwrap();
+        let model = bind_model(&path, &file).unwrap();
+        let watch = Watch::unattended(&file, &model, options.prefetch);
+        let mut session = Session::new(&model, &compute, 128);
+        ids.chunks(batch).map(|ids| session.feed(ids, watch.control()).unwrap().to_vec()).last().unwrap()
+    };
+    let judge = logits(1, 100);
+    for (threads, batch) in [(2, 100), (3, 100), (1, 1), (2, 7)] {
+        assert_eq!(logits(threads, batch), judge, "{threads} threads, batches of {batch}");
+    }
 }
 
 #[test]

@@ -13,6 +13,11 @@ pub fn shared(test: &str, part: &str) -> Option<PathBuf> {
     None
 }
 
+/// A file of `tests/data`.
+pub fn data(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data")).join(name)
+}
+
 /// A real model in the folder that WAYINFER_TEST_MODELS names, or `None` with a SKIP line.
 pub fn real_model(test: &str, file: &str) -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("WAYINFER_TEST_MODELS") else {
