@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::{load_128, load_256, sum_f32x8};
+use super::super::x86::{load_128, load_256, prefetch_ahead, sum_f32x8};
 
 /// Σ of `multiply_add` over chunks of `BYTES` bytes of both rows, four partial sums side by side.
 #[inline]
@@ -19,6 +19,7 @@ fn sum<const BYTES: usize>(
     let (a4, a_last) = a.as_chunks::<4>();
     for (w, a) in w4.iter().zip(a4) {
         for i in 0..4 {
+            prefetch_ahead(&w[i]);
             sums[i] = multiply_add(&w[i], &a[i], sums[i]);
         }
     }
