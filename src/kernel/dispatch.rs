@@ -48,6 +48,9 @@ impl FromStr for Isa {
     }
 }
 
+/// The dot products of a row of `n` weights with four rows of activations.
+pub(super) type Dot4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4];
+
 /// Writes activations in a form, as [`crate::quant::quantize_activations`] does and bit for bit the same.
 pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8]);
 
@@ -56,6 +59,8 @@ pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8])
 pub(super) struct Table {
     /// Indexed by [`GgmlType`]; `None` where the format is not computable.
     pub(super) dots: [Option<DotFn>; GgmlType::ALL.len()],
+    /// Indexed likewise; `None` where four dot products one after the other are the best there is.
+    pub(super) dot4s: [Option<Dot4Fn>; GgmlType::ALL.len()],
     pub(super) quantize: QuantizeFn,
 }
 
@@ -89,6 +94,17 @@ impl Kernels {
     /// The dot product for weights of format `ty`; `None` where the format is not computable.
     pub fn dot(&self, ty: GgmlType) -> Option<DotFn> {
         self.table.dots[ty as usize]
+    }
+
+    /// The dot products of a row of `n` weights of format `ty` with four rows of activations in its form, which share the
+    /// unpacking of the weights. Each is, to the bit, what [`Kernels::dot`] gives for it. Panics where a length is wrong
+    /// or the format is not computable.
+    pub fn dot4(&self, ty: GgmlType, n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4] {
+        match (self.table.dot4s[ty as usize], self.dot(ty)) {
+            (Some(dot4), _) => dot4(n, weights, activations),
+            (None, Some(dot)) => activations.map(|a| dot(n, weights, a)),
+            (None, None) => panic!("{ty} cannot be computed with"),
+        }
     }
 
     /// Writes `x` in `form` to `out`, which has exactly `form.row_bytes(x.len())` bytes. Every instruction set writes the

@@ -4,5 +4,9 @@ use super::dispatch::Table;
 use crate::quant::{GgmlType, quantize_activations};
 
 pub(super) fn table() -> Table {
-    Table { dots: std::array::from_fn(|i| GgmlType::ALL[i].scalar_dot()), quantize: quantize_activations }
+    Table {
+        dots: std::array::from_fn(|i| GgmlType::ALL[i].scalar_dot()),
+        dot4s: [None; GgmlType::ALL.len()],
+        quantize: quantize_activations,
+    }
 }

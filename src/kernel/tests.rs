@@ -77,6 +77,27 @@ fn every_dot_agrees_with_scalar() {
 }
 
 #[test]
+fn four_rows_of_activations_give_the_bits_of_one_after_the_other() {
+    let mut random = Random(14);
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_computable()) {
+            for n_blocks in [0, 1, 2, 3, 16, 33] {
+                let n = n_blocks * ty.block_len();
+                let row = Guarded::new(&weights(ty, n_blocks, Scales::Usual, &mut random));
+                let a = [Values::Usual, Values::Outlier, Values::Tiny, Values::Integers].map(|kind| {
+                    let x = if n == 0 { Vec::new() } else { values(n, kind, &mut random) };
+                    Guarded::new(&quantized(ty.activation_form().unwrap(), &x))
+                });
+                let dot = kernels.dot(ty).unwrap();
+                let expected = a.each_ref().map(|a| dot(n, row.bytes(), a.bytes()).to_bits());
+                let got = kernels.dot4(ty, n, row.bytes(), a.each_ref().map(Guarded::bytes)).map(f32::to_bits);
+                assert_eq!(got, expected, "{ty} on {}, {n_blocks} blocks", kernels.isa());
+            }
+        }
+    }
+}
+
+#[test]
 fn integer_sums_are_exact() {
     // Scales of one, on both sides: each block's sum is an integer, small enough in one block for every conversion to
     // a float to be exact.

@@ -40,6 +40,40 @@ macro_rules! proven {
 }
 pub(super) use proven;
 
+/// Makes a [`Dot4Fn`](super::dispatch::Dot4Fn) of four dot products that need CPU features.
+macro_rules! proven4 {
+    ($dot4:expr) => {{
+        fn dot4(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4] {
+            // SAFETY: as for `proven`.
+            unsafe { $dot4(n, weights, activations) }
+        }
+        Some(dot4 as crate::kernel::dispatch::Dot4Fn)
+    }};
+}
+pub(super) use proven4;
+
+/// Defines the dot product with one row of activations and that with four, which share the unpacking of the weights, by
+/// a form that is generic in their number.
+macro_rules! dots {
+    ($features:literal, $block_len:literal, $activations:ty; $($dot:ident, $dot4:ident: $dots:ident, $block:ty;)*) => {$(
+        #[target_feature(enable = $features)]
+        pub(super) fn $dot(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+            assert_eq!(n % $block_len, 0, "a row of {n} elements is not a whole number of blocks of {}", $block_len);
+            let blocks = crate::quant::blocks::<$block>(weights, n / $block_len);
+            let [sum] = $dots(blocks, [crate::quant::blocks::<$activations>(activations, n / $block_len)]);
+            sum
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) fn $dot4(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4] {
+            assert_eq!(n % $block_len, 0, "a row of {n} elements is not a whole number of blocks of {}", $block_len);
+            let blocks = crate::quant::blocks::<$block>(weights, n / $block_len);
+            $dots(blocks, activations.map(|a| crate::quant::blocks::<$activations>(a, n / $block_len)))
+        }
+    )*};
+}
+pub(super) use dots;
+
 /// How the factors of the sums of activations count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mins {
@@ -75,11 +109,11 @@ pub(super) fn bsums(block: &BlockQ8K) -> &[u8; 32] {
     bytes_at::<32>(block, 260)
 }
 
-/// How far ahead of its use a row is asked for. The hardware's own prefetching stops at every 4096 bytes, where a mapped
-/// file's next page begins.
-const PREFETCH_BYTES: usize = 4096;
+/// How far ahead of their use weights are asked for, in bytes. The hardware's own prefetching stops at every 4096 bytes,
+/// where a mapped file's next page begins.
+const PREFETCH_BYTES: usize = 2048;
 
-/// Asks for the cache lines of the bytes that the row, or the one that follows it in memory, has this far ahead.
+/// Asks for the cache lines that lie ahead of a block's, in its row or the row that follows it in memory.
 #[inline(always)]
 pub(super) fn prefetch_ahead<B: Block>(block: &B) {
     let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(PREFETCH_BYTES);

@@ -11,10 +11,10 @@ use wayinfer::quant::GgmlType;
 
 /// More than any cache holds; a pass over it reads memory.
 const MEMORY: usize = 1 << 30;
-/// What one measurement reads of it.
+/// What one measurement reads of it, nearly.
 const WINDOW: usize = 32 << 20;
 /// What fits the second level of cache.
-const CACHED: usize = 256 << 10;
+const CACHED: usize = 512 << 10;
 /// Elements of a row: Mixtral's and Llama's width.
 const N: usize = 4096;
 
@@ -26,10 +26,10 @@ fn main() {
 }
 
 /// Consecutive windows of the memory, so that none is in cache when its turn comes.
-fn next_window() -> &'static [u8] {
+fn next_window(bytes: usize) -> &'static [u8] {
     static AT: AtomicUsize = AtomicUsize::new(0);
     let start = AT.fetch_add(WINDOW, Ordering::Relaxed) % MEMORY;
-    &WEIGHTS[start..start + WINDOW]
+    &WEIGHTS[start..start + bytes]
 }
 
 #[derive(Clone, Copy)]
@@ -46,9 +46,24 @@ impl std::fmt::Display for Case {
 
 /// Every computable format on every instruction set that has dot products of its own.
 fn cases() -> Vec<Case> {
-    let types = GgmlType::ALL.into_iter().filter(|ty| ty.is_computable());
-    let kernels: Vec<Kernels> = [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(Kernels::new).collect();
-    types.flat_map(|ty| kernels.clone().into_iter().map(move |kernels| Case { ty, kernels })).collect()
+    let mut cases = Vec::new();
+    for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_computable()) {
+        for kernels in [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(Kernels::new) {
+            cases.push(Case { ty, kernels });
+        }
+    }
+    cases
+}
+
+impl Case {
+    fn row_bytes(&self) -> usize {
+        self.ty.row_bytes(N as u64).expect("whole blocks") as usize
+    }
+
+    /// The bytes of as many whole rows as `bytes` hold.
+    fn whole_rows(&self, bytes: usize) -> usize {
+        bytes / self.row_bytes() * self.row_bytes()
+    }
 }
 
 fn activations(case: &Case) -> Vec<u8> {
@@ -61,8 +76,7 @@ fn activations(case: &Case) -> Vec<u8> {
 
 fn dot_rows(case: &Case, weights: &[u8], activations: &[u8]) {
     let dot = case.kernels.dot(case.ty).expect("a computable format");
-    let row_bytes = case.ty.row_bytes(N as u64).expect("whole blocks") as usize;
-    for row in weights.chunks_exact(row_bytes) {
+    for row in weights.chunks_exact(case.row_bytes()) {
         black_box(dot(N, row, activations));
     }
 }
@@ -70,21 +84,34 @@ fn dot_rows(case: &Case, weights: &[u8], activations: &[u8]) {
 #[divan::bench(args = cases(), sample_count = 10, sample_size = 1, threads = [1, 2])]
 fn from_memory(bencher: Bencher, case: &Case) {
     let activations = activations(case);
-    bencher.counter(BytesCount::new(WINDOW)).bench(|| dot_rows(case, next_window(), &activations));
+    let bytes = case.whole_rows(WINDOW);
+    bencher.counter(BytesCount::new(bytes)).bench(|| dot_rows(case, next_window(bytes), &activations));
 }
 
 #[divan::bench(args = cases(), sample_count = 20, sample_size = 8)]
 fn from_cache(bencher: Bencher, case: &Case) {
     let activations = activations(case);
-    let weights = &WEIGHTS[..CACHED];
-    bencher.counter(BytesCount::new(CACHED)).bench(|| dot_rows(case, weights, &activations));
+    let weights = &WEIGHTS[..case.whole_rows(CACHED)];
+    bencher.counter(BytesCount::new(weights.len())).bench(|| dot_rows(case, weights, &activations));
+}
+
+/// The same with four rows of activations, where each byte of weights counts four times.
+#[divan::bench(args = cases(), sample_count = 20, sample_size = 4)]
+fn four_from_cache(bencher: Bencher, case: &Case) {
+    let activations = activations(case);
+    let weights = &WEIGHTS[..case.whole_rows(CACHED)];
+    bencher.counter(BytesCount::new(weights.len() * 4)).bench(|| {
+        for row in weights.chunks_exact(case.row_bytes()) {
+            black_box(case.kernels.dot4(case.ty, N, row, [&activations; 4]));
+        }
+    });
 }
 
 /// The roof: the same memory, read and summed.
 #[divan::bench(sample_count = 30, sample_size = 1, threads = [1, 2])]
 fn plain_read(bencher: Bencher) {
     bencher.counter(BytesCount::new(WINDOW)).bench(|| {
-        let (words, _) = next_window().as_chunks::<8>();
+        let (words, _) = next_window(WINDOW).as_chunks::<8>();
         words.iter().fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
     });
 }

@@ -1,5 +1,5 @@
 //! The formats of 32 elements against Q8_0 and Q8_1 activations. A format unpacks a block; one loop for either form of
-//! activations multiplies it.
+//! activations multiplies it, for one row of activations or several that share the unpacking.
 
 use std::arch::x86_64::*;
 
@@ -7,52 +7,59 @@ use super::super::x86::{bytes_at, load_128, load_256, load_halves, prefetch_ahea
 use super::{pairs_of_products, pairs_of_signed_products};
 use crate::quant::{
     Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, IQ4_VALUES,
-    MXFP4_DOUBLED_VALUES, blocks,
+    MXFP4_DOUBLED_VALUES,
 };
 
 /// Values in the order of the elements, and the scale in lane 0; for a format with a minimum, that in lane 1.
 type Unpacked = (__m256i, __m128);
 
-fn rows<'a, B: Block, A: Block>(n: usize, weights: &'a [u8], activations: &'a [u8]) -> (&'a [B], &'a [A]) {
-    assert_eq!(n % 32, 0, "a row of {n} elements is not a whole number of blocks of 32");
-    (blocks(weights, n / 32), blocks(activations, n / 32))
-}
-
-/// The dot product of a row whose values are signed.
+/// The dot products of a row of weights, whose values are signed, with `C` rows of activations.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_signed<B: Block>(n: usize, weights: &[u8], activations: &[u8], unpack: impl Fn(&B) -> Unpacked) -> f32 {
-    let (weights, activations) = rows::<B, BlockQ8_0>(n, weights, activations);
+fn dots_signed<B: Block, const C: usize>(
+    weights: &[B],
+    activations: [&[BlockQ8_0]; C],
+    unpack: impl Fn(&B) -> Unpacked,
+) -> [f32; C] {
     let ones = _mm256_set1_epi16(1);
-    let mut sums = _mm256_setzero_ps();
-    for (w, a) in weights.iter().zip(activations) {
+    let mut sums = [_mm256_setzero_ps(); C];
+    for (i, w) in weights.iter().enumerate() {
         prefetch_ahead(w);
         let (values, d) = unpack(w);
-        let sum = _mm256_madd_epi16(pairs_of_signed_products(values, load_256(bytes_at(a, 2))), ones);
-        let d = _mm256_broadcastss_ps(_mm_mul_ps(d, load_halves(bytes_at(a, 0))));
-        sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, sums);
+        for c in 0..C {
+            let a = &activations[c][i];
+            let sum = _mm256_madd_epi16(pairs_of_signed_products(values, load_256(bytes_at(a, 2))), ones);
+            let d = _mm256_broadcastss_ps(_mm_mul_ps(d, load_halves(bytes_at(a, 0))));
+            sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, sums[c]);
+        }
     }
-    sum_f32x8(sums)
+    std::array::from_fn(|c| sum_f32x8(sums[c]))
 }
 
-/// The dot product of a row with minima, whose codes are unsigned.
+/// The dot products of a row of weights with minima, whose codes are unsigned, with `C` rows of activations.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_with_min<B: Block>(n: usize, weights: &[u8], activations: &[u8], unpack: impl Fn(&B) -> Unpacked) -> f32 {
-    let (weights, activations) = rows::<B, BlockQ8_1>(n, weights, activations);
+fn dots_with_min<B: Block, const C: usize>(
+    weights: &[B],
+    activations: [&[BlockQ8_1]; C],
+    unpack: impl Fn(&B) -> Unpacked,
+) -> [f32; C] {
     let ones = _mm256_set1_epi16(1);
-    let mut sums = _mm256_setzero_ps();
-    let mut min_sums = _mm_setzero_ps();
-    for (w, a) in weights.iter().zip(activations) {
+    let mut sums = [_mm256_setzero_ps(); C];
+    let mut min_sums = [_mm_setzero_ps(); C];
+    for (i, w) in weights.iter().enumerate() {
         prefetch_ahead(w);
         let (codes, dm) = unpack(w);
-        let sum = _mm256_madd_epi16(pairs_of_products(codes, load_256(bytes_at(a, 4))), ones);
-        // Lane 0 is d · d, lane 1 is m · s.
-        let products = _mm_mul_ps(dm, load_halves(bytes_at(a, 0)));
-        min_sums = _mm_add_ps(min_sums, products);
-        sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcastss_ps(products), sums);
+        for c in 0..C {
+            let a = &activations[c][i];
+            let sum = _mm256_madd_epi16(pairs_of_products(codes, load_256(bytes_at(a, 4))), ones);
+            // Lane 0 is d · d, lane 1 is m · s.
+            let products = _mm_mul_ps(dm, load_halves(bytes_at(a, 0)));
+            min_sums[c] = _mm_add_ps(min_sums[c], products);
+            sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcastss_ps(products), sums[c]);
+        }
     }
-    sum_f32x8(sums) + _mm_cvtss_f32(_mm_movehdup_ps(min_sums))
+    std::array::from_fn(|c| sum_f32x8(sums[c]) + _mm_cvtss_f32(_mm_movehdup_ps(min_sums[c])))
 }
 
 /// Sixteen low nibbles and then the sixteen high ones.
@@ -84,43 +91,63 @@ pub(super) fn looked_up(table: [i8; 16], qs: &[u8; 16]) -> __m256i {
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles(qs))
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q4_0(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot_signed(n, weights, activations, |w: &BlockQ4_0| {
+fn q4_0<const C: usize>(weights: &[BlockQ4_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_signed(weights, activations, |w| {
         (_mm256_sub_epi8(nibbles(&w.qs), _mm256_set1_epi8(8)), load_halves(bytes_at(w, 0)))
     })
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q5_0(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot_signed(n, weights, activations, |w: &BlockQ5_0| {
+fn q5_0<const C: usize>(weights: &[BlockQ5_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_signed(weights, activations, |w| {
         (_mm256_sub_epi8(five_bits(&w.qs, w.qh), _mm256_set1_epi8(16)), load_halves(bytes_at(w, 0)))
     })
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q8_0(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot_signed(n, weights, activations, |w: &BlockQ8_0| (load_256(bytes_at(w, 2)), load_halves(bytes_at(w, 0))))
+fn q8_0<const C: usize>(weights: &[BlockQ8_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_signed(weights, activations, |w| (load_256(bytes_at(w, 2)), load_halves(bytes_at(w, 0))))
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_iq4_nl(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot_signed(n, weights, activations, |w: &BlockIq4Nl| (looked_up(IQ4_VALUES, &w.qs), load_halves(bytes_at(w, 0))))
+fn iq4_nl<const C: usize>(weights: &[BlockIq4Nl], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_signed(weights, activations, |w| (looked_up(IQ4_VALUES, &w.qs), load_halves(bytes_at(w, 0))))
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_mxfp4(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot_signed(n, weights, activations, |w: &BlockMxfp4| {
-        (looked_up(MXFP4_DOUBLED_VALUES, &w.qs), _mm_set_ss(w.half_scale()))
-    })
+fn mxfp4<const C: usize>(weights: &[BlockMxfp4], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_signed(weights, activations, |w| (looked_up(MXFP4_DOUBLED_VALUES, &w.qs), _mm_set_ss(w.half_scale())))
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q4_1(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot_with_min(n, weights, activations, |w: &BlockQ4_1| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
+fn q4_1<const C: usize>(weights: &[BlockQ4_1], activations: [&[BlockQ8_1]; C]) -> [f32; C] {
+    dots_with_min(weights, activations, |w| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q5_1(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot_with_min(n, weights, activations, |w: &BlockQ5_1| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
+fn q5_1<const C: usize>(weights: &[BlockQ5_1], activations: [&[BlockQ8_1]; C]) -> [f32; C] {
+    dots_with_min(weights, activations, |w| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
+}
+
+super::super::x86::dots! {
+    "avx2,fma,f16c", 32, BlockQ8_0;
+    dot_q4_0, dot4_q4_0: q4_0, BlockQ4_0;
+    dot_q5_0, dot4_q5_0: q5_0, BlockQ5_0;
+    dot_q8_0, dot4_q8_0: q8_0, BlockQ8_0;
+    dot_iq4_nl, dot4_iq4_nl: iq4_nl, BlockIq4Nl;
+    dot_mxfp4, dot4_mxfp4: mxfp4, BlockMxfp4;
+}
+
+super::super::x86::dots! {
+    "avx2,fma,f16c", 32, BlockQ8_1;
+    dot_q4_1, dot4_q4_1: q4_1, BlockQ4_1;
+    dot_q5_1, dot4_q5_1: q5_1, BlockQ5_1;
 }

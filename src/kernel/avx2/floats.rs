@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::{load_128, load_256, sum_f32x8};
+use super::super::x86::{load_128, load_256, prefetch_ahead, sum_f32x8};
 
 /// Σ of `multiply_add` over chunks of `BYTES` bytes of both rows, in the lanes of two registers: every instruction set sums
 /// in this order ([`crate::quant::LANES`]).
@@ -17,6 +17,7 @@ fn sum<const BYTES: usize>(
     let (a, a_rest) = activations.as_chunks::<BYTES>();
     let mut sums = [_mm256_setzero_ps(); 2];
     for (i, (w, a)) in w.iter().zip(a).enumerate() {
+        prefetch_ahead(w);
         sums[i % 2] = multiply_add(w, a, sums[i % 2]);
     }
     if !w_rest.is_empty() {

@@ -10,7 +10,7 @@ mod super_blocks;
 use std::arch::x86_64::*;
 
 use super::dispatch::Table;
-use super::x86::proven;
+use super::x86::{proven, proven4};
 use crate::quant::GgmlType;
 
 /// The table of this instruction set, for a CPU that has it, and for no other.
@@ -32,7 +32,21 @@ pub(super) fn table() -> Table {
     dots[GgmlType::Q5_K as usize] = proven!(super_blocks::dot_q5_k);
     dots[GgmlType::Q6_K as usize] = proven!(super_blocks::dot_q6_k);
     dots[GgmlType::IQ4_XS as usize] = proven!(super_blocks::dot_iq4_xs);
-    Table { dots, quantize: quantize::quantize }
+    let mut dot4s = [None; GgmlType::ALL.len()];
+    dot4s[GgmlType::Q4_0 as usize] = proven4!(blocks::dot4_q4_0);
+    dot4s[GgmlType::Q4_1 as usize] = proven4!(blocks::dot4_q4_1);
+    dot4s[GgmlType::Q5_0 as usize] = proven4!(blocks::dot4_q5_0);
+    dot4s[GgmlType::Q5_1 as usize] = proven4!(blocks::dot4_q5_1);
+    dot4s[GgmlType::Q8_0 as usize] = proven4!(blocks::dot4_q8_0);
+    dot4s[GgmlType::IQ4_NL as usize] = proven4!(blocks::dot4_iq4_nl);
+    dot4s[GgmlType::MXFP4 as usize] = proven4!(blocks::dot4_mxfp4);
+    dot4s[GgmlType::Q2_K as usize] = proven4!(super_blocks::dot4_q2_k);
+    dot4s[GgmlType::Q3_K as usize] = proven4!(super_blocks::dot4_q3_k);
+    dot4s[GgmlType::Q4_K as usize] = proven4!(super_blocks::dot4_q4_k);
+    dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
+    dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
+    dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
+    Table { dots, dot4s, quantize: quantize::quantize }
 }
 
 /// Whether this CPU, and the operating system, have what [`table`] needs.

@@ -1,5 +1,5 @@
-//! The formats of 256 elements against Q8_K activations. A format sums a block's scaled products to 32-bit lanes; one loop
-//! does the rest.
+//! The formats of 256 elements against Q8_K activations. A format sums a block's scaled products to 32-bit lanes, for one
+//! row of activations or several that share the unpacking; one loop does the rest.
 
 use std::arch::x86_64::*;
 
@@ -9,48 +9,49 @@ use super::super::x86::{
 };
 use super::blocks::looked_up;
 use super::{pairs_of_products, pairs_of_signed_products};
-use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K, IQ4_VALUES, blocks};
+use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K, IQ4_VALUES};
 
-/// What a block comes to before its floats.
-struct Summed {
+/// What a block and `C` blocks of activations come to before the floats.
+struct Summed<const C: usize> {
     /// Σ scale · code · activation.
-    products: __m256i,
+    products: [__m256i; C],
     /// 16-bit factors of the sums of sixteen activations.
     mins: __m256i,
     /// Four floats, of which the loop is told the lanes that matter.
     halves: __m128,
 }
 
+/// The dot products of a row of weights with `C` rows of activations.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot<B: Block>(
-    n: usize,
-    weights: &[u8],
-    activations: &[u8],
+fn dots<B: Block, const C: usize>(
+    weights: &[B],
+    activations: [&[BlockQ8K]; C],
     d_lane: i32,
     mins: Mins,
-    sum: impl Fn(&B, &BlockQ8K) -> Summed,
-) -> f32 {
-    assert_eq!(n % 256, 0, "a row of {n} elements is not a whole number of blocks of 256");
-    let weights = blocks::<B>(weights, n / 256);
-    let mut sums = _mm256_setzero_ps();
-    for (w, a) in weights.iter().zip(blocks::<BlockQ8K>(activations, n / 256)) {
+    sum: impl Fn(&B, [&BlockQ8K; C]) -> Summed<C>,
+) -> [f32; C] {
+    let mut sums = [_mm256_setzero_ps(); C];
+    for (i, w) in weights.iter().enumerate() {
         prefetch_ahead(w);
+        let a = activations.map(|a| &a[i]);
         let block = sum(w, a);
-        let halves = _mm256_castps128_ps256(_mm_mul_ps(block.halves, _mm_set1_ps(a.d.get())));
-        let of_mins = _mm256_madd_epi16(block.mins, load_256(bsums(a)));
-        let products = match mins {
-            Mins::Offset => _mm256_add_epi32(block.products, of_mins),
-            Mins::Lane(lane) => {
-                let dmin = _mm256_permutevar8x32_ps(halves, _mm256_set1_epi32(lane));
-                sums = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(of_mins), dmin, sums);
-                block.products
-            }
-        };
-        let d = _mm256_permutevar8x32_ps(halves, _mm256_set1_epi32(d_lane));
-        sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), d, sums);
+        for c in 0..C {
+            let halves = _mm256_castps128_ps256(_mm_mul_ps(block.halves, _mm_set1_ps(a[c].d.get())));
+            let of_mins = _mm256_madd_epi16(block.mins, load_256(bsums(a[c])));
+            let products = match mins {
+                Mins::Offset => _mm256_add_epi32(block.products[c], of_mins),
+                Mins::Lane(lane) => {
+                    let dmin = _mm256_permutevar8x32_ps(halves, _mm256_set1_epi32(lane));
+                    sums[c] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(of_mins), dmin, sums[c]);
+                    block.products[c]
+                }
+            };
+            let d = _mm256_permutevar8x32_ps(halves, _mm256_set1_epi32(d_lane));
+            sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), d, sums[c]);
+        }
     }
-    sum_f32x8(sums)
+    std::array::from_fn(|c| sum_f32x8(sums[c]))
 }
 
 /// Activations 32 · `run` and the 31 after it.
@@ -60,23 +61,20 @@ fn run_of_32(a: &BlockQ8K, run: usize) -> __m256i {
     load_256(bytes_at(a, 4 + 32 * run))
 }
 
-/// Σ scale · pair over 32 elements, added to `sum`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_scaled(sum: __m256i, pairs: __m256i, scale: __m256i) -> __m256i {
-    _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scale))
-}
-
 /// Q4_K's and Q5_K's loop over the eight sub-blocks of 32, given their codes.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn sum_of_32(header: &[u8; 16], a: &BlockQ8K, codes: impl Fn(usize) -> __m256i) -> Summed {
+fn sum_of_32<const C: usize>(header: &[u8; 16], a: [&BlockQ8K; C], codes: impl Fn(usize) -> __m256i) -> Summed<C> {
     let scales_and_mins = _mm256_broadcastsi128_si256(scales_and_mins(header));
-    let mut products = _mm256_setzero_si256();
+    let mut products = [_mm256_setzero_si256(); C];
     for run in 0..8 {
         // Every 16-bit lane takes the byte of the sub-block's scale; an index above 127 is a zero byte.
         let scale = _mm256_shuffle_epi8(scales_and_mins, _mm256_set1_epi16((0x8000 | run) as i16));
-        products = add_scaled(products, pairs_of_products(codes(run as usize), run_of_32(a, run as usize)), scale);
+        let codes = codes(run);
+        for c in 0..C {
+            let scaled = _mm256_madd_epi16(pairs_of_products(codes, run_of_32(a[c], run)), scale);
+            products[c] = _mm256_add_epi32(products[c], scaled);
+        }
     }
     let mins = _mm256_shuffle_epi8(scales_and_mins, load_256(&MINS_OF_32));
     Summed { products, mins, halves: load_halves(bytes_at(header, 0)) }
@@ -96,10 +94,14 @@ fn scales_of_run(scales: __m256i, run: usize) -> __m256i {
 /// Q2_K's, Q3_K's and Q6_K's loop over the runs of 32 elements, given their codes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum_of_16(scales: __m256i, a: &BlockQ8K, codes: impl Fn(usize) -> __m256i) -> __m256i {
-    let mut products = _mm256_setzero_si256();
+fn sum_of_16<const C: usize>(scales: __m256i, a: [&BlockQ8K; C], codes: impl Fn(usize) -> __m256i) -> [__m256i; C] {
+    let mut products = [_mm256_setzero_si256(); C];
     for run in 0..8 {
-        products = add_scaled(products, pairs_of_products(codes(run), run_of_32(a, run)), scales_of_run(scales, run));
+        let (codes, scale) = (codes(run), scales_of_run(scales, run));
+        for c in 0..C {
+            let scaled = _mm256_madd_epi16(pairs_of_products(codes, run_of_32(a[c], run)), scale);
+            products[c] = _mm256_add_epi32(products[c], scaled);
+        }
     }
     products
 }
@@ -111,16 +113,18 @@ fn bits(bytes: __m256i, at: usize, mask: i8) -> __m256i {
     _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(at as i32)), _mm256_set1_epi8(mask))
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q4_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot(n, weights, activations, 0, Mins::Lane(1), |w: &BlockQ4K, a| {
+fn q4_k<const C: usize>(weights: &[BlockQ4K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(weights, activations, 0, Mins::Lane(1), |w, a| {
         sum_of_32(bytes_at(w, 0), a, |run| bits(load_256(bytes_at(w, 16 + run / 2 * 32)), run % 2 * 4, 0x0F))
     })
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q5_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot(n, weights, activations, 0, Mins::Lane(1), |w: &BlockQ5K, a| {
+fn q5_k<const C: usize>(weights: &[BlockQ5K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(weights, activations, 0, Mins::Lane(1), |w, a| {
         let fifth = load_256(bytes_at(w, 16));
         sum_of_32(bytes_at(w, 0), a, |run| {
             let low = bits(load_256(bytes_at(w, 48 + run / 2 * 32)), run % 2 * 4, 0x0F);
@@ -129,9 +133,10 @@ pub(super) fn dot_q5_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
     })
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q6_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot(n, weights, activations, 3, Mins::Offset, |w: &BlockQ6K, a| {
+fn q6_k<const C: usize>(weights: &[BlockQ6K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(weights, activations, 3, Mins::Offset, |w, a| {
         let scales = _mm256_cvtepi8_epi16(load_128(bytes_at(w, 192)));
         let products = sum_of_16(scales, a, |run| {
             let (half, run) = (run / 4, run % 4);
@@ -144,9 +149,10 @@ pub(super) fn dot_q6_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
     })
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q2_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot(n, weights, activations, 2, Mins::Lane(3), |w: &BlockQ2K, a| {
+fn q2_k<const C: usize>(weights: &[BlockQ2K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(weights, activations, 2, Mins::Lane(3), |w, a| {
         let packed = _mm256_cvtepu8_epi16(load_128(bytes_at(w, 0)));
         let scales = _mm256_and_si256(packed, _mm256_set1_epi16(0x0F));
         let products = sum_of_16(scales, a, |run| bits(load_256(bytes_at(w, 16 + run / 4 * 32)), run % 4 * 2, 3));
@@ -154,9 +160,10 @@ pub(super) fn dot_q2_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
     })
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q3_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot(n, weights, activations, 3, Mins::Offset, |w: &BlockQ3K, a| {
+fn q3_k<const C: usize>(weights: &[BlockQ3K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(weights, activations, 3, Mins::Offset, |w, a| {
         let scales = _mm256_cvtepi8_epi16(q3_k_scales(bytes_at(w, 92)));
         let scales = _mm256_sub_epi16(scales, _mm256_set1_epi16(32));
         let third = load_256(bytes_at(w, 0));
@@ -169,18 +176,32 @@ pub(super) fn dot_q3_k(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
     })
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_iq4_xs(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-    dot(n, weights, activations, 0, Mins::Offset, |w: &BlockIq4Xs, a| {
+fn iq4_xs<const C: usize>(weights: &[BlockIq4Xs], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(weights, activations, 0, Mins::Offset, |w, a| {
         let scales = iq4_xs_scales(*bytes_at(w, 0));
         // A scale stands in both 16-bit lanes of its doubleword.
         let twice = _mm256_blend_epi16::<0b1010_1010>(scales, _mm256_slli_epi32::<16>(scales));
-        let mut products = _mm256_setzero_si256();
+        let mut products = [_mm256_setzero_si256(); C];
         for run in 0..8 {
             let values = looked_up(IQ4_VALUES, bytes_at(w, 8 + run * 16));
             let scale = _mm256_permutevar8x32_epi32(twice, _mm256_set1_epi32(run as i32));
-            products = add_scaled(products, pairs_of_signed_products(values, run_of_32(a, run)), scale);
+            for c in 0..C {
+                let scaled = _mm256_madd_epi16(pairs_of_signed_products(values, run_of_32(a[c], run)), scale);
+                products[c] = _mm256_add_epi32(products[c], scaled);
+            }
         }
         Summed { products, mins: _mm256_setzero_si256(), halves: load_halves(bytes_at(w, 0)) }
     })
+}
+
+super::super::x86::dots! {
+    "avx2,fma,f16c", 256, BlockQ8K;
+    dot_q2_k, dot4_q2_k: q2_k, BlockQ2K;
+    dot_q3_k, dot4_q3_k: q3_k, BlockQ3K;
+    dot_q4_k, dot4_q4_k: q4_k, BlockQ4K;
+    dot_q5_k, dot4_q5_k: q5_k, BlockQ5K;
+    dot_q6_k, dot4_q6_k: q6_k, BlockQ6K;
+    dot_iq4_xs, dot4_iq4_xs: iq4_xs, BlockIq4Xs;
 }

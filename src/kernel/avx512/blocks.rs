@@ -1,70 +1,65 @@
 //! The formats of 32 elements against Q8_0 and Q8_1 activations. A format unpacks a block to unsigned codes; one loop for
-//! either form of activations multiplies them, for one row of weights or several that share each activation load.
+//! either form of activations multiplies them, for one row of activations or several that share the unpacking.
 
 use std::arch::x86_64::*;
 
 use super::super::x86::{
     IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, bytes_at, load_128, load_256, load_halves, prefetch_ahead, sum_f32x8,
 };
-use crate::quant::{
-    Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, blocks,
-};
+use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1};
 
 /// Unsigned codes in the order of the elements, and the scale in lane 0; for a format with a minimum, that in lane 1.
 type Unpacked = (__m256i, __m128);
 
-/// The dot products of `R` rows of a format whose codes are `offset` too large.
+/// The dot products of a row of weights, whose codes are `offset` too large, with `C` rows of activations.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn dot_with_offset<B: Block, const R: usize>(
-    rows: [&[B]; R],
-    activations: &[BlockQ8_0],
+fn dots_with_offset<B: Block, const C: usize>(
+    weights: &[B],
+    activations: [&[BlockQ8_0]; C],
     offset: u8,
     unpack: impl Fn(&B) -> Unpacked,
-) -> [f32; R] {
+) -> [f32; C] {
     let zero = _mm256_setzero_si256();
     let offset = _mm256_set1_epi8(offset as i8);
-    let mut sums = [_mm256_setzero_ps(); R];
-    for (i, a) in activations.iter().enumerate() {
-        let q = load_256(bytes_at(a, 2));
-        let start = _mm256_sub_epi32(zero, _mm256_dpbusd_epi32(zero, offset, q));
-        let a_d = load_halves(bytes_at(a, 0));
-        for r in 0..R {
-            prefetch_ahead(&rows[r][i]);
-            let (codes, d) = unpack(&rows[r][i]);
-            let sum = _mm256_dpbusd_epi32(start, codes, q);
-            let d = _mm256_broadcastss_ps(_mm_mul_ps(d, a_d));
-            sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, sums[r]);
+    let mut sums = [_mm256_setzero_ps(); C];
+    for (i, w) in weights.iter().enumerate() {
+        prefetch_ahead(w);
+        let (codes, d) = unpack(w);
+        for c in 0..C {
+            let a = &activations[c][i];
+            let q = load_256(bytes_at(a, 2));
+            let sum = _mm256_sub_epi32(_mm256_dpbusd_epi32(zero, codes, q), _mm256_dpbusd_epi32(zero, offset, q));
+            let d = _mm256_broadcastss_ps(_mm_mul_ps(d, load_halves(bytes_at(a, 0))));
+            sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, sums[c]);
         }
     }
-    std::array::from_fn(|r| sum_f32x8(sums[r]))
+    std::array::from_fn(|c| sum_f32x8(sums[c]))
 }
 
-/// The dot products of `R` rows of a format with minima.
+/// The dot products of a row of weights with minima with `C` rows of activations.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn dot_with_min<B: Block, const R: usize>(
-    rows: [&[B]; R],
-    activations: &[BlockQ8_1],
+fn dots_with_min<B: Block, const C: usize>(
+    weights: &[B],
+    activations: [&[BlockQ8_1]; C],
     unpack: impl Fn(&B) -> Unpacked,
-) -> [f32; R] {
-    let mut sums = [_mm256_setzero_ps(); R];
-    let mut min_sums = [_mm_setzero_ps(); R];
-    for (i, a) in activations.iter().enumerate() {
-        let q = load_256(bytes_at(a, 4));
-        let a_ds = load_halves(bytes_at(a, 0));
-        for r in 0..R {
-            prefetch_ahead(&rows[r][i]);
-            let (codes, dm) = unpack(&rows[r][i]);
-            let sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, q);
+) -> [f32; C] {
+    let mut sums = [_mm256_setzero_ps(); C];
+    let mut min_sums = [_mm_setzero_ps(); C];
+    for (i, w) in weights.iter().enumerate() {
+        prefetch_ahead(w);
+        let (codes, dm) = unpack(w);
+        for c in 0..C {
+            let a = &activations[c][i];
+            let sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, load_256(bytes_at(a, 4)));
             // Lane 0 is d · d, lane 1 is m · s.
-            let products = _mm_mul_ps(dm, a_ds);
-            min_sums[r] = _mm_add_ps(min_sums[r], products);
-            let d = _mm256_broadcastss_ps(products);
-            sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, sums[r]);
+            let products = _mm_mul_ps(dm, load_halves(bytes_at(a, 0)));
+            min_sums[c] = _mm_add_ps(min_sums[c], products);
+            sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcastss_ps(products), sums[c]);
         }
     }
-    std::array::from_fn(|r| sum_f32x8(sums[r]) + _mm_cvtss_f32(_mm_movehdup_ps(min_sums[r])))
+    std::array::from_fn(|c| sum_f32x8(sums[c]) + _mm_cvtss_f32(_mm_movehdup_ps(min_sums[c])))
 }
 
 /// Sixteen low nibbles and then the sixteen high ones.
@@ -93,20 +88,20 @@ fn looked_up(table: &[u8; 16], qs: &[u8; 16]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q4_0_rows<const R: usize>(rows: [&[BlockQ4_0]; R], activations: &[BlockQ8_0]) -> [f32; R] {
-    dot_with_offset(rows, activations, 8, |w| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
+fn q4_0<const C: usize>(weights: &[BlockQ4_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_with_offset(weights, activations, 8, |w| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q5_0_rows<const R: usize>(rows: [&[BlockQ5_0]; R], activations: &[BlockQ8_0]) -> [f32; R] {
-    dot_with_offset(rows, activations, 16, |w| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
+fn q5_0<const C: usize>(weights: &[BlockQ5_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_with_offset(weights, activations, 16, |w| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q8_0_rows<const R: usize>(rows: [&[BlockQ8_0]; R], activations: &[BlockQ8_0]) -> [f32; R] {
-    dot_with_offset(rows, activations, 128, |w| {
+fn q8_0<const C: usize>(weights: &[BlockQ8_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_with_offset(weights, activations, 128, |w| {
         let codes = _mm256_xor_si256(load_256(bytes_at(w, 2)), _mm256_set1_epi8(-128));
         (codes, load_halves(bytes_at(w, 0)))
     })
@@ -114,46 +109,39 @@ fn q8_0_rows<const R: usize>(rows: [&[BlockQ8_0]; R], activations: &[BlockQ8_0])
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn iq4_nl_rows<const R: usize>(rows: [&[BlockIq4Nl]; R], activations: &[BlockQ8_0]) -> [f32; R] {
-    dot_with_offset(rows, activations, 128, |w| (looked_up(&IQ4_VALUES_OFFSET, &w.qs), load_halves(bytes_at(w, 0))))
+fn iq4_nl<const C: usize>(weights: &[BlockIq4Nl], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_with_offset(weights, activations, 128, |w| (looked_up(&IQ4_VALUES_OFFSET, &w.qs), load_halves(bytes_at(w, 0))))
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn mxfp4_rows<const R: usize>(rows: [&[BlockMxfp4]; R], activations: &[BlockQ8_0]) -> [f32; R] {
-    dot_with_offset(rows, activations, 12, |w| (looked_up(&MXFP4_VALUES_OFFSET, &w.qs), _mm_set_ss(w.half_scale())))
+fn mxfp4<const C: usize>(weights: &[BlockMxfp4], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
+    dots_with_offset(weights, activations, 12, |w| (looked_up(&MXFP4_VALUES_OFFSET, &w.qs), _mm_set_ss(w.half_scale())))
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q4_1_rows<const R: usize>(rows: [&[BlockQ4_1]; R], activations: &[BlockQ8_1]) -> [f32; R] {
-    dot_with_min(rows, activations, |w| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
+fn q4_1<const C: usize>(weights: &[BlockQ4_1], activations: [&[BlockQ8_1]; C]) -> [f32; C] {
+    dots_with_min(weights, activations, |w| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q5_1_rows<const R: usize>(rows: [&[BlockQ5_1]; R], activations: &[BlockQ8_1]) -> [f32; R] {
-    dot_with_min(rows, activations, |w| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
+fn q5_1<const C: usize>(weights: &[BlockQ5_1], activations: [&[BlockQ8_1]; C]) -> [f32; C] {
+    dots_with_min(weights, activations, |w| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
 }
 
-/// Defines the dot product of one row by the form for several.
-macro_rules! dot_of_one_row {
-    ($($name:ident: $rows:ident, $block:ty, $activations:ty;)*) => {$(
-        #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-        pub(super) fn $name(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-            assert_eq!(n % 32, 0, "a row of {n} elements is not a whole number of blocks of 32");
-            let [sum] = $rows([blocks::<$block>(weights, n / 32)], blocks::<$activations>(activations, n / 32));
-            sum
-        }
-    )*};
+super::super::x86::dots! {
+    "avx512bw,avx512vl,avx512vnni", 32, BlockQ8_0;
+    dot_q4_0, dot4_q4_0: q4_0, BlockQ4_0;
+    dot_q5_0, dot4_q5_0: q5_0, BlockQ5_0;
+    dot_q8_0, dot4_q8_0: q8_0, BlockQ8_0;
+    dot_iq4_nl, dot4_iq4_nl: iq4_nl, BlockIq4Nl;
+    dot_mxfp4, dot4_mxfp4: mxfp4, BlockMxfp4;
 }
 
-dot_of_one_row! {
-    dot_q4_0: q4_0_rows, BlockQ4_0, BlockQ8_0;
-    dot_q4_1: q4_1_rows, BlockQ4_1, BlockQ8_1;
-    dot_q5_0: q5_0_rows, BlockQ5_0, BlockQ8_0;
-    dot_q5_1: q5_1_rows, BlockQ5_1, BlockQ8_1;
-    dot_q8_0: q8_0_rows, BlockQ8_0, BlockQ8_0;
-    dot_iq4_nl: iq4_nl_rows, BlockIq4Nl, BlockQ8_0;
-    dot_mxfp4: mxfp4_rows, BlockMxfp4, BlockQ8_0;
+super::super::x86::dots! {
+    "avx512bw,avx512vl,avx512vnni", 32, BlockQ8_1;
+    dot_q4_1, dot4_q4_1: q4_1, BlockQ4_1;
+    dot_q5_1, dot4_q5_1: q5_1, BlockQ5_1;
 }

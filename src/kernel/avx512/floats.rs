@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::load_256;
+use super::super::x86::{load_256, prefetch_ahead};
 use super::load_512;
 
 /// Σ of `multiply_add` over chunks of `BYTES` bytes of both rows, in the lanes of one register: every instruction set sums
@@ -18,6 +18,7 @@ fn sum<const BYTES: usize>(
     let (a, a_rest) = activations.as_chunks::<BYTES>();
     let mut sum = _mm512_setzero_ps();
     for (w, a) in w.iter().zip(a) {
+        prefetch_ahead(w);
         sum = multiply_add(w, a, sum);
     }
     if !w_rest.is_empty() {

@@ -1,5 +1,5 @@
 //! The formats of 256 elements against Q8_K activations. A format unpacks a block to unsigned codes and 16-bit scales;
-//! one loop multiplies them, for one row of weights or several that share each activation load.
+//! one loop multiplies them, for one row of activations or several that share the unpacking.
 
 use std::arch::x86_64::*;
 
@@ -8,7 +8,7 @@ use super::super::x86::{
     prefetch_ahead, q3_k_scales, scales_and_mins, sum_f32x8,
 };
 use super::load_512;
-use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K, blocks};
+use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K};
 
 /// A block ready to be multiplied.
 ///
@@ -25,35 +25,34 @@ struct Unpacked {
     halves: __m128,
 }
 
-/// The dot products of `R` rows with one row of activations.
+/// The dot products of a row of weights with `C` rows of activations.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn dot_rows<B: Block, const R: usize>(
-    rows: [&[B]; R],
-    activations: &[BlockQ8K],
+fn dots<B: Block, const C: usize>(
+    weights: &[B],
+    activations: [&[BlockQ8K]; C],
     d_lane: i32,
     mins: Mins,
     order: impl Fn(&BlockQ8K) -> [__m512i; 4],
     unpack: impl Fn(&B) -> Unpacked,
-) -> [f32; R] {
+) -> [f32; C] {
     let zero = _mm512_setzero_si512();
     let d_lane = _mm512_set1_epi32(d_lane);
-    let mut sums = [_mm512_setzero_ps(); R];
-    let mut min_sums = [_mm256_setzero_ps(); R];
-    for (i, a) in activations.iter().enumerate() {
-        let q = order(a);
-        let bsums = load_256(bsums(a));
-        let a_d = _mm_set1_ps(a.d.get());
-        for r in 0..R {
-            prefetch_ahead(&rows[r][i]);
-            let w = unpack(&rows[r][i]);
-            let halves = _mm_mul_ps(w.halves, a_d);
-            let of_mins = _mm256_dpwssd_epi32(_mm256_setzero_si256(), w.mins, bsums);
+    let mut sums = [_mm512_setzero_ps(); C];
+    let mut min_sums = [_mm256_setzero_ps(); C];
+    for (i, w) in weights.iter().enumerate() {
+        prefetch_ahead(w);
+        let w = unpack(w);
+        for c in 0..C {
+            let a = &activations[c][i];
+            let q = order(a);
+            let halves = _mm_mul_ps(w.halves, _mm_set1_ps(a.d.get()));
+            let of_mins = _mm256_dpwssd_epi32(_mm256_setzero_si256(), w.mins, load_256(bsums(a)));
             let start = match mins {
                 Mins::Offset => _mm512_zextsi256_si512(of_mins),
                 Mins::Lane(lane) => {
                     let dmin = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(halves), _mm256_set1_epi32(lane));
-                    min_sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(of_mins), dmin, min_sums[r]);
+                    min_sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(of_mins), dmin, min_sums[c]);
                     zero
                 }
             };
@@ -61,10 +60,10 @@ fn dot_rows<B: Block, const R: usize>(
             let sum = _mm512_dpwssd_epi32(start, _mm512_packs_epi32(p(0), p(1)), w.scales[0]);
             let sum = _mm512_dpwssd_epi32(sum, _mm512_packs_epi32(p(2), p(3)), w.scales[1]);
             let d = _mm512_permutexvar_ps(d_lane, _mm512_castps128_ps512(halves));
-            sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, sums[r]);
+            sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, sums[c]);
         }
     }
-    std::array::from_fn(|r| _mm512_reduce_add_ps(sums[r]) - sum_f32x8(min_sums[r]))
+    std::array::from_fn(|c| _mm512_reduce_add_ps(sums[c]) - sum_f32x8(min_sums[c]))
 }
 
 /// Q2_K, Q3_K and Q6_K take the activations as they lie.
@@ -167,9 +166,9 @@ fn spread_32(header: &[u8; 16]) -> ([__m512i; 2], __m256i) {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q4_k_rows<const R: usize>(rows: [&[BlockQ4K]; R], activations: &[BlockQ8K]) -> [f32; R] {
-    dot_rows(
-        rows,
+fn q4_k<const C: usize>(weights: &[BlockQ4K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(
+        weights,
         activations,
         0,
         Mins::Lane(1),
@@ -185,9 +184,9 @@ fn q4_k_rows<const R: usize>(rows: [&[BlockQ4K]; R], activations: &[BlockQ8K]) -
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q5_k_rows<const R: usize>(rows: [&[BlockQ5K]; R], activations: &[BlockQ8K]) -> [f32; R] {
-    dot_rows(
-        rows,
+fn q5_k<const C: usize>(weights: &[BlockQ5K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(
+        weights,
         activations,
         0,
         Mins::Lane(1),
@@ -212,9 +211,9 @@ fn q5_k_rows<const R: usize>(rows: [&[BlockQ5K]; R], activations: &[BlockQ8K]) -
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q6_k_rows<const R: usize>(rows: [&[BlockQ6K]; R], activations: &[BlockQ8K]) -> [f32; R] {
-    dot_rows(
-        rows,
+fn q6_k<const C: usize>(weights: &[BlockQ6K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(
+        weights,
         activations,
         3,
         Mins::Offset,
@@ -262,9 +261,9 @@ fn two_bits(qs: &[u8; 64]) -> [__m512i; 4] {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q2_k_rows<const R: usize>(rows: [&[BlockQ2K]; R], activations: &[BlockQ8K]) -> [f32; R] {
-    dot_rows(
-        rows,
+fn q2_k<const C: usize>(weights: &[BlockQ2K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(
+        weights,
         activations,
         2,
         Mins::Lane(3),
@@ -284,9 +283,9 @@ fn q2_k_rows<const R: usize>(rows: [&[BlockQ2K]; R], activations: &[BlockQ8K]) -
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q3_k_rows<const R: usize>(rows: [&[BlockQ3K]; R], activations: &[BlockQ8K]) -> [f32; R] {
-    dot_rows(
-        rows,
+fn q3_k<const C: usize>(weights: &[BlockQ3K], activations: [&[BlockQ8K]; C]) -> [f32; C] {
+    dots(
+        weights,
         activations,
         3,
         Mins::Offset,
@@ -315,54 +314,48 @@ fn q3_k_rows<const R: usize>(rows: [&[BlockQ3K]; R], activations: &[BlockQ8K]) -
 /// IQ4_XS has values of eight bits, whose sums of four products need 17; its sums are scaled as 32-bit integers.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn iq4_xs_rows<const R: usize>(rows: [&[BlockIq4Xs]; R], activations: &[BlockQ8K]) -> [f32; R] {
+fn iq4_xs<const C: usize>(weights: &[BlockIq4Xs], activations: [&[BlockQ8K]; C]) -> [f32; C] {
     let table = _mm512_broadcast_i32x4(load_128(&IQ4_VALUES_OFFSET));
     let zero = _mm512_setzero_si512();
-    let mut sums = [_mm512_setzero_ps(); R];
-    for (i, a) in activations.iter().enumerate() {
-        let q = in_runs_of_16(a);
-        let a_d = a.d.get();
-        // What the offset of 128 adds to each sum, for the first and the second 128 elements.
-        let offset = |j: usize| _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(-128), q[j]);
-        let start = [0, 2].map(|j| _mm512_sub_epi32(zero, _mm512_add_epi32(offset(j), offset(j + 1))));
-        for r in 0..R {
-            let w = &rows[r][i];
-            prefetch_ahead(w);
-            let scales = _mm512_castsi256_si512(iq4_xs_scales(*bytes_at(w, 0)));
+    let mut sums = [_mm512_setzero_ps(); C];
+    for (i, w) in weights.iter().enumerate() {
+        prefetch_ahead(w);
+        let d = w.d.to_f32();
+        let scales = _mm512_castsi256_si512(iq4_xs_scales(*bytes_at(w, 0)));
+        let half = |half: usize| {
+            let [low, high] = nibbles(bytes_at(w, 8 + half * 64));
+            // Lane k of 128 bits belongs to sub-block k of the half.
+            let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(4 * half as i32));
+            let codes = [_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high)];
+            (codes, _mm512_permutexvar_epi32(lanes, scales))
+        };
+        let halves = [half(0), half(1)];
+        for c in 0..C {
+            let a = &activations[c][i];
+            let q = in_runs_of_16(a);
             let scaled = |half: usize| {
-                let [low, high] = nibbles(bytes_at(w, 8 + half * 64));
-                let sum = _mm512_dpbusd_epi32(start[half], _mm512_shuffle_epi8(table, low), q[2 * half]);
-                let sum = _mm512_dpbusd_epi32(sum, _mm512_shuffle_epi8(table, high), q[2 * half + 1]);
-                // Lane k of 128 bits belongs to sub-block k of the half.
-                let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(4 * half as i32));
-                _mm512_mullo_epi32(sum, _mm512_permutexvar_epi32(lanes, scales))
+                let ([low, high], scale) = halves[half];
+                let (q_low, q_high) = (q[2 * half], q[2 * half + 1]);
+                let sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, low, q_low), high, q_high);
+                // What the offset of 128 has added.
+                let offset = _mm512_set1_epi8(-128);
+                let added = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, q_low), offset, q_high);
+                _mm512_mullo_epi32(_mm512_sub_epi32(sum, added), scale)
             };
             let sum = _mm512_add_epi32(scaled(0), scaled(1));
-            let d = _mm512_set1_ps(w.d.to_f32() * a_d);
-            sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, sums[r]);
+            sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(d * a.d.get()), sums[c]);
         }
     }
-    std::array::from_fn(|r| _mm512_reduce_add_ps(sums[r]))
+    std::array::from_fn(|c| _mm512_reduce_add_ps(sums[c]))
 }
 
-/// Defines the dot product of one row by the form for several.
-macro_rules! dot_of_one_row {
-    ($($name:ident: $rows:ident, $block:ty;)*) => {$(
-        #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-        pub(super) fn $name(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-            assert_eq!(n % 256, 0, "a row of {n} elements is not a whole number of blocks of 256");
-            let [sum] = $rows([blocks::<$block>(weights, n / 256)], blocks::<BlockQ8K>(activations, n / 256));
-            sum
-        }
-    )*};
-}
-
-dot_of_one_row! {
-    dot_q2_k: q2_k_rows, BlockQ2K;
-    dot_q3_k: q3_k_rows, BlockQ3K;
-    dot_q4_k: q4_k_rows, BlockQ4K;
-    dot_q5_k: q5_k_rows, BlockQ5K;
-    dot_q6_k: q6_k_rows, BlockQ6K;
-    dot_iq4_xs: iq4_xs_rows, BlockIq4Xs;
+super::super::x86::dots! {
+    "avx512bw,avx512vl,avx512vnni", 256, BlockQ8K;
+    dot_q2_k, dot4_q2_k: q2_k, BlockQ2K;
+    dot_q3_k, dot4_q3_k: q3_k, BlockQ3K;
+    dot_q4_k, dot4_q4_k: q4_k, BlockQ4K;
+    dot_q5_k, dot4_q5_k: q5_k, BlockQ5K;
+    dot_q6_k, dot4_q6_k: q6_k, BlockQ6K;
+    dot_iq4_xs, dot4_iq4_xs: iq4_xs, BlockIq4Xs;
 }
