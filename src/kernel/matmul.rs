@@ -161,11 +161,21 @@ impl Kernels {
         let dot = self.dot(w.ty).expect("the loader admits only formats with kernels");
         let output = Output::new(out, n, w.n_rows);
         let product = |range: Range<usize>| {
-            for r in range {
-                let row = w.row(r);
-                for m in 0..n {
-                    // SAFETY: `for_ranges` gives every weight row, hence every column of the output, to one thread.
-                    unsafe { output.write(m, r, dot(w.n_cols, row, act(m))) };
+            // The weights of a range stay in cache while the activations pass by, four rows at a time.
+            for m in (0..n / 4 * 4).step_by(4) {
+                let acts = [act(m), act(m + 1), act(m + 2), act(m + 3)];
+                for r in range.clone() {
+                    let sums = self.dot4(w.ty, w.n_cols, w.row(r), acts);
+                    for (i, sum) in sums.into_iter().enumerate() {
+                        // SAFETY: `for_ranges` gives every weight row, hence every column of the output, to one thread.
+                        unsafe { output.write(m + i, r, sum) };
+                    }
+                }
+            }
+            for m in n / 4 * 4..n {
+                for r in range.clone() {
+                    // SAFETY: as above.
+                    unsafe { output.write(m, r, dot(w.n_cols, w.row(r), act(m))) };
                 }
             }
         };
