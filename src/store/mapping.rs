@@ -154,7 +154,7 @@ impl ModelFile {
 
 /// Whether the tensor holds the experts of a layer, of which a token needs only some.
 pub(super) fn is_expert_tensor(tensor: &TensorInfo) -> bool {
-    tensor.name.contains("_exps.")
+    tensor.shape.len() == 3 && tensor.name.contains("_exps.")
 }
 
 fn check_address_space(bytes: u64) -> Result<(), StoreError> {
@@ -220,6 +220,21 @@ mod tests {
                 assert_eq!(model.bytes(experts.range(expert)), [expert as u8; 32]);
             }
         }
+    }
+
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn a_model_of_18_gb_opens_without_reading_its_weights() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let plan = TensorPlan { name: "x".into(), shape: vec![18 << 30], ty: GgmlType::I8 };
+        // The weights are left out: a hole in the file, of which nothing is on disk.
+        drop(Writer::new(file.as_file(), &Metadata::default(), &[plan]).unwrap());
+        let header = file.as_file().metadata().unwrap().len();
+        file.as_file().set_len(header + (18 << 30)).unwrap();
+        let start = std::time::Instant::now();
+        let model = ModelFile::open(&file).unwrap();
+        assert!(start.elapsed() < std::time::Duration::from_millis(500), "opened in {:?}", start.elapsed());
+        assert_eq!(model.tensor_bytes(&model.gguf().tensors[0]).len(), 18 << 30);
     }
 
     #[test]
