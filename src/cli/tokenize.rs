@@ -17,7 +17,7 @@ const MAX_TEXT: u64 = 1 << 30;
 #[derive(Debug, Args)]
 pub(super) struct TokenizeArgs {
     /// The model (a vocabulary alone will do), then the text
-    #[arg(value_name = "MODEL> <TEXT", num_args = 0..=2, allow_hyphen_values = true)]
+    #[arg(value_name = "MODEL> <TEXT", num_args = 0..=2)]
     positional: Vec<String>,
     /// The model, as an option
     #[arg(long, value_name = "PATH")]
