@@ -46,7 +46,8 @@ fn indent_unit(indent: &Value) -> Result<String, Error> {
 
 fn separator(pair: &Value, index: usize) -> Result<String, Error> {
     let value = pair.get_item_by_index(index)?;
-    let text = value.as_str().ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "tojson: separators are two strings"))?;
+    let text =
+        value.as_str().ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "tojson: separators are two strings"))?;
     Ok(text.to_owned())
 }
 
@@ -194,7 +195,14 @@ fn number(value: &Value) -> String {
 /// below 1e-4.
 pub(super) fn python_float(x: f64) -> String {
     if !x.is_finite() {
-        return if x.is_nan() { "nan" } else if x > 0.0 { "inf" } else { "-inf" }.to_owned();
+        return if x.is_nan() {
+            "nan"
+        } else if x > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        }
+        .to_owned();
     }
     let text = format!("{x:?}");
     let Some((digits, exponent)) = text.split_once('e') else {

@@ -8,11 +8,23 @@ use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::pay;
+use super::meter::{self, Limit};
+use super::{filters, pay};
 
 /// Methods that Jinja2's immutable sandbox forbids.
 const MUTATING: &[&str] = &[
-    "add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort",
+    "add",
+    "append",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "pop",
+    "popitem",
+    "remove",
+    "reverse",
+    "setdefault",
+    "sort",
     "update",
 ];
 
@@ -20,7 +32,16 @@ const MUTATING: &[&str] = &[
 const SLOT_BYTES: usize = 32;
 
 /// Called by the engine for a method that a value has not got by itself.
-pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+    limit: Limit,
+) -> Result<Value, Error> {
+    for arg in args {
+        meter::walk(state, arg, limit)?;
+    }
     match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(text)) => string_method(state, text, method, args),
         (ValueKind::Map | ValueKind::Seq | ValueKind::Iterable, _) if MUTATING.contains(&method) => {
@@ -48,7 +69,7 @@ fn index_of(state: &State, value: &Value, args: &[Value]) -> Result<Value, Error
             return Ok(Value::from(i));
         }
     }
-    Err(invalid(format!("{what:?} is not in the list")))
+    Err(invalid("index: not in the list"))
 }
 
 fn string_method(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
@@ -112,12 +133,15 @@ fn change_case(text: &str, method: &str) -> String {
         "upper" => text.to_uppercase(),
         "lower" | "casefold" => text.to_lowercase(),
         "swapcase" => {
-            let swap = |c: char| if c.is_lowercase() { c.to_uppercase().to_string() } else { c.to_lowercase().to_string() };
+            let swap =
+                |c: char| if c.is_lowercase() { c.to_uppercase().to_string() } else { c.to_lowercase().to_string() };
             text.chars().map(swap).collect()
         }
         "capitalize" => {
             let mut chars = text.chars();
-            chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect())
+            chars.next().map_or_else(String::new, |first| {
+                first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect()
+            })
         }
         _ => {
             // A letter that follows a letter is small, any other is large.
@@ -244,7 +268,8 @@ fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> 
     let (items,): (&Value,) = from_args(args)?;
     let mut out = String::new();
     for (i, item) in items.try_iter()?.enumerate() {
-        let text = item.as_str().ok_or_else(|| invalid(format!("join: item {i} is a {}, not a string", item.kind())))?;
+        let text =
+            item.as_str().ok_or_else(|| invalid(format!("join: item {i} is a {}, not a string", item.kind())))?;
         pay(state, separator.len() + text.len())?;
         if i > 0 {
             out.push_str(separator);
@@ -254,24 +279,21 @@ fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> 
     Ok(Value::from(out))
 }
 
-/// `str.format`. Widths come from the template, so they are bounded before anything is padded.
+/// `str.format`. Widths come from the template, so they are paid for before anything is padded.
 fn format_method(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
     const MAX_WIDTH: usize = 10_000;
-    let mut depth = 0_usize;
-    let mut number = 0_usize;
+    let (mut number, mut widths, mut fields) = (0_usize, 0_usize, 0_usize);
     for c in text.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
+        fields += usize::from(c == '{');
         number = c.to_digit(10).map_or(0, |digit| number.saturating_mul(10).saturating_add(digit as usize));
-        let nested = depth > 1 && !text.contains("{{");
-        if number > MAX_WIDTH || nested {
-            return Err(invalid("format: a width is too large, or taken from an argument"));
+        widths = widths.saturating_add(number);
+        if number > MAX_WIDTH {
+            return Err(invalid("format: a width is too large"));
         }
     }
-    pay(state, text.matches('{').count() * 256)?;
+    // Every field may show any argument, whole.
+    let shown: usize = args.iter().map(|arg| filters::text(arg).len() + 64).sum();
+    pay(state, fields.saturating_mul(shown).saturating_add(widths))?;
     format(FormatStyle::StrFormat, text, args).map(Value::from)
 }
 
@@ -293,7 +315,8 @@ fn char_slice(text: &str, start: Option<i64>, end: Option<i64>) -> (&str, usize)
 
 fn has_affix(text: &str, affix: &Value, method: &str) -> Result<Value, Error> {
     let test = |affix: &Value| {
-        let affix = affix.as_str().ok_or_else(|| invalid(format!("{method}: expected a string, found a {}", affix.kind())))?;
+        let affix =
+            affix.as_str().ok_or_else(|| invalid(format!("{method}: expected a string, found a {}", affix.kind())))?;
         Ok::<bool, Error>(if method == "startswith" { text.starts_with(affix) } else { text.ends_with(affix) })
     };
     if affix.kind() != ValueKind::Seq {
@@ -345,7 +368,8 @@ fn pad(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Value,
 /// The methods that ask what a string consists of.
 fn is_method(text: &str, method: &str) -> Option<bool> {
     let all = |test: fn(char) -> bool| !text.is_empty() && text.chars().all(test);
-    let cased = |wanted: fn(char) -> bool, other: fn(char) -> bool| text.chars().any(wanted) && !text.chars().any(other);
+    let cased =
+        |wanted: fn(char) -> bool, other: fn(char) -> bool| text.chars().any(wanted) && !text.chars().any(other);
     Some(match method {
         "isspace" => all(is_space),
         "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric),
