@@ -1,0 +1,247 @@
+#![allow(unsafe_code, reason = "mapping a file is unsafe: its bytes are somebody else's to change")]
+//! A model's files mapped into memory, read-only: a path in, tensors as byte slices out. Opening maps the files and
+//! reads their headers; weights are read by the kernel when they are touched or asked for.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, MmapMut};
+
+use super::system;
+use crate::gguf::{Gguf, GgufError, TensorInfo};
+
+/// What keeps a model from being mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("{}: cannot be mapped: {source}", path.display())]
+    Map { path: PathBuf, source: io::Error },
+    #[error("{}: changed from {expected} to {found} bytes while it was opened; wait until it is complete", path.display())]
+    Changed { path: PathBuf, expected: u64, found: u64 },
+    #[error("the model of {bytes} bytes does not fit in this machine's address space; use a 64-bit system")]
+    AddressSpace { bytes: u64 },
+    #[error(
+        "tensor `{name}` has shape {found:?}, expected three dimensions, the last as long as that of `{gate}`; the \
+         model is damaged, convert it again"
+    )]
+    Experts { name: String, found: Vec<u64>, gate: String },
+}
+
+/// Bytes of one of a model's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileRange {
+    /// Index into [`Gguf::files`].
+    pub file: usize,
+    pub offset: u64,
+    pub n_bytes: u64,
+}
+
+/// Where the experts of a tensor `[n_in, n_out, n_experts]` lie: one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertTensor {
+    file: usize,
+    offset: u64,
+    /// Bytes of one expert.
+    expert_bytes: u64,
+    n_experts: u64,
+}
+
+impl ExpertTensor {
+    /// `None` where the tensor has not three dimensions.
+    pub fn of(tensor: &TensorInfo) -> Option<ExpertTensor> {
+        let &[_, _, n_experts] = tensor.shape.as_slice() else { return None };
+        let TensorInfo { file, offset, n_bytes, .. } = *tensor;
+        Some(ExpertTensor { file, offset, expert_bytes: n_bytes.checked_div(n_experts)?, n_experts })
+    }
+
+    pub fn n_experts(&self) -> usize {
+        self.n_experts as usize
+    }
+
+    pub fn range(&self, expert: usize) -> FileRange {
+        let expert = expert as u64;
+        assert!(expert < self.n_experts, "expert {expert} of {}", self.n_experts);
+        FileRange { file: self.file, offset: self.offset + expert * self.expert_bytes, n_bytes: self.expert_bytes }
+    }
+}
+
+/// An opened model: its header, and its bytes where they lie.
+#[derive(Debug)]
+pub struct ModelFile {
+    gguf: Gguf,
+    files: Vec<MappedFile>,
+}
+
+#[derive(Debug)]
+struct MappedFile {
+    map: Mmap,
+    /// `None` for a model in memory.
+    file: Option<File>,
+    /// The most that one WILLNEED brings in.
+    piece_bytes: u64,
+}
+
+impl ModelFile {
+    /// Opens and maps a model by its file, or by any one of the files it is split over. Reads the headers only.
+    ///
+    /// # Errors
+    /// What is wrong with a header, or why the system does not map the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<ModelFile, StoreError> {
+        let gguf = Gguf::open(path)?;
+        check_address_space(gguf.file_bytes())?;
+        let map = |f: &crate::gguf::SplitFile| MappedFile::open(&f.path, f.bytes);
+        let files = gguf.files.iter().map(map).collect::<Result<_, _>>()?;
+        Ok(ModelFile { gguf, files })
+    }
+
+    /// A model of one file that is already in memory, for tests: the bytes are copied once.
+    pub fn from_bytes(bytes: &[u8]) -> Result<ModelFile, StoreError> {
+        let gguf = Gguf::parse(bytes)?;
+        let in_memory = |source| StoreError::Map { path: PathBuf::from("the model in memory"), source };
+        let mut map = MmapMut::map_anon(bytes.len()).map_err(in_memory)?;
+        map.copy_from_slice(bytes);
+        let map = map.make_read_only().map_err(in_memory)?;
+        Ok(ModelFile { gguf, files: vec![MappedFile { map, file: None, piece_bytes: system::MIN_PIECE_BYTES }] })
+    }
+
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// The tensor's data, `n_bytes` of it, where it lies in the mapping. Aligned as the file aligns it.
+    ///
+    /// # Panics
+    /// Where the tensor is not of this model.
+    pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        let TensorInfo { file, offset, n_bytes, .. } = *tensor;
+        self.bytes(FileRange { file, offset, n_bytes })
+    }
+
+    /// The bytes of a range, where they lie in the mapping.
+    pub fn bytes(&self, range: FileRange) -> &[u8] {
+        &self.files[range.file].map[range.offset as usize..][..range.n_bytes as usize]
+    }
+
+    /// Asks the kernel to read in all that every token needs: every tensor but the experts'. Returns before the bytes
+    /// are there.
+    pub fn advise_dense_willneed(&self) {
+        let dense = self.gguf.tensors.iter().filter(|t| !is_expert_tensor(t));
+        for &TensorInfo { file, offset, n_bytes, .. } in dense {
+            self.will_need(FileRange { file, offset, n_bytes });
+        }
+    }
+
+    /// Asks the kernel to read in a range, in pieces that it does not cut off. It is advice: where the system does not
+    /// take it, the bytes are read when they are touched.
+    pub(super) fn will_need(&self, range: FileRange) {
+        let file = &self.files[range.file];
+        let end = range.offset + range.n_bytes;
+        let mut start = range.offset;
+        while start < end {
+            let next = (start + 1).next_multiple_of(file.piece_bytes).min(end);
+            file.will_need(start, next - start);
+            start = next;
+        }
+    }
+
+    /// The opened file of this index; `None` for a model in memory.
+    pub(super) fn file(&self, file: usize) -> Option<&File> {
+        self.files[file].file.as_ref()
+    }
+}
+
+/// Whether the tensor holds the experts of a layer, of which a token needs only some.
+pub(super) fn is_expert_tensor(tensor: &TensorInfo) -> bool {
+    tensor.shape.len() == 3 && tensor.name.contains("_exps.")
+}
+
+fn check_address_space(bytes: u64) -> Result<(), StoreError> {
+    isize::try_from(bytes).map(|_| ()).map_err(|_| StoreError::AddressSpace { bytes })
+}
+
+impl MappedFile {
+    /// `expected`: bytes the file had when its header was read.
+    fn open(path: &Path, expected: u64) -> Result<MappedFile, StoreError> {
+        let failed = |source| StoreError::Map { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        // SAFETY: The mapping is shared and read-only, and its bytes are only ever read as plain numbers, for which any
+        // value is valid. If another process writes to the file they change, and if it truncates the file, touching
+        // the lost pages ends this process with SIGBUS; neither can be ruled out by who maps a file.
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        if map.len() as u64 != expected {
+            return Err(StoreError::Changed { path: path.to_owned(), expected, found: map.len() as u64 });
+        }
+        let piece_bytes = system::piece_bytes(&file);
+        Ok(MappedFile { map, file: Some(file), piece_bytes })
+    }
+
+    #[cfg(unix)]
+    fn will_need(&self, offset: u64, n_bytes: u64) {
+        // The range is within the mapping, and its start is rounded down to a page there. A refusal changes nothing:
+        // the bytes are then read when they are touched.
+        let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset as usize, n_bytes as usize);
+    }
+
+    #[cfg(not(unix))]
+    fn will_need(&self, _offset: u64, _n_bytes: u64) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Metadata;
+    use crate::gguf::writer::{TensorPlan, Writer};
+    use crate::quant::GgmlType;
+
+    fn model() -> Vec<u8> {
+        let plan = |name: &str, shape: &[u64]| TensorPlan { name: name.into(), shape: shape.into(), ty: GgmlType::I8 };
+        let plans = [plan("output.weight", &[70, 3]), plan("blk.0.ffn_up_exps.weight", &[8, 4, 3])];
+        let mut writer = Writer::new(Vec::new(), &Metadata::default(), &plans).unwrap();
+        writer.write("output.weight", &[7; 210]).unwrap();
+        for expert in 0..3 {
+            writer.write("blk.0.ffn_up_exps.weight", &[expert; 32]).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn tensors_and_experts_are_read_where_they_lie() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, model()).unwrap();
+        for model in [ModelFile::from_bytes(&model()).unwrap(), ModelFile::open(&file).unwrap()] {
+            model.advise_dense_willneed();
+            assert_eq!(model.tensor_bytes(model.gguf().tensor("output.weight").unwrap()), [7; 210]);
+            let experts = ExpertTensor::of(model.gguf().tensor("blk.0.ffn_up_exps.weight").unwrap()).unwrap();
+            assert_eq!(experts.n_experts(), 3);
+            for expert in 0..3 {
+                model.will_need(experts.range(expert));
+                assert_eq!(model.bytes(experts.range(expert)), [expert as u8; 32]);
+            }
+        }
+    }
+
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn a_model_of_18_gb_opens_without_reading_its_weights() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let plan = TensorPlan { name: "x".into(), shape: vec![18 << 30], ty: GgmlType::I8 };
+        // The weights are left out: a hole in the file, of which nothing is on disk.
+        drop(Writer::new(file.as_file(), &Metadata::default(), &[plan]).unwrap());
+        let header = file.as_file().metadata().unwrap().len();
+        file.as_file().set_len(header + (18 << 30)).unwrap();
+        let start = std::time::Instant::now();
+        let model = ModelFile::open(&file).unwrap();
+        assert!(start.elapsed() < std::time::Duration::from_millis(500), "opened in {:?}", start.elapsed());
+        assert_eq!(model.tensor_bytes(&model.gguf().tensors[0]).len(), 18 << 30);
+    }
+
+    #[test]
+    fn a_file_that_grows_while_it_is_opened_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, model()).unwrap();
+        let error = MappedFile::open(file.path(), 10).unwrap_err().to_string();
+        assert!(error.contains("changed from 10 to"), "{error}");
+    }
+}

@@ -1,0 +1,106 @@
+//! What is done to every hostile file: all that the program does to a model when it opens it. The file's bytes in;
+//! nothing out but that it returns. `tests/hostile.rs` and the fuzz target share this.
+
+use std::time::Duration;
+
+use wayinfer::gguf::{Gguf, Metadata, TensorInfo, Value};
+use wayinfer::store::{ExpertStore, LayerExperts, ModelFile, ResidencySurvey};
+use wayinfer::telemetry::ExpertMap;
+
+/// How far a file came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// Refused with an error.
+    Refused,
+    /// All of it opened.
+    Whole,
+}
+
+/// Opens a model and everything in it.
+///
+/// # Panics
+/// Where something that was opened does not hold what it promises.
+pub fn open_everything(bytes: &[u8]) -> Opened {
+    let Ok(model) = ModelFile::from_bytes(bytes) else {
+        return Opened::Refused;
+    };
+    read_metadata(&model.gguf().metadata);
+    check_tensors(&model, bytes);
+    survey(&model);
+    if !read_experts(&model) {
+        return Opened::Refused;
+    }
+    Opened::Whole
+}
+
+/// Asks for every value as every type.
+fn read_metadata(metadata: &Metadata) {
+    for (key, value) in metadata.iter() {
+        // A NaN is not equal to itself.
+        assert_eq!(metadata.get(key).map(Value::type_name), Some(value.type_name()));
+        let answers = [
+            metadata.u64(key).is_ok(),
+            metadata.u32(key).is_ok(),
+            metadata.f32(key).is_ok(),
+            metadata.bool(key).is_ok(),
+            metadata.str(key).is_ok(),
+            metadata.strings(key).is_ok(),
+            metadata.f32s(key).is_ok(),
+            metadata.integers(key).is_ok(),
+        ];
+        assert!(answers.iter().filter(|&&ok| ok).count() <= 3, "`{key}` is {} and all else", value.type_name());
+    }
+}
+
+/// Every tensor lies in the file, has the bytes of its type and shape, and shares none of them.
+fn check_tensors(model: &ModelFile, bytes: &[u8]) {
+    let gguf: &Gguf = model.gguf();
+    assert_eq!(gguf.file_bytes(), bytes.len() as u64);
+    let mut ends: Vec<(u64, u64)> = Vec::with_capacity(gguf.tensors.len());
+    for tensor in &gguf.tensors {
+        assert_eq!(gguf.tensor(&tensor.name), Some(tensor));
+        assert!((1..=4).contains(&tensor.shape.len()) && !tensor.shape.contains(&0));
+        let data = model.tensor_bytes(tensor);
+        assert_eq!(Some(data.len() as u64), tensor.ty.row_bytes(tensor.shape[0]).map(|row| row * rows(tensor)));
+        assert_eq!(data, &bytes[tensor.offset as usize..][..data.len()]);
+        ends.push((tensor.offset, tensor.offset + tensor.n_bytes));
+    }
+    ends.sort_unstable();
+    assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0), "tensors share bytes");
+}
+
+fn rows(tensor: &TensorInfo) -> u64 {
+    tensor.shape[1..].iter().product()
+}
+
+fn survey(model: &ModelFile) {
+    let mut survey = ResidencySurvey::new(model);
+    survey.step(&ExpertMap::new(2, 4), Duration::from_millis(1));
+    assert_eq!(survey.resident_bytes(), None, "nobody says what of a model in memory is resident");
+}
+
+/// Reads every expert of the first layers; false where their tensors do not belong together.
+fn read_experts(model: &ModelFile) -> bool {
+    let experts = |layer: usize| {
+        let tensor = |part: &str| model.gguf().tensor(&format!("blk.{layer}.ffn_{part}_exps.weight"));
+        Some(LayerExperts { gate: tensor("gate")?, up: tensor("up")?, down: tensor("down")? })
+    };
+    let layers: Vec<_> = (0..4).map(experts).collect();
+    if layers.iter().all(Option::is_none) {
+        return true;
+    }
+    let Ok(store) = ExpertStore::new(model, &layers) else {
+        return false;
+    };
+    for (layer, tensors) in layers.iter().enumerate() {
+        let Some(LayerExperts { gate, up, down }) = tensors else { continue };
+        let n_experts = gate.shape[2] as usize;
+        for expert in [0, n_experts / 2, n_experts - 1] {
+            store.request(layer, &[expert]);
+            let bytes = store.bytes(layer, expert);
+            let of = |tensor: &TensorInfo| tensor.n_bytes / n_experts as u64;
+            assert_eq!([bytes.gate, bytes.up, bytes.down].map(|b| b.len() as u64), [of(gate), of(up), of(down)]);
+        }
+    }
+    true
+}
