@@ -8,7 +8,8 @@ use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::pay;
+use super::meter::{self, Limit};
+use super::{filters, pay};
 
 /// Methods that Jinja2's immutable sandbox forbids.
 const MUTATING: &[&str] = &[
@@ -31,7 +32,16 @@ const MUTATING: &[&str] = &[
 const SLOT_BYTES: usize = 32;
 
 /// Called by the engine for a method that a value has not got by itself.
-pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+    limit: Limit,
+) -> Result<Value, Error> {
+    for arg in args {
+        meter::walk(state, arg, limit)?;
+    }
     match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(text)) => string_method(state, text, method, args),
         (ValueKind::Map | ValueKind::Seq | ValueKind::Iterable, _) if MUTATING.contains(&method) => {
@@ -59,7 +69,7 @@ fn index_of(state: &State, value: &Value, args: &[Value]) -> Result<Value, Error
             return Ok(Value::from(i));
         }
     }
-    Err(invalid(format!("{what:?} is not in the list")))
+    Err(invalid("index: not in the list"))
 }
 
 fn string_method(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
@@ -269,24 +279,21 @@ fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> 
     Ok(Value::from(out))
 }
 
-/// `str.format`. Widths come from the template, so they are bounded before anything is padded.
+/// `str.format`. Widths come from the template, so they are paid for before anything is padded.
 fn format_method(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
     const MAX_WIDTH: usize = 10_000;
-    let mut depth = 0_usize;
-    let mut number = 0_usize;
+    let (mut number, mut widths, mut fields) = (0_usize, 0_usize, 0_usize);
     for c in text.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
+        fields += usize::from(c == '{');
         number = c.to_digit(10).map_or(0, |digit| number.saturating_mul(10).saturating_add(digit as usize));
-        let nested = depth > 1 && !text.contains("{{");
-        if number > MAX_WIDTH || nested {
-            return Err(invalid("format: a width is too large, or taken from an argument"));
+        widths = widths.saturating_add(number);
+        if number > MAX_WIDTH {
+            return Err(invalid("format: a width is too large"));
         }
     }
-    pay(state, text.matches('{').count() * 256)?;
+    // Every field may show any argument, whole.
+    let shown: usize = args.iter().map(|arg| filters::text(arg).len() + 64).sum();
+    pay(state, fields.saturating_mul(shown).saturating_add(widths))?;
     format(FormatStyle::StrFormat, text, args).map(Value::from)
 }
 
