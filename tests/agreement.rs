@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::Value;
@@ -25,7 +26,10 @@ fn run(path: &Path, isa: Isa, ids: &[u32], n_greedy: usize) -> (Vec<f32>, Vec<u3
         max_tokens: Some(n_greedy),
         is_end: &|_| false,
         on_prompt: &mut |_| {},
-        on_token: &mut |token| greedy.push(token),
+        on_token: &mut |token| {
+            greedy.push(token);
+            ControlFlow::Continue(())
+        },
     };
     session.reply(request, &mut Sampler::new(SamplingParams::greedy()), watch.control()).unwrap();
     (logits, greedy)

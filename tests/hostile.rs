@@ -12,7 +12,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use body::Opened;
@@ -20,14 +20,35 @@ use seeds::Seed;
 use wayinfer::gguf::Gguf;
 use wayinfer::quant::GgmlType;
 
-/// Memory a case may take: so many times its file, and this much besides.
-const FILE_MULTIPLE: usize = 8;
-const FIXED_BYTES: usize = 256 << 10;
+/// Memory that opening a file may take: so many times the file, and this much besides.
+const FILE_LIMIT: Limit = Limit { multiple: 8, fixed: 256 << 10 };
+/// The same with the model, the tokenizer and the chat template in it: compiled regular expressions and what a template
+/// may build while it runs have limits of their own, whatever the file.
+const LOAD_LIMIT: Limit = Limit { multiple: 24, fixed: 32 << 20 };
 const TIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// Bytes allocated now, and the most since the mark was last reset.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+struct Limit {
+    multiple: usize,
+    fixed: usize,
+}
+
+impl Limit {
+    fn bytes(&self, file: usize) -> usize {
+        self.multiple * file + self.fixed
+    }
+}
+
+/// The most memory that `work` had at once.
+fn peak_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let live = LIVE.load(Relaxed);
+    PEAK.store(live, Relaxed);
+    let result = work();
+    (PEAK.load(Relaxed).saturating_sub(live), result)
+}
 
 struct Counting;
 
@@ -104,26 +125,31 @@ impl Rng {
 #[derive(Default)]
 struct Tally {
     whole: usize,
+    /// Whole files that are no whole models.
+    files: usize,
     refused: usize,
     slowest: Duration,
     /// The largest share of its limit that a case took.
     fullest: f64,
 }
 
+/// What is allocated is counted for the whole process, so that families go one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Opens `n` files that `make` makes of random numbers.
 fn open_each(family: &str, n: u64, mut make: impl FnMut(&mut Rng) -> Vec<u8>) -> Tally {
-    // What is allocated is counted for the whole process, so that families go one after the other.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let start = Instant::now();
     let mut tally = Tally::default();
     for seed in 0..n {
         let bytes = make(&mut Rng(seed));
         open_one(family, seed, &bytes, &mut tally);
     }
-    let Tally { whole, refused, slowest, fullest } = tally;
+    let Tally { whole, files, refused, slowest, fullest } = tally;
     println!(
-        "{family}: {whole} opened, {refused} refused in {:.1?}; slowest {slowest:.1?}, most memory {:.0}% of the limit",
+        "{family}: {whole} opened, {files} as files, {refused} refused in {:.1?}; slowest {slowest:.1?}, most memory {:.0}% of the limit",
         start.elapsed(),
         100.0 * fullest
     );
@@ -136,26 +162,30 @@ fn open_one(family: &str, seed: u64, bytes: &[u8], tally: &mut Tally) {
         fs::write(&path, bytes).unwrap();
         panic!("{family} {seed}: {what}; the file is {}", path.display());
     };
-    let live = LIVE.load(Relaxed);
-    PEAK.store(live, Relaxed);
     let start = Instant::now();
-    let opened = std::panic::catch_unwind(|| body::open_everything(bytes));
+    let attempt = std::panic::catch_unwind(|| {
+        let (of_file, _) = peak_of(|| body::open_file(bytes).is_some());
+        let (of_all, opened) = peak_of(|| body::open_everything(bytes));
+        (of_file, of_all, opened)
+    });
     let time = start.elapsed();
-    let taken = PEAK.load(Relaxed).saturating_sub(live);
+    let Ok((of_file, of_all, opened)) = attempt else { failed("it panicked") };
     match opened {
-        Ok(Opened::Whole) => tally.whole += 1,
-        Ok(Opened::Refused) => tally.refused += 1,
-        Err(_) => failed("it panicked"),
+        Opened::Whole => tally.whole += 1,
+        Opened::File => tally.files += 1,
+        Opened::Refused => tally.refused += 1,
     }
     if time > TIME_LIMIT {
         failed(&format!("it took {time:?}"));
     }
-    let limit = FILE_MULTIPLE * bytes.len() + FIXED_BYTES;
-    if taken > limit {
-        failed(&format!("it took {taken} bytes of memory for a file of {}", bytes.len()));
+    for (what, taken, limit) in [("opening", of_file, &FILE_LIMIT), ("loading", of_all, &LOAD_LIMIT)] {
+        let limit = limit.bytes(bytes.len());
+        if taken > limit {
+            failed(&format!("{what} took {taken} bytes of memory for a file of {}", bytes.len()));
+        }
+        tally.fullest = tally.fullest.max(taken as f64 / limit as f64);
     }
     tally.slowest = tally.slowest.max(time);
-    tally.fullest = tally.fullest.max(taken as f64 / limit as f64);
 }
 
 /// A whole file and the bytes of it that are its header.
@@ -303,6 +333,7 @@ fn hand_made(rng: &mut Rng) -> Vec<u8> {
 
 #[test]
 fn mutated_files_are_refused_or_valid() {
+    let _alone = alone();
     let bases = bases();
     let tally = open_each("mutated", 50_000, |rng| {
         let base = &bases[rng.below(bases.len())];
@@ -315,6 +346,7 @@ fn mutated_files_are_refused_or_valid() {
 
 #[test]
 fn truncated_files_are_refused() {
+    let _alone = alone();
     let bases = bases();
     let tally = open_each("truncated", 10_000, |rng| {
         let base = &bases[rng.below(bases.len())];
@@ -322,11 +354,12 @@ fn truncated_files_are_refused() {
         base.bytes[..n].to_vec()
     });
     // The padding at the end is all that a file can lose.
-    assert!(tally.whole < 10, "{} truncated files opened", tally.whole);
+    assert!(tally.whole + tally.files < 10, "{} truncated files opened", tally.whole + tally.files);
 }
 
 #[test]
 fn well_made_files_with_hostile_contents_are_refused_or_valid() {
+    let _alone = alone();
     let seeds = seeds::seeds();
     let tally = open_each("contents", 28_000, |rng| {
         loop {
@@ -342,12 +375,14 @@ fn well_made_files_with_hostile_contents_are_refused_or_valid() {
 
 #[test]
 fn hand_made_files_are_refused_or_valid() {
+    let _alone = alone();
     let tally = open_each("hand-made", 15_000, hand_made);
-    assert!(tally.whole > 100 && tally.refused > 1000, "the files are too bad or too good");
+    assert!(tally.files > 100 && tally.refused > 1000, "the files are too bad or too good");
 }
 
 #[test]
 fn mutated_reference_models_are_refused_or_valid() {
+    let _alone = alone();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/models");
     let names = ["llama-Q4_K_M", "qwen2-Q4_K_M", "qwen3-Q4_K_M"];
     let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(format!("{name}.gguf"))).collect();
@@ -368,6 +403,7 @@ fn mutated_reference_models_are_refused_or_valid() {
 /// Counts that the file's size allows, of the things that take the most memory for their bytes.
 #[test]
 fn files_full_of_the_costliest_things_stay_within_the_limit() {
+    let _alone = alone();
     const N: usize = 100_000;
     let entry = |version: u32, ty: u32| {
         let count = |n: usize| if version == 1 { (n as u32).to_le_bytes().to_vec() } else { n.to_le_bytes().to_vec() };
@@ -407,7 +443,7 @@ fn files_full_of_the_costliest_things_stay_within_the_limit() {
     let files: Vec<Vec<u8>> = files.chain([entries, tensors]).collect();
     let mut next = files.iter();
     let tally = open_each("costly", files.len() as u64, |_| next.next().unwrap().clone());
-    assert_eq!(tally.whole, files.len());
+    assert_eq!(tally.files, files.len());
 }
 
 #[test]

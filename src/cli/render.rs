@@ -89,7 +89,7 @@ fn source(args: &RenderArgs) -> anyhow::Result<Source> {
     let path = args.positional.as_ref().or(args.model.as_ref());
     let path = path.ok_or_else(|| usage("no template; name a model, or a --template file"))?;
     let gguf = Gguf::open(path)?;
-    let template = crate::text::template::source_of(&gguf.metadata)?
+    let template = crate::text::chat::source(&gguf.metadata)?
         .ok_or_else(|| anyhow::anyhow!("{} has no chat template; give one with --template", path.display()))?;
     let token = |key: &str| -> anyhow::Result<String> {
         let id = gguf.metadata.u64(key)?;

@@ -1,12 +1,14 @@
 //! A conversation in words: messages in, the text of a reply out, piece by piece.
 
+use std::ops::ControlFlow;
+
 use jiff::civil::DateTime;
 
 use super::{PromptStats, ReplyRequest, ReplyStats, Session, SessionError, StopReason};
 use crate::model::Control;
 use crate::sampler::{Sampler, SamplingParams};
-use crate::text::template::{ChatFormat, TemplateError};
-use crate::text::tokenizer::{ControlText, TokenStream, Tokenizer, TokenizerError};
+use crate::text::chat::{self, ChatFormat};
+use crate::text::tokenizer::{ControlText, TokenStream, Tokenizer};
 use crate::transcript::{Message, Role};
 
 /// A session with the words for it: the model's tokenizer and chat template.
@@ -27,9 +29,7 @@ pub struct ReplySink<'r> {
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
     #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    Format(#[from] chat::ChatError),
     #[error(transparent)]
     Session(#[from] SessionError),
 }
@@ -64,6 +64,7 @@ impl Chat<'_> {
         let mut stream = TokenStream::new(ControlText::Hide);
         let mut sampler = Sampler::new(sampling.clone());
         let tokenizer = self.tokenizer;
+        let mut stops = StopTexts::new(self.format.stop_texts());
         let ReplySink { on_prompt, on_text } = sink;
         let request = ReplyRequest {
             prompt,
@@ -73,18 +74,58 @@ impl Chat<'_> {
             on_token: &mut |token| {
                 let mut text = String::new();
                 stream.push(tokenizer, token, &mut text);
-                if !text.is_empty() {
-                    on_text(&text);
+                let (said, found) = stops.push(&text);
+                if !said.is_empty() {
+                    on_text(&said);
                 }
+                if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
         };
         let outcome = self.session.reply(request, &mut sampler, control)?;
         let mut rest = String::new();
         stream.finish(&mut rest);
+        let rest = stops.finish(&rest);
         if !rest.is_empty() {
             on_text(&rest);
         }
         Ok(outcome)
+    }
+}
+
+/// Holds text back while it may be the beginning of a text that ends the reply.
+#[derive(Debug)]
+struct StopTexts<'f> {
+    texts: &'f [&'f str],
+    held: String,
+    found: bool,
+}
+
+impl<'f> StopTexts<'f> {
+    fn new(texts: &'f [&'f str]) -> StopTexts<'f> {
+        StopTexts { texts, held: String::new(), found: false }
+    }
+
+    /// What can be said now that `text` has come, and whether the end has.
+    fn push(&mut self, text: &str) -> (String, bool) {
+        if self.found {
+            return (String::new(), true);
+        }
+        self.held.push_str(text);
+        if let Some(end) = self.texts.iter().filter_map(|stop| self.held.find(stop)).min() {
+            self.found = true;
+            self.held.truncate(end);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let begins_a_stop = |tail: &str| self.texts.iter().any(|stop| stop.starts_with(tail));
+        let hold = self.held.char_indices().map(|(at, _)| at).find(|&at| begins_a_stop(&self.held[at..]));
+        let rest = self.held.split_off(hold.unwrap_or(self.held.len()));
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// The last text of the reply, and what was held back.
+    fn finish(&mut self, text: &str) -> String {
+        let (said, _) = self.push(text);
+        said + &std::mem::take(&mut self.held)
     }
 }
 
@@ -104,6 +145,24 @@ fn without_oldest_turns(messages: &[Message], n: usize) -> Vec<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stop_text_ends_the_reply_wherever_tokens_cut_it() {
+        let said = |pieces: &[&str]| {
+            let mut stops = StopTexts::new(&["\nUser:", "###"]);
+            let mut all = String::new();
+            let found = pieces.iter().any(|piece| {
+                let (text, found) = stops.push(piece);
+                all += &text;
+                found
+            });
+            (all + &stops.finish(""), found)
+        };
+        assert_eq!(said(&["hello\nUs", "er", ": again"]), ("hello".into(), true));
+        assert_eq!(said(&["a #", "# b", "\nUse", " it"]), ("a ## b\nUse it".into(), false));
+        assert_eq!(said(&["x\n", "\nUser:"]), ("x\n".into(), true));
+        assert_eq!(said(&["ends with #"]), ("ends with #".into(), false));
+    }
 
     #[test]
     fn dropping_turns_keeps_the_system_message_and_the_newest() {

@@ -10,7 +10,7 @@ use crate::model::{Compute, Control, Model, ModelError, Prefetch};
 use crate::pool::{Pool, PoolError};
 use crate::store::{ModelFile, StoreError};
 use crate::telemetry::{ExpertMap, Telemetry};
-use crate::text::template::{ChatFormat, TemplateError};
+use crate::text::chat::{self, ChatFormat};
 use crate::text::tokenizer::{Tokenizer, TokenizerError};
 
 /// How the engine is set up, whatever the model.
@@ -44,7 +44,7 @@ pub enum EngineError {
     #[error("{}: {source}", path.display())]
     Tokenizer { path: PathBuf, source: TokenizerError },
     #[error("{}: {source}", path.display())]
-    Template { path: PathBuf, source: TemplateError },
+    Template { path: PathBuf, source: chat::ChatError },
     #[error("{}: the model has {n_model} tokens and its tokenizer {n_tokenizer}", path.display())]
     Vocabulary { path: PathBuf, n_model: usize, n_tokenizer: usize },
 }

@@ -7,6 +7,7 @@ mod engine;
 pub use chat::{Chat, ChatError, ReplySink};
 pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file};
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use crate::model::{Compute, Control, ForwardError, MAX_BATCH, Model, State};
@@ -32,8 +33,8 @@ pub struct ReplyRequest<'r> {
     pub is_end: &'r dyn Fn(u32) -> bool,
     /// Called once the prompt has been computed, with the figures so far.
     pub on_prompt: &'r mut dyn FnMut(PromptStats),
-    /// Called with every token of the reply.
-    pub on_token: &'r mut dyn FnMut(u32),
+    /// Called with every token of the reply; a break ends the turn.
+    pub on_token: &'r mut dyn FnMut(u32) -> ControlFlow<()>,
 }
 
 /// What reading a prompt cost.
@@ -221,10 +222,13 @@ impl<'m> Session<'m> {
             if (request.is_end)(token) {
                 break StopReason::EndOfTurn;
             }
-            (request.on_token)(token);
+            let flow = (request.on_token)(token);
             stats.generated_tokens += 1;
             let speed = stats.generated_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9);
             control.telemetry.generate_milli_tok_s.set((speed * 1000.0) as u64);
+            if flow.is_break() {
+                break StopReason::EndOfTurn;
+            }
             if self.cached.len() == self.capacity() {
                 break StopReason::ContextFull;
             }

@@ -258,7 +258,7 @@ impl Fallback {
 }
 
 /// The source of the default template. A file may have several, each under a name of its own.
-fn source(metadata: &Metadata) -> Result<Option<&str>, GgufError> {
+pub fn source(metadata: &Metadata) -> Result<Option<&str>, GgufError> {
     const KEY: &str = "tokenizer.chat_template";
     match metadata.get(KEY) {
         Some(Value::Array(Array::String(sources))) => return Ok(sources.first().map(String::as_str)),

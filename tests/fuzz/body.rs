@@ -5,15 +5,33 @@ use std::time::Duration;
 
 use wayinfer::gguf::{Gguf, Metadata, TensorInfo, Value};
 use wayinfer::store::{ExpertStore, LayerExperts, ModelFile, ResidencySurvey};
+use wayinfer::model::Model;
 use wayinfer::telemetry::ExpertMap;
+use wayinfer::text::chat::ChatFormat;
+use wayinfer::text::tokenizer::{Special, Tokenizer};
+use wayinfer::transcript::{Message, Role};
 
 /// How far a file came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
     /// Refused with an error.
     Refused,
+    /// The file is whole, but not a model with its words.
+    File,
     /// All of it opened.
     Whole,
+}
+
+/// Opens a model's file: header, tensors, experts; not yet its words.
+///
+/// # Panics
+/// Where something that was opened does not hold what it promises.
+pub fn open_file(bytes: &[u8]) -> Option<ModelFile> {
+    let model = ModelFile::from_bytes(bytes).ok()?;
+    read_metadata(&model.gguf().metadata);
+    check_tensors(&model, bytes);
+    survey(&model);
+    read_experts(&model).then_some(model)
 }
 
 /// Opens a model and everything in it.
@@ -21,16 +39,26 @@ pub enum Opened {
 /// # Panics
 /// Where something that was opened does not hold what it promises.
 pub fn open_everything(bytes: &[u8]) -> Opened {
-    let Ok(model) = ModelFile::from_bytes(bytes) else {
-        return Opened::Refused;
-    };
-    read_metadata(&model.gguf().metadata);
-    check_tensors(&model, bytes);
-    survey(&model);
-    if !read_experts(&model) {
-        return Opened::Refused;
+    match open_file(bytes) {
+        None => Opened::Refused,
+        Some(model) if load(&model) => Opened::Whole,
+        Some(_) => Opened::File,
     }
-    Opened::Whole
+}
+
+/// Binds the model, reads tokenizer and template, and puts a conversation through them.
+fn load(file: &ModelFile) -> bool {
+    let bound = Model::new(file).is_ok();
+    let metadata = &file.gguf().metadata;
+    let Ok((tokenizer, _)) = Tokenizer::from_metadata(metadata) else { return false };
+    let text = "Hello <|im_end|>, \u{fffd}\u{1f600} wörld";
+    if let Ok(ids) = tokenizer.encode(text, Special::Parse) {
+        assert!(ids.iter().all(|&id| (id as usize) < tokenizer.n_vocab()), "an id outside the vocabulary");
+    }
+    let Ok((format, _)) = ChatFormat::from_metadata(metadata, &tokenizer) else { return false };
+    let message = |role, content: &str| Message { role, content: content.to_owned() };
+    let messages = [message(Role::System, "be kind"), message(Role::User, text)];
+    bound && format.encode(&tokenizer, &messages, jiff::civil::date(2026, 1, 15).at(9, 30, 0, 0)).is_ok()
 }
 
 /// Asks for every value as every type.
