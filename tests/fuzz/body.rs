@@ -1,11 +1,14 @@
 //! What is done to every hostile file: all that the program does to a model when it opens it. The file's bytes in;
 //! nothing out but that it returns. `tests/hostile.rs` and the fuzz target share this.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use wayinfer::gguf::{Gguf, Metadata, TensorInfo, Value};
+use wayinfer::model::{Compute, Model, Prefetch};
+use wayinfer::sampler::{Sampler, SamplingParams};
+use wayinfer::session::{EngineOptions, Session, Watch};
 use wayinfer::store::{ExpertStore, LayerExperts, ModelFile, ResidencySurvey};
-use wayinfer::model::Model;
 use wayinfer::telemetry::ExpertMap;
 use wayinfer::text::chat::ChatFormat;
 use wayinfer::text::tokenizer::{Special, Tokenizer};
@@ -48,7 +51,8 @@ pub fn open_everything(bytes: &[u8]) -> Opened {
 
 /// Binds the model, reads tokenizer and template, and puts a conversation through them.
 fn load(file: &ModelFile) -> bool {
-    let bound = Model::new(file).is_ok();
+    let model = Model::new(file).ok();
+    model.iter().for_each(|model| compute(file, model));
     let metadata = &file.gguf().metadata;
     let Ok((tokenizer, _)) = Tokenizer::from_metadata(metadata) else { return false };
     let text = "Hello <|im_end|>, \u{fffd}\u{1f600} wörld";
@@ -58,7 +62,21 @@ fn load(file: &ModelFile) -> bool {
     let Ok((format, _)) = ChatFormat::from_metadata(metadata, &tokenizer) else { return false };
     let message = |role, content: &str| Message { role, content: content.to_owned() };
     let messages = [message(Role::System, "be kind"), message(Role::User, text)];
-    bound && format.encode(&tokenizer, &messages, jiff::civil::date(2026, 1, 15).at(9, 30, 0, 0)).is_ok()
+    model.is_some() && format.encode(&tokenizer, &messages, jiff::civil::date(2026, 1, 15).at(9, 30, 0, 0)).is_ok()
+}
+
+/// Computes a few tokens of a model whose numbers may be anything.
+fn compute(file: &ModelFile, model: &Model<'_>) {
+    static COMPUTE: LazyLock<Compute> = LazyLock::new(|| {
+        let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
+        options.compute().expect("one thread can be started")
+    });
+    let watch = Watch::unattended(file, model, Prefetch::On);
+    let mut session = Session::new(model, &COMPUTE, 4);
+    if let Ok(logits) = session.feed(&[0, 0, 0], watch.control()) {
+        assert_eq!(logits.len(), model.hyperparameters().n_vocab);
+        Sampler::new(SamplingParams { seed: Some(1), ..SamplingParams::default() }).sample(logits);
+    }
 }
 
 /// Asks for every value as every type.
