@@ -194,6 +194,11 @@ impl Conversation {
         };
         let mut item = Item::new(id, kind, label.to_owned());
         item.wrap(self.width);
+        item.push(match kind {
+            Kind::Warning => "Warning: ",
+            Kind::Error => "Error: ",
+            Kind::User | Kind::Reply | Kind::Note => "",
+        });
         item.push(text);
         self.ends.push(self.total() + item.lines());
         self.items.push(item);

@@ -134,7 +134,7 @@ impl Chord {
 pub struct Binding {
     context: Context,
     when: When,
-    /// The first few are shown.
+    /// The first two are shown.
     chords: &'static [Chord],
     action: Action,
     /// For help; empty: not shown there, since another line says it.
@@ -276,10 +276,10 @@ pub fn action(context: Context, input: InputState, key: KeyEvent) -> Option<Acti
     BINDINGS.iter().find(|b| b.context == context && b.chords.contains(&chord) && holds(b.when)).map(|b| b.action)
 }
 
-/// The lines of help for `context`: keys and what they do. At most three keys each.
+/// The lines of help for `context`: keys and what they do. At most two keys each.
 pub fn help(context: Context) -> impl Iterator<Item = (String, &'static str)> {
     BINDINGS.iter().filter(move |b| b.context == context && !b.help.is_empty()).map(|b| {
-        let keys: Vec<String> = b.chords.iter().take(3).map(|c| c.name()).collect();
+        let keys: Vec<String> = b.chords.iter().take(2).map(|c| c.name()).collect();
         (keys.join("  "), b.help)
     })
 }
