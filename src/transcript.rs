@@ -1,6 +1,19 @@
-//! A conversation as data: who said what.
+//! A conversation as data: who said what, and the file that keeps it.
+//!
+//! A transcript is a file of JSON lines that only grows: a header with a version, then one record a line (see [`Record`]).
+//! [`TranscriptWriter`] appends to it on a thread of its own; [`read`] gives the conversation back, also from a file whose
+//! last line was cut off.
+
+mod reader;
+mod writer;
 
 use serde::{Deserialize, Serialize};
+
+pub use reader::{Entry, Transcript, read};
+pub use writer::{Finished, Status, TranscriptWriter};
+
+/// The version that the header carries. A reader refuses a newer one.
+pub const VERSION: u32 = 1;
 
 /// Who speaks. The names are those that chat templates use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,4 +29,80 @@ pub enum Role {
 pub struct Message {
     pub role: Role,
     pub content: String,
+}
+
+/// The first line: what the conversation was started with.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub version: u32,
+    /// The program and its version.
+    pub program: String,
+    /// The system prompt.
+    pub system: Option<String>,
+    /// The sampling parameters by name.
+    pub sampling: serde_json::Value,
+}
+
+/// One line. Messages are numbered by `id`, in the order in which they were said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Record {
+    Header(Header),
+    /// A model was loaded: those that follow are its replies.
+    Model {
+        name: String,
+        path: String,
+        quantization: String,
+    },
+    /// The person's message. It clears the draft.
+    User {
+        id: u64,
+        text: String,
+    },
+    /// The next piece of a reply that is not finished.
+    Partial {
+        id: u64,
+        text: String,
+    },
+    /// The whole reply, in place of its pieces. `stop` names why it ended; `tokens` and `seconds` are of the generation.
+    Reply {
+        id: u64,
+        text: String,
+        stop: String,
+        tokens: usize,
+        seconds: f64,
+    },
+    /// These messages are shown but no longer sent: the context was full.
+    Dropped {
+        ids: Vec<u64>,
+    },
+    /// This message was not answered and is not sent.
+    Withdrawn {
+        id: u64,
+    },
+    /// What was typed but not sent. The last one counts.
+    Draft {
+        text: String,
+    },
+}
+
+/// A record with its time, as it stands in the file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    time: String,
+    #[serde(flatten)]
+    record: Record,
+}
+
+/// What can be wrong with a transcript.
+#[derive(Debug, thiserror::Error)]
+pub enum TranscriptError {
+    #[error("the transcript `{path}` cannot be read: {source}")]
+    Read { path: std::path::PathBuf, source: std::io::Error },
+    #[error("the transcript `{path}` has {bytes} bytes; the limit is {limit}")]
+    TooLarge { path: std::path::PathBuf, bytes: u64, limit: u64 },
+    #[error("`{path}` is not a transcript: its first line is not a header")]
+    NoHeader { path: std::path::PathBuf },
+    #[error("the transcript `{path}` has version {found}; this program reads up to {supported}: use a newer one")]
+    Version { path: std::path::PathBuf, found: u32, supported: u32 },
 }

@@ -1,12 +1,111 @@
-//! tui
-#[derive(Debug)]
+//! The chat screen: keys and the engine's events in, frames and commands out.
+//!
+//! - `app`: the state. A message in ([`app::Msg`]), effects out ([`app::Effect`]); it neither draws nor waits.
+//! - `view`: the state and a reading of the gauges in, cells out.
+//! - `event_loop`: gathers messages, carries out effects, draws at most 60 times a second.
+//! - `terminal`, `signals`, `reader`: the terminal's modes, what the system says, what is typed.
+//! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
+//! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
+
+pub mod app;
+mod composer;
+mod conversation;
+mod event_loop;
+mod gauges;
+mod grid;
+mod keys;
+mod picker;
+mod reader;
+mod sanitize;
+mod signals;
+pub mod terminal;
+mod theme;
+mod units;
+mod view;
+mod wrap;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::sampler::SamplingParams;
+use crate::worker::WorkerHandle;
+
+pub use self::terminal::Synchronized;
+pub use self::theme::ColorDepth;
+
+/// How a chat begins.
+#[derive(Debug, Clone)]
 pub struct ChatOptions {
-    pub model: Option<std::path::PathBuf>,
-    pub models_dir: std::path::PathBuf,
-    pub sessions_dir: Option<std::path::PathBuf>,
-    pub sampling: crate::sampler::SamplingParams,
+    /// `None`: the person picks one.
+    pub model: Option<PathBuf>,
+    /// Where to look for models to pick from.
+    pub models_dir: PathBuf,
+    pub sampling: SamplingParams,
     pub system: Option<String>,
+    /// Where conversations are saved; `None`: nowhere.
+    pub sessions_dir: Option<PathBuf>,
+    /// `None`: what the environment promises.
+    pub colors: Option<ColorDepth>,
+    /// Whether the wheel scrolls from the start. The terminal then selects text only with Shift held.
+    pub mouse: bool,
+    pub synchronized: Synchronized,
 }
-pub fn run(_: crate::worker::WorkerHandle, _: ChatOptions) -> Result<(), std::io::Error> {
-    Ok(())
+
+impl ChatOptions {
+    /// The defaults, with models in `models_dir` and nothing saved.
+    pub fn new(models_dir: PathBuf) -> ChatOptions {
+        ChatOptions {
+            model: None,
+            models_dir,
+            sampling: SamplingParams::default(),
+            system: None,
+            sessions_dir: None,
+            colors: None,
+            mouse: true,
+            synchronized: Synchronized::On,
+        }
+    }
+}
+
+/// How a chat ended. Nothing has been printed: the caller tells the person what they should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub reason: ExitReason,
+    /// Where the conversation lies; `None` where nothing was said or saving was off.
+    pub transcript: Option<PathBuf>,
+    /// What could not be saved, and where it lies instead.
+    pub unsaved: Option<String>,
+    /// What a thread said that panicked while the screen was up.
+    pub panic: Option<String>,
+}
+
+/// Why a chat ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The person quit.
+    Quit,
+    /// By this signal: the caller should end as the signal does.
+    Signal(i32),
+    /// The terminal went away.
+    TerminalClosed,
+}
+
+/// Why a chat could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TuiError {
+    #[error("the chat needs a terminal: {0}; `wayinfer run` answers without one")]
+    NoTerminal(io::Error),
+    #[error("the terminal cannot be used: {0}")]
+    Terminal(io::Error),
+    #[error("a thread of the chat cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// Runs the chat until the person quits, a signal ends it or the terminal goes away. The terminal is as it was when this
+/// returns, and when it panics.
+pub fn run(handle: WorkerHandle, options: ChatOptions) -> Result<Exit, TuiError> {
+    event_loop::run(&handle, &options)
 }

@@ -1,0 +1,333 @@
+//! The state of the screen, and how it changes: a message in, effects out. Nothing here draws, waits or touches the system.
+
+mod actions;
+mod replies;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{Event as TerminalEvent, KeyEventKind, MouseEventKind};
+
+use crate::sampler::SamplingParams;
+use crate::telemetry::Snapshot;
+use crate::transcript::{Record, Status};
+use crate::worker::{Command, Event, ModelSummary};
+
+use super::composer::Composer;
+use super::conversation::{Conversation, Kind};
+use super::gauges::Rates;
+use super::keys::Context;
+use super::picker::{Picker, Scan};
+use super::theme::Theme;
+use super::{ChatOptions, ExitReason};
+
+/// How long a notice in the status line stays.
+const NOTICE_TIME: Duration = Duration::from_secs(4);
+/// Within this a second Ctrl+C quits.
+const QUIT_TIME: Duration = Duration::from_secs(2);
+/// Text of a reply under way goes to the transcript this often.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// More messages than this are not queued.
+const MAX_QUEUE: usize = 32;
+const WHEEL_LINES: isize = 3;
+
+/// What happens to the screen.
+#[derive(Debug, Clone)]
+pub enum Msg {
+    Terminal(TerminalEvent),
+    Worker(Event),
+    /// The engine's thread has ended.
+    WorkerGone,
+    /// Another thread panicked, and said this.
+    Panicked(String),
+    Transcript(Status),
+    Scanned(Scan),
+    /// The process is asked to end by this signal.
+    Terminate(i32),
+    TerminalClosed,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the screen wants done.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    Send(Command),
+    /// Stop the reply or the load.
+    Cancel,
+    Record(Record),
+    Scan(PathBuf),
+    /// Report the mouse to us, or leave it to the terminal.
+    SetMouse(bool),
+    /// Draw everything anew.
+    Redraw,
+    /// Go to the shell until called back.
+    Suspend,
+    Quit(ExitReason),
+}
+
+/// What the engine is doing, as far as its events tell.
+#[derive(Debug)]
+pub enum Engine {
+    /// No model is loaded.
+    Absent,
+    Loading {
+        path: PathBuf,
+        since: Instant,
+        stopping: bool,
+    },
+    Ready,
+    Replying(Reply),
+    /// Its thread has ended.
+    Gone,
+}
+
+/// A reply under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Reply {
+    /// Its place in the conversation, and that of the message it answers.
+    pub item: usize,
+    pub question: usize,
+    pub since: Instant,
+    /// Since when the first text is here.
+    pub text_since: Option<Instant>,
+    /// Tokens of the prompt, and how many of them were in the KV cache.
+    pub prompt: Option<(usize, usize)>,
+    /// It has been asked to stop.
+    pub stopping: bool,
+    /// Bytes of its text that the transcript has, and since when.
+    recorded: usize,
+    recorded_at: Instant,
+}
+
+/// The question what to do about a full context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextFull {
+    pub needed: usize,
+    pub capacity: usize,
+    pub droppable_turns: Option<usize>,
+    /// The message that waits for the answer.
+    pub question: usize,
+}
+
+/// All that the screen shows.
+#[derive(Debug)]
+pub struct App {
+    pub theme: Theme,
+    pub engine: Engine,
+    pub model: Option<ModelSummary>,
+    pub models_dir: PathBuf,
+    pub conversation: Conversation,
+    pub composer: Composer,
+    /// Messages that wait for the reply under way.
+    pub queue: VecDeque<String>,
+    pub picker: Option<Picker>,
+    pub dialog: Option<ContextFull>,
+    /// The first line of help that is seen, while it is open.
+    pub help: Option<usize>,
+    /// Whether the panel is wanted; whether there is room is the layout's to say.
+    pub panel: bool,
+    pub panel_fits: bool,
+    /// The mouse is the terminal's, to select text with, and the panel is out of the way.
+    pub selecting: bool,
+    pub rates: Rates,
+    pub transcript: Option<PathBuf>,
+    /// Rows of the list or help that were visible last.
+    pub page: usize,
+    mouse_at_start: bool,
+    notice: Option<(String, Instant)>,
+    quit_armed: Option<Instant>,
+    system: Option<String>,
+    sampling: SamplingParams,
+}
+
+impl App {
+    /// The first state, and what to begin with.
+    pub fn new(options: &ChatOptions, theme: Theme, now: Instant) -> (App, Vec<Effect>) {
+        let mut app = App {
+            theme,
+            engine: Engine::Absent,
+            model: None,
+            models_dir: options.models_dir.clone(),
+            conversation: Conversation::default(),
+            composer: Composer::default(),
+            queue: VecDeque::new(),
+            picker: None,
+            dialog: None,
+            help: None,
+            panel: true,
+            panel_fits: true,
+            selecting: !options.mouse,
+            rates: Rates::default(),
+            transcript: None,
+            page: 1,
+            mouse_at_start: options.mouse,
+            notice: None,
+            quit_armed: None,
+            system: options.system.clone(),
+            sampling: options.sampling.clone(),
+        };
+        let mut effects = vec![Effect::SetMouse(options.mouse)];
+        match &options.model {
+            Some(path) => effects.extend(app.load(path.clone(), now)),
+            None => effects.extend(app.open_picker(None)),
+        }
+        (app, effects)
+    }
+
+    /// Takes one message.
+    pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
+        match msg {
+            Msg::Terminal(event) => self.on_terminal(event, now),
+            Msg::Worker(event) => self.on_worker(event, now),
+            Msg::WorkerGone => self.on_worker_gone(),
+            Msg::Panicked(what) => {
+                self.add_notice(Kind::Error, &format!("A part of the program failed: {what}."));
+                Vec::new()
+            }
+            Msg::Transcript(status) => {
+                self.on_transcript(status);
+                Vec::new()
+            }
+            Msg::Scanned(scan) => {
+                if let Some(picker) = &mut self.picker {
+                    picker.found(scan);
+                }
+                Vec::new()
+            }
+            Msg::Terminate(signal) => self.quit(ExitReason::Signal(signal)),
+            Msg::TerminalClosed => self.quit(ExitReason::TerminalClosed),
+            Msg::Tick => self.on_tick(now),
+        }
+    }
+
+    /// Takes the reading of a frame.
+    pub fn observe(&mut self, snapshot: &Snapshot, now: Instant) {
+        self.rates.observe(now, snapshot);
+    }
+
+    /// Where keys go.
+    pub fn context(&self) -> Context {
+        if self.help.is_some() {
+            Context::Help
+        } else if self.picker.is_some() {
+            Context::Picker
+        } else if self.dialog.is_some() {
+            Context::ContextFull
+        } else {
+            Context::Chat
+        }
+    }
+
+    /// Something is under way: the screen changes by itself.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.engine, Engine::Loading { .. } | Engine::Replying(_))
+    }
+
+    /// Someone asked for the reply or the load to stop, and it has not yet.
+    pub fn is_stopping(&self) -> bool {
+        match &self.engine {
+            Engine::Loading { stopping, .. } => *stopping,
+            Engine::Replying(reply) => reply.stopping,
+            Engine::Absent | Engine::Ready | Engine::Gone => false,
+        }
+    }
+
+    /// While text is being selected the panel is out of the way. Someone who began without the mouse keeps it.
+    pub fn selecting_hides_panel(&self) -> bool {
+        self.selecting && self.mouse_at_start
+    }
+
+    pub fn reply(&self) -> Option<&Reply> {
+        if let Engine::Replying(reply) = &self.engine { Some(reply) } else { None }
+    }
+
+    /// What to tell in the status line for a moment.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_ref().map(|(text, _)| text.as_str())
+    }
+
+    /// When the notice goes away.
+    pub fn notice_ends(&self) -> Option<Instant> {
+        self.notice.as_ref().map(|&(_, since)| since + NOTICE_TIME)
+    }
+
+    pub(super) fn notify(&mut self, text: impl Into<String>, now: Instant) {
+        self.notice = Some((text.into(), now));
+    }
+
+    fn on_tick(&mut self, now: Instant) -> Vec<Effect> {
+        if self.notice_ends().is_some_and(|end| now >= end) {
+            self.notice = None;
+        }
+        let mut effects: Vec<Effect> = self.record_piece(Some(now)).into_iter().collect();
+        if self.is_stopping() {
+            // The worker forgets an earlier wish when it takes up a command, so it is said until it is heard.
+            effects.push(Effect::Cancel);
+        }
+        effects
+    }
+
+    fn on_terminal(&mut self, event: TerminalEvent, now: Instant) -> Vec<Effect> {
+        match event {
+            TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key, now),
+            TerminalEvent::Paste(text) if self.context() == Context::Chat => {
+                if let Err(bytes) = self.composer.paste(&text) {
+                    let size = super::units::bytes(bytes as u64);
+                    self.notify(format!("{size} are too much to paste: the limit is 1 MiB"), now);
+                }
+                Vec::new()
+            }
+            TerminalEvent::Mouse(mouse) => {
+                let lines = match mouse.kind {
+                    MouseEventKind::ScrollUp => -1,
+                    MouseEventKind::ScrollDown => 1,
+                    _ => return Vec::new(),
+                };
+                match (&mut self.help, &mut self.picker) {
+                    (Some(top), _) => *top = top.saturating_add_signed(lines),
+                    (None, Some(picker)) => picker.move_by(lines),
+                    (None, None) => self.conversation.scroll_by(lines * WHEEL_LINES),
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn on_transcript(&mut self, status: Status) {
+        match status {
+            Status::Created(path) => self.transcript = Some(path),
+            Status::Failing(error) => {
+                let text =
+                    format!("The conversation cannot be saved: {error}. It is kept in memory and saving is tried again.");
+                self.add_notice(Kind::Warning, &text);
+            }
+            Status::Recovered => self.add_notice(Kind::Note, "The conversation is saved again."),
+        }
+    }
+
+    fn load(&mut self, path: PathBuf, now: Instant) -> Vec<Effect> {
+        self.picker = None;
+        self.engine = Engine::Loading { path: path.clone(), since: now, stopping: false };
+        vec![Effect::Send(Command::Load(path))]
+    }
+
+    fn open_picker(&mut self, error: Option<String>) -> Vec<Effect> {
+        self.picker = Some(Picker { error, ..Picker::default() });
+        vec![Effect::Scan(self.models_dir.clone())]
+    }
+
+    /// Saves what is not yet saved and ends.
+    fn quit(&mut self, reason: ExitReason) -> Vec<Effect> {
+        let mut effects: Vec<Effect> = self.save_unfinished().into_iter().collect();
+        let typed = if self.composer.is_blank() { None } else { Some(self.composer.text()) };
+        let unsent: Vec<String> = self.queue.drain(..).chain(typed).collect();
+        if !unsent.is_empty() {
+            effects.push(Effect::Record(Record::Draft { text: unsent.join("\n") }));
+        }
+        effects.extend([Effect::Cancel, Effect::Send(Command::Quit), Effect::Quit(reason)]);
+        effects
+    }
+}

@@ -1,0 +1,256 @@
+//! Keys: what each action does to the state.
+
+use std::time::Instant;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use crate::transcript::Record;
+
+use super::super::ExitReason;
+use super::super::conversation::{Kind, Standing};
+use super::super::keys::{self, Action, Context, InputState};
+use super::super::view;
+use super::{App, Effect, Engine, MAX_QUEUE, QUIT_TIME};
+
+impl App {
+    pub(super) fn on_key(&mut self, key: KeyEvent, now: Instant) -> Vec<Effect> {
+        let context = self.context();
+        match keys::action(context, self.composer.state(), key) {
+            Some(action) => self.act(context, action, now),
+            None => {
+                self.insert(context, key);
+                Vec::new()
+            }
+        }
+    }
+
+    /// A key that means nothing else is typed.
+    fn insert(&mut self, context: Context, key: KeyEvent) {
+        let plain = !key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT);
+        if let (KeyCode::Char(c), true, Context::Chat) = (key.code, plain, context)
+            && !c.is_control()
+        {
+            self.composer.insert(c);
+        }
+    }
+
+    fn act(&mut self, context: Context, action: Action, now: Instant) -> Vec<Effect> {
+        match action {
+            Action::Interrupt => return self.interrupt(now),
+            Action::Redraw => return vec![Effect::Redraw],
+            Action::Suspend => return vec![Effect::Suspend],
+            Action::Quit | Action::QuitIfEmpty => return self.quit(ExitReason::Quit),
+            Action::Help => {
+                self.help = Some(0);
+                return Vec::new();
+            }
+            _ => {}
+        }
+        match context {
+            Context::Chat => self.act_in_chat(action, now),
+            Context::Picker => self.act_in_picker(action, now),
+            Context::ContextFull => self.act_in_dialog(action, now),
+            Context::Help => {
+                self.act_in_help(action);
+                Vec::new()
+            }
+        }
+    }
+
+    fn act_in_chat(&mut self, action: Action, now: Instant) -> Vec<Effect> {
+        match action {
+            Action::Send => return self.submit(now),
+            Action::Queue if self.is_busy() => return self.submit(now),
+            Action::Stop => return self.stop(now),
+            Action::Newline => self.composer.newline(),
+            Action::HistoryPrevious => return self.history_previous(),
+            Action::HistoryNext => self.composer.recall_next(),
+            Action::TogglePanel => self.toggle_panel(now),
+            Action::ToggleSelecting => return self.toggle_selecting(now),
+            Action::Edit(edit) => self.composer.edit(edit),
+            action => self.scroll(action),
+        }
+        Vec::new()
+    }
+
+    fn scroll(&mut self, action: Action) {
+        match action {
+            Action::ScrollPageUp => self.conversation.scroll_pages(-1),
+            Action::ScrollPageDown => self.conversation.scroll_pages(1),
+            Action::ScrollLineUp => self.conversation.scroll_by(-1),
+            Action::ScrollLineDown => self.conversation.scroll_by(1),
+            Action::ScrollTop => self.conversation.scroll_to_top(),
+            Action::ScrollBottom => self.conversation.follow(),
+            _ => {}
+        }
+    }
+
+    fn act_in_picker(&mut self, action: Action, now: Instant) -> Vec<Effect> {
+        let page = self.page.max(1) as isize;
+        let Some(picker) = &mut self.picker else { return Vec::new() };
+        match action {
+            Action::Up => picker.move_by(-1),
+            Action::Down => picker.move_by(1),
+            Action::PageUp => picker.move_by(-page),
+            Action::PageDown => picker.move_by(page),
+            Action::First => picker.chosen = 0,
+            Action::Last => picker.move_by(isize::MAX),
+            Action::Rescan => return self.open_picker(None),
+            Action::Choose => {
+                if let Some(path) = picker.chosen().map(|model| model.path.clone()) {
+                    return self.load(path, now);
+                }
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    fn act_in_help(&mut self, action: Action) {
+        let page = self.page.max(1);
+        let Some(top) = &mut self.help else { return };
+        match action {
+            Action::Up => *top = top.saturating_sub(1),
+            Action::Down => *top = top.saturating_add(1),
+            Action::PageUp => *top = top.saturating_sub(page),
+            Action::PageDown => *top = top.saturating_add(page),
+            Action::First => *top = 0,
+            Action::Last => *top = usize::MAX,
+            Action::Close => self.help = None,
+            _ => {}
+        }
+    }
+
+    fn act_in_dialog(&mut self, action: Action, now: Instant) -> Vec<Effect> {
+        let Some(dialog) = self.dialog else { return Vec::new() };
+        match (action, dialog.droppable_turns) {
+            (Action::DropOldest, Some(turns)) => {
+                self.dialog = None;
+                let ids = self.conversation.drop_oldest(turns);
+                let mut effects = vec![Effect::Record(Record::Dropped { ids })];
+                effects.extend(self.generate(dialog.question, now));
+                effects
+            }
+            (Action::Stop, _) | (Action::DropOldest, None) => {
+                self.dialog = None;
+                let id = self.withdraw(dialog.question, "the context is full");
+                self.unqueue();
+                vec![Effect::Record(Record::Withdrawn { id })]
+            }
+            (action, _) => {
+                self.scroll(action);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Marks a message as not sent, says why, and returns its number.
+    pub(super) fn withdraw(&mut self, question: usize, why: &str) -> u64 {
+        self.conversation.set_standing(question, Standing::Withdrawn);
+        self.conversation.set_foot(question, format!("not sent: {why}; ↑ brings it back"));
+        self.conversation.items()[question].id
+    }
+
+    /// Sends what was typed, or queues it while the engine is at work.
+    fn submit(&mut self, now: Instant) -> Vec<Effect> {
+        if self.composer.is_blank() {
+            return Vec::new();
+        }
+        match self.engine {
+            Engine::Ready => {
+                let text = self.composer.take();
+                self.conversation.follow();
+                self.start(text, now)
+            }
+            Engine::Loading { .. } | Engine::Replying(_) if self.queue.len() >= MAX_QUEUE => {
+                self.notify("The queue is full", now);
+                Vec::new()
+            }
+            Engine::Loading { .. } | Engine::Replying(_) => {
+                let text = self.composer.take();
+                self.queue.push_back(text);
+                self.queue_draft().into_iter().collect()
+            }
+            Engine::Absent | Engine::Gone => {
+                self.notify("No engine is running; what you typed is kept as a draft", now);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The queue as a draft, so that it outlives the program.
+    pub(super) fn queue_draft(&self) -> Option<Effect> {
+        let text = self.queue.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+        (!text.is_empty()).then_some(Effect::Record(Record::Draft { text }))
+    }
+
+    /// Puts queued messages back into the input: whoever stopped a reply will want to look at them again.
+    pub(super) fn unqueue(&mut self) {
+        if !self.queue.is_empty() {
+            let text = self.queue.drain(..).collect::<Vec<_>>().join("\n");
+            self.composer.put_before(&text);
+        }
+    }
+
+    fn stop(&mut self, now: Instant) -> Vec<Effect> {
+        match &mut self.engine {
+            Engine::Replying(reply) => reply.stopping = true,
+            Engine::Loading { stopping, .. } => *stopping = true,
+            Engine::Absent | Engine::Ready | Engine::Gone => {
+                self.notify("Nothing to stop", now);
+                return Vec::new();
+            }
+        }
+        vec![Effect::Cancel]
+    }
+
+    fn interrupt(&mut self, now: Instant) -> Vec<Effect> {
+        if self.quit_armed.is_some_and(|since| now.saturating_duration_since(since) < QUIT_TIME) {
+            return self.quit(ExitReason::Quit);
+        }
+        self.quit_armed = Some(now);
+        let effects = if self.is_busy() { self.stop(now) } else { Vec::new() };
+        self.notify("Ctrl+C again quits", now);
+        effects
+    }
+
+    fn history_previous(&mut self) -> Vec<Effect> {
+        if self.composer.state() == InputState::Empty
+            && let Some(text) = self.queue.pop_back()
+        {
+            self.composer.set_text(&text);
+            return Vec::new();
+        }
+        self.composer.recall_previous();
+        Vec::new()
+    }
+
+    fn toggle_panel(&mut self, now: Instant) {
+        self.panel = !self.panel;
+        if self.panel && !self.panel_fits {
+            let (columns, rows) = view::PANEL_NEEDS;
+            self.notify(format!("The panel needs {columns} columns and {rows} rows"), now);
+        }
+    }
+
+    fn toggle_selecting(&mut self, now: Instant) -> Vec<Effect> {
+        self.selecting = !self.selecting;
+        let key = keys::name_of(Context::Chat, Action::ToggleSelecting).unwrap_or_default();
+        if self.selecting {
+            self.notify(format!("The mouse selects text; {key} lets the wheel scroll again"), now);
+        } else {
+            self.notify(format!("The wheel scrolls; {key} lets the mouse select text"), now);
+        }
+        vec![Effect::SetMouse(!self.selecting)]
+    }
+
+    /// Begins a turn with `text`.
+    pub(super) fn start(&mut self, text: String, now: Instant) -> Vec<Effect> {
+        let question = self.conversation.add(Kind::User, "you", &text);
+        let id = self.conversation.items()[question].id;
+        let mut effects = vec![Effect::Record(Record::User { id, text })];
+        effects.extend(self.queue_draft());
+        effects.extend(self.generate(question, now));
+        effects
+    }
+}

@@ -1,0 +1,239 @@
+//! The engine's events: replies as they come, and what ends them.
+
+use std::time::Instant;
+
+use crate::transcript::Record;
+use crate::worker::{Command, Event, ReplyStats, StopReason};
+
+use super::super::conversation::Kind;
+use super::super::sanitize::one_line;
+use super::super::units;
+use super::{App, ContextFull, Effect, Engine, FLUSH_TIME, Reply};
+
+/// Holds the place of the line below a reply while it runs; what is drawn there is live.
+const LIVE: &str = "…";
+
+impl App {
+    pub(super) fn on_worker(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        match event {
+            Event::Loaded(mut summary) => {
+                summary.name = one_line(&summary.name);
+                summary.architecture = one_line(&summary.architecture);
+                summary.quantization = one_line(&summary.quantization);
+                let record = Record::Model {
+                    name: summary.name.clone(),
+                    path: summary.path.to_string_lossy().into_owned(),
+                    quantization: summary.quantization.clone(),
+                };
+                self.model = Some(summary);
+                self.engine = Engine::Ready;
+                let mut effects = vec![Effect::Record(record)];
+                effects.extend(self.send_queued(now));
+                effects
+            }
+            Event::LoadFailed { path, error } => {
+                self.engine = Engine::Absent;
+                self.model = None;
+                self.unqueue();
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                self.open_picker(Some(format!("{}: {}", one_line(&name), one_line(&error))))
+            }
+            Event::Warning(text) => {
+                let again = self.conversation.items().last().is_some_and(|i| i.kind == Kind::Warning && i.raw.ends_with(&text));
+                if !again {
+                    self.add_notice(Kind::Warning, &text);
+                }
+                Vec::new()
+            }
+            Event::ReplyStarted { prompt_tokens, reused_tokens } => {
+                if let Engine::Replying(reply) = &mut self.engine {
+                    reply.prompt = Some((prompt_tokens, reused_tokens));
+                }
+                Vec::new()
+            }
+            Event::Text(text) => {
+                if let Engine::Replying(reply) = &mut self.engine {
+                    reply.text_since.get_or_insert(now);
+                    self.conversation.append(reply.item, &text);
+                }
+                Vec::new()
+            }
+            Event::ReplyFinished { stop, stats } => self.reply_finished(stop, stats, now),
+            Event::ReplyFailed(error) => self.reply_failed(&error),
+            Event::ContextFull { needed, capacity, droppable_turns } => {
+                let Engine::Replying(reply) = self.engine else { return Vec::new() };
+                self.engine = Engine::Ready;
+                self.conversation.remove_last();
+                // Dropping no turn would ask the same again.
+                let droppable_turns = droppable_turns.filter(|&n| n > 0);
+                self.dialog = Some(ContextFull { needed, capacity, droppable_turns, question: reply.question });
+                Vec::new()
+            }
+        }
+    }
+
+    /// Asks the engine to answer `question`, the last message.
+    pub(super) fn generate(&mut self, question: usize, now: Instant) -> Vec<Effect> {
+        let messages = self.conversation.messages(self.system.as_deref());
+        let item = self.add_reply();
+        self.engine = Engine::Replying(Reply {
+            item,
+            question,
+            since: now,
+            text_since: None,
+            prompt: None,
+            stopping: false,
+            recorded: 0,
+            recorded_at: now,
+        });
+        vec![Effect::Send(Command::Generate { messages, sampling: self.sampling.clone() })]
+    }
+
+    /// Adds a notice. A reply that has no text yet stays last, since it may still be taken away again.
+    pub(super) fn add_notice(&mut self, kind: Kind, text: &str) {
+        let empty = self.reply().is_some_and(|reply| self.conversation.items()[reply.item].raw.is_empty());
+        if !empty {
+            self.conversation.add(kind, "", text);
+            return;
+        }
+        self.conversation.remove_last();
+        self.conversation.add(kind, "", text);
+        let item = self.add_reply();
+        if let Engine::Replying(reply) = &mut self.engine {
+            reply.item = item;
+        }
+    }
+
+    fn add_reply(&mut self) -> usize {
+        let label = self.model.as_ref().map_or("model", |m| m.name.as_str());
+        let item = self.conversation.add(Kind::Reply, label, "");
+        self.conversation.set_foot(item, LIVE.into());
+        item
+    }
+
+    fn reply_finished(&mut self, stop: StopReason, stats: ReplyStats, now: Instant) -> Vec<Effect> {
+        let Engine::Replying(reply) = self.engine else { return Vec::new() };
+        self.engine = Engine::Ready;
+        let mut effects = Vec::new();
+        if self.conversation.items()[reply.item].raw.is_empty() && stop == StopReason::Cancelled {
+            effects.push(self.withdraw_turn(&reply, "stopped before the first word"));
+        } else {
+            self.conversation.set_foot(reply.item, foot(stop, &stats, reply.prompt));
+            effects.push(self.record_reply(&reply, stop.name(), &stats));
+        }
+        if stop == StopReason::Cancelled {
+            self.unqueue();
+        } else {
+            effects.extend(self.send_queued(now));
+        }
+        effects
+    }
+
+    fn reply_failed(&mut self, error: &str) -> Vec<Effect> {
+        let Engine::Replying(reply) = self.engine else {
+            self.conversation.add(Kind::Error, "", error);
+            return Vec::new();
+        };
+        self.engine = Engine::Ready;
+        let mut effects = Vec::new();
+        if self.conversation.items()[reply.item].raw.is_empty() {
+            effects.push(self.withdraw_turn(&reply, "the reply failed"));
+        } else {
+            self.conversation.set_foot(reply.item, "cut off".into());
+            effects.push(self.record_reply(&reply, "failed", &ReplyStats::default()));
+        }
+        self.conversation.add(Kind::Error, "", error);
+        self.unqueue();
+        effects
+    }
+
+    /// Takes away a reply without text. Its message is then not part of what is sent: templates want the speakers to
+    /// alternate.
+    fn withdraw_turn(&mut self, reply: &Reply, why: &str) -> Effect {
+        self.conversation.remove_last();
+        let id = self.withdraw(reply.question, why);
+        Effect::Record(Record::Withdrawn { id })
+    }
+
+    fn record_reply(&self, reply: &Reply, stop: &str, stats: &ReplyStats) -> Effect {
+        let item = &self.conversation.items()[reply.item];
+        Effect::Record(Record::Reply {
+            id: item.id,
+            text: item.raw.clone(),
+            stop: stop.to_owned(),
+            tokens: stats.generated_tokens,
+            seconds: stats.generate_seconds,
+        })
+    }
+
+    /// What has come of the reply since the last piece, for the transcript: when it is due, or at once without `now`.
+    pub(super) fn record_piece(&mut self, now: Option<Instant>) -> Option<Effect> {
+        let Engine::Replying(reply) = &mut self.engine else { return None };
+        if now.is_some_and(|now| now.saturating_duration_since(reply.recorded_at) < FLUSH_TIME) {
+            return None;
+        }
+        let item = &self.conversation.items()[reply.item];
+        let text = item.raw[reply.recorded..].to_owned();
+        reply.recorded = item.raw.len();
+        reply.recorded_at = now.unwrap_or(reply.recorded_at);
+        (!text.is_empty()).then_some(Effect::Record(Record::Partial { id: item.id, text }))
+    }
+
+    /// Saves the text of a reply that goes no further.
+    pub(super) fn save_unfinished(&mut self) -> Option<Effect> {
+        let Engine::Replying(reply) = self.engine else { return None };
+        let has_text = !self.conversation.items()[reply.item].raw.is_empty();
+        has_text.then(|| self.record_reply(&reply, StopReason::Cancelled.name(), &ReplyStats::default()))
+    }
+
+    pub(super) fn on_worker_gone(&mut self) -> Vec<Effect> {
+        if let Engine::Gone = self.engine {
+            return Vec::new();
+        }
+        let mut effects: Vec<Effect> = self.save_unfinished().into_iter().collect();
+        if let Engine::Replying(reply) = self.engine {
+            if effects.is_empty() {
+                effects.push(self.withdraw_turn(&reply, "the engine has stopped"));
+            } else {
+                self.conversation.set_foot(reply.item, "cut off".into());
+            }
+        }
+        self.engine = Engine::Gone;
+        self.picker = None;
+        self.dialog = None;
+        self.unqueue();
+        let text = "The engine has stopped. What was said is saved; quit and start again to go on.";
+        self.conversation.add(Kind::Error, "", text);
+        effects
+    }
+
+    fn send_queued(&mut self, now: Instant) -> Vec<Effect> {
+        match self.queue.pop_front() {
+            Some(text) => self.start(text, now),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// The line below a reply, what matters most first: tokens, speed, why it ended, the prompt.
+fn foot(stop: StopReason, stats: &ReplyStats, prompt: Option<(usize, usize)>) -> String {
+    let mut parts = vec![units::plural(stats.generated_tokens, "token")];
+    if stats.generated_tokens > 0 && stats.generate_seconds > 0.0 {
+        parts.push(format!("{} tok/s", units::speed(stats.generated_tokens as f64 / stats.generate_seconds)));
+    }
+    let why = match stop {
+        StopReason::EndOfTurn => "end of turn",
+        StopReason::MaxTokens => "token limit",
+        StopReason::ContextFull => "the context is full",
+        StopReason::Cancelled => "stopped",
+    };
+    parts.push(why.into());
+    if stats.prompt_tokens > 0 {
+        let time = units::seconds(stats.prompt_seconds);
+        parts.push(format!("{} in {time}", units::plural(stats.prompt_tokens, "prompt token")));
+    }
+    if let Some((_, reused)) = prompt.filter(|p| p.1 > 0) {
+        parts.push(format!("{reused} reused"));
+    }
+    parts.join(" · ")
+}

@@ -1,0 +1,509 @@
+//! The conversation as it is shown: messages, replies under way and notices, wrapped once per width, and the place that is
+//! looked at. What is drawn costs what is visible; text that arrives costs its own length.
+
+use crate::transcript::{Message, Role};
+
+use super::sanitize::Sanitizer;
+use super::wrap::Wrapped;
+
+/// What an item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    User,
+    Reply,
+    Note,
+    Warning,
+    Error,
+}
+
+/// Whether a message is part of what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Sent,
+    /// No longer: the context was full.
+    Dropped,
+    /// Never answered.
+    Withdrawn,
+}
+
+/// One message, reply or notice.
+#[derive(Debug)]
+pub struct Item {
+    /// The number of a message in the transcript; 0 for notices.
+    pub id: u64,
+    pub kind: Kind,
+    pub standing: Standing,
+    /// Who speaks; empty for notices.
+    pub label: String,
+    /// The text as it was said.
+    pub raw: String,
+    /// What stands below it: figures of a reply.
+    pub foot: String,
+    /// The text as it is drawn.
+    shown: String,
+    sanitizer: Sanitizer,
+    wrapped: Wrapped,
+}
+
+impl Item {
+    fn new(id: u64, kind: Kind, label: String) -> Item {
+        Item {
+            id,
+            kind,
+            standing: Standing::Sent,
+            label,
+            raw: String::new(),
+            foot: String::new(),
+            shown: String::new(),
+            sanitizer: Sanitizer::default(),
+            wrapped: Wrapped::new(1),
+        }
+    }
+
+    fn push(&mut self, text: &str) {
+        self.raw.push_str(text);
+        self.sanitizer.push(text, &mut self.shown);
+        if self.shown.starts_with('\n') {
+            // Replies often begin with line ends, which would only push the text away from its label.
+            self.shown = self.shown.trim_start_matches('\n').to_owned();
+        }
+        self.wrapped.extend(&self.shown);
+    }
+
+    fn wrap(&mut self, width: u16) {
+        self.wrapped = Wrapped::new(width);
+        self.wrapped.extend(&self.shown);
+    }
+
+    fn is_message(&self) -> bool {
+        matches!(self.kind, Kind::User | Kind::Reply)
+    }
+
+    fn head_lines(&self) -> usize {
+        usize::from(self.is_message())
+    }
+
+    /// Head, text, foot, and an empty line after it.
+    fn lines(&self) -> usize {
+        self.head_lines() + self.wrapped.len() + usize::from(!self.foot.is_empty()) + 1
+    }
+
+    fn spot(&self, line: usize) -> Spot {
+        let body = line.checked_sub(self.head_lines());
+        match body {
+            None => Spot::Head,
+            Some(i) if i < self.wrapped.len() => Spot::Text(self.wrapped.line(i).start),
+            Some(i) => Spot::After(i - self.wrapped.len()),
+        }
+    }
+
+    fn line_of(&self, spot: Spot) -> usize {
+        let line = match spot {
+            Spot::Head => 0,
+            Spot::Text(byte) => self.head_lines() + self.wrapped.line_of(byte),
+            Spot::After(n) => self.head_lines() + self.wrapped.len() + n,
+        };
+        line.min(self.lines() - 1)
+    }
+}
+
+/// A place in an item that stays the same when the width changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spot {
+    Head,
+    /// A byte of the text as drawn.
+    Text(usize),
+    /// Lines after the text.
+    After(usize),
+}
+
+/// A place in the conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Anchor {
+    item: usize,
+    spot: Spot,
+}
+
+/// Which part is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scroll {
+    /// The end, wherever it moves.
+    Follow,
+    /// `top` is the first line seen; `end` is where the conversation ended when this began.
+    At { top: Anchor, end: Anchor },
+}
+
+/// One line to draw.
+#[derive(Debug, Clone, Copy)]
+pub enum Line<'a> {
+    Label(&'a Item),
+    Text(&'a Item, &'a str),
+    Foot(&'a Item),
+    Gap,
+}
+
+/// What lies below the part that is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Below {
+    pub lines: usize,
+    /// Of these, how many have come since the person scrolled up.
+    pub new_lines: usize,
+}
+
+/// All that was said, and how it is looked at.
+#[derive(Debug)]
+pub struct Conversation {
+    items: Vec<Item>,
+    /// `ends[i]`: lines of the items up to and with `i`. As long as `items`.
+    ends: Vec<usize>,
+    width: u16,
+    height: u16,
+    scroll: Scroll,
+    next_id: u64,
+}
+
+impl Default for Conversation {
+    fn default() -> Self {
+        Conversation {
+            items: Vec::new(),
+            ends: Vec::new(),
+            width: 80,
+            height: 24,
+            scroll: Scroll::Follow,
+            next_id: 1,
+        }
+    }
+}
+
+impl Conversation {
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// Adds an item at the end and returns its place.
+    pub fn add(&mut self, kind: Kind, label: &str, text: &str) -> usize {
+        let id = if matches!(kind, Kind::User | Kind::Reply) {
+            self.next_id += 1;
+            self.next_id - 1
+        } else {
+            0
+        };
+        let mut item = Item::new(id, kind, label.to_owned());
+        item.wrap(self.width);
+        item.push(match kind {
+            Kind::Warning => "Warning: ",
+            Kind::Error => "Error: ",
+            Kind::User | Kind::Reply | Kind::Note => "",
+        });
+        item.push(text);
+        self.ends.push(self.total() + item.lines());
+        self.items.push(item);
+        self.items.len() - 1
+    }
+
+    /// Appends text to item `i`.
+    pub fn append(&mut self, i: usize, text: &str) {
+        self.items[i].push(text);
+        self.recount(i);
+    }
+
+    /// Sets the line below item `i`.
+    pub fn set_foot(&mut self, i: usize, foot: String) {
+        self.items[i].foot = foot;
+        self.recount(i);
+    }
+
+    pub fn set_standing(&mut self, i: usize, standing: Standing) {
+        self.items[i].standing = standing;
+    }
+
+    /// Takes the last item away again.
+    pub fn remove_last(&mut self) {
+        self.items.pop();
+        self.ends.pop();
+    }
+
+    /// The place of the message with this number.
+    pub fn position(&self, id: u64) -> Option<usize> {
+        self.items.iter().rposition(|item| item.id == id)
+    }
+
+    /// What is sent to the model, after `system`.
+    pub fn messages(&self, system: Option<&str>) -> Vec<Message> {
+        let system = system.map(|text| Message { role: Role::System, content: text.to_owned() });
+        let said = self.items.iter().filter(|item| item.is_message() && item.standing == Standing::Sent).map(|item| {
+            let role = if item.kind == Kind::User { Role::User } else { Role::Assistant };
+            Message { role, content: item.raw.clone() }
+        });
+        system.into_iter().chain(said).collect()
+    }
+
+    /// Marks the oldest `n` turns that are still sent as dropped, and returns the numbers of their messages. A turn is a
+    /// message of the person and what was said until the next.
+    pub fn drop_oldest(&mut self, n: usize) -> Vec<u64> {
+        let mut turns = 0;
+        let mut ids = Vec::new();
+        for item in self.items.iter_mut().filter(|i| i.is_message() && i.standing == Standing::Sent) {
+            turns += usize::from(item.kind == Kind::User);
+            if turns > n {
+                break;
+            }
+            item.standing = Standing::Dropped;
+            ids.push(item.id);
+        }
+        ids
+    }
+
+    /// Sets the size that it is drawn at.
+    pub fn resize(&mut self, width: u16, height: u16) {
+        self.height = height.max(1);
+        if width.max(1) == self.width {
+            return;
+        }
+        self.width = width.max(1);
+        for item in &mut self.items {
+            item.wrap(self.width);
+        }
+        self.recount(0);
+    }
+
+    /// Counts the lines anew from item `from` on.
+    fn recount(&mut self, from: usize) {
+        let mut total = if from == 0 { 0 } else { self.ends[from - 1] };
+        for (item, end) in self.items.iter().zip(&mut self.ends).skip(from) {
+            total += item.lines();
+            *end = total;
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// Lines that count as content: the last gap is not shown.
+    fn content(&self) -> usize {
+        self.total().saturating_sub(1)
+    }
+
+    fn last_top(&self) -> usize {
+        self.content().saturating_sub(usize::from(self.height))
+    }
+
+    fn line_of(&self, anchor: Anchor) -> usize {
+        let Some(item) = self.items.get(anchor.item) else { return self.total() };
+        self.ends[anchor.item] - item.lines() + item.line_of(anchor.spot)
+    }
+
+    fn anchor_at(&self, line: usize) -> Anchor {
+        let item = self.ends.partition_point(|&end| end <= line);
+        let spot = match self.items.get(item) {
+            Some(i) => i.spot(line + i.lines() - self.ends[item]),
+            None => Spot::Head,
+        };
+        Anchor { item, spot }
+    }
+
+    /// The first line seen.
+    fn top(&self) -> usize {
+        match self.scroll {
+            Scroll::Follow => self.last_top(),
+            Scroll::At { top, .. } => self.line_of(top).min(self.last_top()),
+        }
+    }
+
+    /// Moves the view by `lines`, down where positive. At the end it follows again.
+    pub fn scroll_by(&mut self, lines: isize) {
+        self.scroll_to(self.top().saturating_add_signed(lines));
+    }
+
+    /// Moves the view by whole pages, less a line of overlap.
+    pub fn scroll_pages(&mut self, pages: isize) {
+        let page = isize::from(self.height.saturating_sub(1).max(1) as i16);
+        self.scroll_by(pages * page);
+    }
+
+    pub fn scroll_to_top(&mut self) {
+        self.scroll_to(0);
+    }
+
+    pub fn follow(&mut self) {
+        self.scroll = Scroll::Follow;
+    }
+
+    fn scroll_to(&mut self, line: usize) {
+        if line >= self.last_top() {
+            self.scroll = Scroll::Follow;
+            return;
+        }
+        let end = match self.scroll {
+            Scroll::At { end, .. } => end,
+            Scroll::Follow => self.end(),
+        };
+        self.scroll = Scroll::At { top: self.anchor_at(line), end };
+    }
+
+    /// Where the text ends now.
+    fn end(&self) -> Anchor {
+        let item = self.items.len().saturating_sub(1);
+        let spot = self.items.last().map_or(Spot::Head, |i| Spot::Text(i.shown.len()));
+        Anchor { item, spot }
+    }
+
+    pub fn is_following(&self) -> bool {
+        self.scroll == Scroll::Follow
+    }
+
+    /// What lies below the view; `None` at the end.
+    pub fn below(&self) -> Option<Below> {
+        let Scroll::At { end, .. } = self.scroll else { return None };
+        let lines = self.content().saturating_sub(self.top() + usize::from(self.height));
+        let last = self.line_of(self.end());
+        Some(Below { lines, new_lines: last.saturating_sub(self.line_of(end)).min(lines) })
+    }
+
+    /// The lines of the view, from the top.
+    pub fn visible(&self) -> impl Iterator<Item = Line<'_>> {
+        let top = self.top();
+        let bottom = self.content().min(top + usize::from(self.height));
+        let first = self.ends.partition_point(|&end| end <= top);
+        let start = first.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.items[first.min(self.items.len())..]
+            .iter()
+            .enumerate()
+            .flat_map(move |(i, item)| {
+                let hidden = if i == 0 { top - start } else { 0 };
+                (hidden..item.lines()).map(move |line| draw(item, line))
+            })
+            .take(bottom.saturating_sub(top))
+    }
+}
+
+fn draw(item: &Item, line: usize) -> Line<'_> {
+    let Some(line) = line.checked_sub(item.head_lines()) else { return Line::Label(item) };
+    if line < item.wrapped.len() {
+        return Line::Text(item, &item.shown[item.wrapped.line(line)]);
+    }
+    if line == item.wrapped.len() && !item.foot.is_empty() { Line::Foot(item) } else { Line::Gap }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(c: &Conversation) -> Vec<String> {
+        c.visible()
+            .map(|line| match line {
+                Line::Label(item) => format!("[{}]", item.label),
+                Line::Text(_, text) => text.to_owned(),
+                Line::Foot(item) => format!("({})", item.foot),
+                Line::Gap => String::new(),
+            })
+            .collect()
+    }
+
+    /// Ten turns, each "question N" and three lines of answer.
+    fn ten_turns() -> Conversation {
+        let mut c = Conversation::default();
+        c.resize(40, 6);
+        for n in 0..10 {
+            c.add(Kind::User, "you", &format!("question {n}"));
+            let reply = c.add(Kind::Reply, "model", &format!("a{n}\nb{n}\nc{n}"));
+            c.set_foot(reply, format!("{n} tokens"));
+        }
+        c
+    }
+
+    #[test]
+    fn the_end_is_followed_until_someone_scrolls_up() {
+        let mut c = ten_turns();
+        assert_eq!(shown(&c), ["", "[model]", "a9", "b9", "c9", "(9 tokens)"]);
+        c.append(19, "\nd9");
+        assert_eq!(shown(&c), ["[model]", "a9", "b9", "c9", "d9", "(9 tokens)"]);
+        c.scroll_by(-3);
+        let before = shown(&c);
+        c.append(19, "\ne9\nf9");
+        assert_eq!(shown(&c), before);
+        assert_eq!(c.below(), Some(Below { lines: 5, new_lines: 2 }));
+        c.scroll_by(5);
+        assert!(c.is_following());
+        assert_eq!(c.below(), None);
+    }
+
+    #[test]
+    fn pages_overlap_by_a_line_and_stop_at_both_ends() {
+        let mut c = ten_turns();
+        c.scroll_pages(-1);
+        assert_eq!(shown(&c).last().map(String::as_str), Some(""));
+        c.scroll_pages(-100);
+        assert_eq!(shown(&c)[..2], ["[you]", "question 0"]);
+        c.scroll_pages(100);
+        assert!(c.is_following());
+        c.scroll_to_top();
+        assert_eq!(shown(&c)[0], "[you]");
+    }
+
+    #[test]
+    fn the_place_that_is_read_stays_when_the_width_changes() {
+        let mut c = Conversation::default();
+        c.resize(80, 4);
+        for n in 0..20 {
+            c.add(Kind::Reply, "model", &format!("start{n} {}end{n}", "lorem ipsum dolor ".repeat(20)));
+        }
+        c.scroll_to_top();
+        c.scroll_by(40);
+        let Scroll::At { top, .. } = c.scroll else { panic!("it follows") };
+        for width in [30, 7, 200, 13, 80] {
+            c.resize(width, 4);
+            assert!(matches!(c.scroll, Scroll::At { top: t, .. } if t == top));
+            assert_eq!(c.anchor_at(c.top()).item, top.item, "width {width}");
+        }
+    }
+
+    #[test]
+    fn text_in_pieces_lies_as_the_whole_does() {
+        let text = "The quick brown fox\n\njumps over\nthe lazy dog 日本語の文章。 and on and on it goes";
+        for width in [3, 10, 17, 80] {
+            let mut c = Conversation::default();
+            c.resize(width, 100);
+            let pieces = c.add(Kind::Reply, "", "");
+            for ch in text.chars() {
+                c.append(pieces, ch.encode_utf8(&mut [0; 4]));
+            }
+            let whole = c.add(Kind::Reply, "", text);
+            assert_eq!(c.ends[pieces], c.ends[whole] - c.ends[pieces]);
+        }
+    }
+
+    #[test]
+    fn oldest_turns_are_dropped_from_what_is_sent_and_stay_to_be_read() {
+        let mut c = ten_turns();
+        assert_eq!(c.drop_oldest(2), [1, 2, 3, 4]);
+        assert_eq!(c.messages(None).len(), 16);
+        assert_eq!(c.messages(Some("Be kind."))[1].content, "question 2");
+        assert_eq!(c.items().len(), 20);
+        assert_eq!(c.drop_oldest(100).len(), 16);
+    }
+
+    #[test]
+    fn nothing_is_shown_of_an_empty_conversation() {
+        let mut c = Conversation::default();
+        c.resize(0, 0);
+        c.scroll_pages(-1);
+        assert_eq!(shown(&c).len(), 0);
+        assert!(c.is_following());
+    }
+
+    #[test]
+    fn line_ends_at_the_start_of_a_reply_are_left_out() {
+        let mut c = Conversation::default();
+        let reply = c.add(Kind::Reply, "model", "");
+        for piece in ["\n", "\n\n", "Hi"] {
+            c.append(reply, piece);
+        }
+        assert_eq!(shown(&c), ["[model]", "Hi"]);
+    }
+}

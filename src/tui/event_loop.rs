@@ -1,0 +1,329 @@
+//! The loop: waits for messages from the terminal, the engine, the system and the disk, lets the state take them, carries
+//! out what it wants, and draws. It waits for nothing else; a burst of messages costs one frame.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use crossterm::event::Event as TerminalEvent;
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+use crate::transcript::{self, Finished, TranscriptWriter};
+use crate::worker::WorkerHandle;
+
+use super::app::{App, Effect, Msg};
+use super::picker::{self, Scan};
+use super::reader::{Input, Reader};
+use super::signals::{Notice, SignalThread};
+use super::terminal::{self, FrameBuffer, Guard};
+use super::theme::{ColorDepth, Theme};
+use super::{ChatOptions, Exit, ExitReason, TuiError, view};
+
+/// Frames are at least this far apart: 60 a second.
+const FRAME: Duration = Duration::from_micros(16_667);
+/// How often the screen looks at the gauges while something runs, and while nothing does.
+const BUSY_TICK: Duration = Duration::from_millis(100);
+const IDLE_TICK: Duration = Duration::from_secs(1);
+/// Messages of one kind taken before the next frame is drawn.
+const MAX_BURST: usize = 4096;
+/// How long the transcript may take to reach the disk at the end.
+const SAVE_PATIENCE: Duration = Duration::from_secs(4);
+/// After coming back from the shell, a stop that we sent ourselves may still be on its way.
+const STOP_ECHO: Duration = Duration::from_millis(500);
+
+pub(super) fn run(handle: &WorkerHandle, options: &ChatOptions) -> Result<Exit, TuiError> {
+    let writer = match &options.sessions_dir {
+        Some(dir) => {
+            let header = transcript::Header {
+                version: transcript::VERSION,
+                program: format!("wayinfer {}", env!("CARGO_PKG_VERSION")),
+                system: options.system.clone(),
+                sampling: sampling_json(options),
+            };
+            Some(TranscriptWriter::start(dir.clone(), header).map_err(TuiError::Thread)?)
+        }
+        None => None,
+    };
+    // Signals come first: one that arrived between the two would leave the terminal's modes on.
+    let signals = SignalThread::start().map_err(TuiError::Thread)?;
+    let guard = Guard::enter().map_err(|error| match error.kind() {
+        std::io::ErrorKind::Unsupported => TuiError::NoTerminal(error),
+        _ => TuiError::Terminal(error),
+    })?;
+    let env = |name: &str| std::env::var(name).ok();
+    let reader = Reader::start(env("TERM").as_deref() != Some("dumb")).map_err(TuiError::Terminal)?;
+    let depth = options.colors.unwrap_or_else(|| ColorDepth::detect(env));
+    let outcome = Screen::new(handle, options, guard, signals, reader, writer.as_ref(), depth).and_then(Screen::run);
+    // The screen is dropped: the terminal is as it was. Only now the disk may take its time.
+    let saved = writer.map_or_else(Finished::default, |writer| writer.finish(SAVE_PATIENCE));
+    let reason = outcome?;
+    let unsaved = saved.error.map(|error| match saved.rescued {
+        Some(path) => format!("the conversation could not be saved in its folder ({error}); it lies in {}", path.display()),
+        None => format!("the end of the conversation could not be saved: {error}"),
+    });
+    Ok(Exit { reason, transcript: saved.path, unsaved, panic: terminal::take_panic() })
+}
+
+fn sampling_json(options: &ChatOptions) -> serde_json::Value {
+    let s = &options.sampling;
+    serde_json::json!({
+        "temperature": s.temperature, "top_k": s.top_k, "top_p": s.top_p, "min_p": s.min_p,
+        "repeat_penalty": s.repeat_penalty, "frequency_penalty": s.frequency_penalty,
+        "presence_penalty": s.presence_penalty, "penalty_window": s.penalty_window, "seed": s.seed,
+    })
+}
+
+struct Screen<'a> {
+    handle: &'a WorkerHandle,
+    options: &'a ChatOptions,
+    writer: Option<&'a TranscriptWriter>,
+    guard: Guard,
+    signals: SignalThread,
+    reader: Reader,
+    scans: (Sender<Scan>, Receiver<Scan>),
+    terminal: Terminal<CrosstermBackend<FrameBuffer>>,
+    frames: FrameBuffer,
+    app: App,
+    worker_gone: bool,
+    dirty: bool,
+    next_frame: Instant,
+    next_tick: Instant,
+    ignore_stop_until: Instant,
+    end: Option<ExitReason>,
+}
+
+impl<'a> Screen<'a> {
+    fn new(
+        handle: &'a WorkerHandle,
+        options: &'a ChatOptions,
+        guard: Guard,
+        signals: SignalThread,
+        reader: Reader,
+        writer: Option<&'a TranscriptWriter>,
+        depth: ColorDepth,
+    ) -> Result<Screen<'a>, TuiError> {
+        let frames = FrameBuffer::default();
+        let terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
+        let now = Instant::now();
+        let (app, effects) = App::new(options, Theme::dark(depth), now);
+        let mut screen = Screen {
+            handle,
+            options,
+            writer,
+            guard,
+            signals,
+            reader,
+            scans: bounded(4),
+            terminal,
+            frames,
+            app,
+            worker_gone: false,
+            dirty: true,
+            next_frame: now,
+            next_tick: now,
+            ignore_stop_until: now,
+            end: None,
+        };
+        screen.carry_out(effects);
+        Ok(screen)
+    }
+
+    fn run(mut self) -> Result<ExitReason, TuiError> {
+        loop {
+            if let Some(reason) = self.end {
+                return Ok(reason);
+            }
+            self.wait();
+            self.take_all();
+            let now = Instant::now();
+            if now >= self.next_tick {
+                self.next_tick = now + if self.app.is_busy() { BUSY_TICK } else { IDLE_TICK };
+                self.tell(Msg::Tick);
+            }
+            if self.dirty && self.end.is_none() && now >= self.next_frame {
+                self.draw(now);
+            }
+        }
+    }
+
+    /// Waits for a message, the next tick or the next frame.
+    fn wait(&mut self) {
+        let deadline = if self.dirty { self.next_frame.min(self.next_tick) } else { self.next_tick };
+        let mut select = Select::new();
+        select.recv(self.reader.inputs());
+        select.recv(self.signals.notices());
+        select.recv(&self.scans.1);
+        if !self.worker_gone {
+            select.recv(&self.handle.events);
+        }
+        if let Some(writer) = self.writer {
+            select.recv(writer.status());
+        }
+        let _ = select.ready_deadline(deadline);
+    }
+
+    /// Lets the state take every message that has arrived; what is typed comes first.
+    fn take_all(&mut self) {
+        while let Ok(notice) = self.signals.notices().try_recv() {
+            self.on_signal(notice);
+        }
+        for _ in 0..MAX_BURST {
+            match self.reader.inputs().try_recv() {
+                Ok(Input::Event(TerminalEvent::Resize(..))) => self.dirty = true,
+                Ok(Input::Event(event)) => self.tell(Msg::Terminal(event)),
+                Ok(Input::KeyboardProtocol) => {
+                    let result = self.guard.enable_keyboard_protocol();
+                    self.check(result);
+                }
+                Ok(Input::Closed) => self.tell(Msg::TerminalClosed),
+                Err(_) => break,
+            }
+            if self.end.is_some() {
+                return;
+            }
+        }
+        if let Some(panic) = terminal::take_panic() {
+            self.tell(Msg::Panicked(panic));
+        }
+        for _ in 0..MAX_BURST {
+            match self.handle.events.try_recv() {
+                Ok(event) => self.tell(Msg::Worker(event)),
+                Err(TryRecvError::Disconnected) if !self.worker_gone => {
+                    self.worker_gone = true;
+                    // The thread says why before its end of the channel falls.
+                    if let Some(panic) = terminal::take_panic() {
+                        self.tell(Msg::Panicked(panic));
+                    }
+                    self.tell(Msg::WorkerGone);
+                }
+                Err(_) => break,
+            }
+        }
+        while let Ok(scan) = self.scans.1.try_recv() {
+            self.tell(Msg::Scanned(scan));
+        }
+        while let Some(status) = self.writer.and_then(|w| w.status().try_recv().ok()) {
+            self.tell(Msg::Transcript(status));
+        }
+    }
+
+    fn tell(&mut self, msg: Msg) {
+        self.dirty = true;
+        let busy = self.app.is_busy();
+        let effects = self.app.update(msg, Instant::now());
+        if !busy && self.app.is_busy() {
+            self.next_tick = self.next_tick.min(Instant::now() + BUSY_TICK);
+        }
+        self.carry_out(effects);
+    }
+
+    fn on_signal(&mut self, notice: Notice) {
+        match notice {
+            Notice::End(signal) => self.tell(Msg::Terminate(signal)),
+            Notice::Stop if Instant::now() < self.ignore_stop_until => {}
+            Notice::Stop => self.suspend(),
+            // Whoever stopped us may have changed the terminal.
+            Notice::Continued => self.come_back(),
+            Notice::Resized => self.dirty = true,
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(command) => {
+                    // A worker that is gone is told by its events.
+                    let _ = self.handle.commands.send(command);
+                }
+                Effect::Cancel => self.handle.cancel.store(true, Relaxed),
+                Effect::Record(record) => {
+                    if let Some(writer) = self.writer {
+                        writer.append(record);
+                    }
+                }
+                Effect::Scan(dir) => {
+                    let sender = self.scans.0.clone();
+                    let scan = move || drop(sender.send(picker::scan(&dir)));
+                    if let Err(error) = thread::Builder::new().name("model search".into()).spawn(scan) {
+                        let scan = Scan { error: Some(error.to_string()), ..Scan::default() };
+                        let _ = self.scans.0.try_send(scan);
+                    }
+                }
+                Effect::SetMouse(on) => {
+                    let result = self.guard.set_mouse(on);
+                    self.check(result);
+                }
+                Effect::Redraw => self.redraw(),
+                Effect::Suspend => self.suspend_by_key(),
+                Effect::Quit(reason) => self.end = Some(reason),
+            }
+        }
+    }
+
+    /// A terminal that refuses bytes has gone away.
+    fn check(&mut self, result: std::io::Result<()>) {
+        if result.is_err() && self.end.is_none() {
+            self.tell(Msg::TerminalClosed);
+        }
+    }
+
+    fn redraw(&mut self) {
+        // This clears the screen within the next frame, which is then a whole one. `Terminal::clear` would also ask the
+        // terminal where its cursor is, and wait for the answer.
+        if let Ok(size) = self.terminal.size() {
+            let _ = self.terminal.resize(size.into());
+        }
+        self.frames.forget();
+        self.dirty = true;
+    }
+
+    fn draw(&mut self, now: Instant) {
+        self.dirty = false;
+        self.next_frame = now + FRAME;
+        let snapshot = self.handle.telemetry.snapshot();
+        self.app.observe(&snapshot, now);
+        let app = &mut self.app;
+        let drawn = self.terminal.draw(|frame| view::draw(frame, app, &snapshot, now)).map(drop);
+        let bytes = self.frames.take(self.options.synchronized);
+        if !bytes.is_empty() {
+            let written = self.guard.write(&bytes);
+            self.check(written);
+        }
+        self.check(drawn);
+    }
+
+    /// Ctrl+Z: stops the whole job, as the terminal would have done outside raw mode.
+    fn suspend_by_key(&mut self) {
+        if is_alone() {
+            let text = "There is no shell to go back to";
+            self.app.notify(text, Instant::now());
+            return;
+        }
+        self.guard.leave();
+        #[cfg(unix)]
+        let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
+        self.suspend();
+        self.ignore_stop_until = Instant::now() + STOP_ECHO;
+    }
+
+    /// Puts the terminal back, stops, and goes on when continued.
+    fn suspend(&mut self) {
+        self.guard.leave();
+        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
+        self.come_back();
+    }
+
+    fn come_back(&mut self) {
+        self.guard.leave();
+        let result = self.guard.resume();
+        self.check(result);
+        self.redraw();
+    }
+}
+
+/// Nobody could continue this process if it stopped: it leads a session of its own.
+fn is_alone() -> bool {
+    rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid())
+}

@@ -1,0 +1,342 @@
+//! The keys: one table says what each does, where it holds and how help describes it. Keys in, actions out.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+/// What a key does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    Send,
+    Queue,
+    Newline,
+    Stop,
+    Interrupt,
+    QuitIfEmpty,
+    HistoryPrevious,
+    HistoryNext,
+    ScrollPageUp,
+    ScrollPageDown,
+    ScrollLineUp,
+    ScrollLineDown,
+    ScrollTop,
+    ScrollBottom,
+    Help,
+    TogglePanel,
+    ToggleSelecting,
+    Redraw,
+    Suspend,
+    Edit(Edit),
+    // In a list or a dialog.
+    Up,
+    Down,
+    PageUp,
+    PageDown,
+    First,
+    Last,
+    Choose,
+    Rescan,
+    Close,
+    DropOldest,
+    Quit,
+}
+
+/// What a key does to the text being typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Edit {
+    Left,
+    Right,
+    Up,
+    Down,
+    WordLeft,
+    WordRight,
+    LineStart,
+    LineEnd,
+    DeleteBack,
+    DeleteForward,
+    DeleteWordBack,
+    DeleteWordForward,
+    DeleteToStart,
+    DeleteToEnd,
+    PutBack,
+    Undo,
+    Redo,
+}
+
+/// Where keys go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    Chat,
+    Picker,
+    Help,
+    ContextFull,
+}
+
+/// When a binding holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Always,
+    /// Nothing has been typed.
+    InputEmpty,
+    /// Nothing has been typed, or an earlier input is being looked at.
+    InputUntouched,
+}
+
+/// A key with its modifiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chord {
+    code: KeyCode,
+    modifiers: KeyModifiers,
+}
+
+impl Chord {
+    /// The chord of a key event. Shift says nothing on top of a character that it made.
+    fn of(key: KeyEvent) -> Chord {
+        let mut modifiers = key.modifiers & (KeyModifiers::CONTROL | KeyModifiers::ALT | KeyModifiers::SHIFT);
+        let mut code = key.code;
+        if let KeyCode::Char(c) = code {
+            modifiers -= KeyModifiers::SHIFT;
+            if modifiers.contains(KeyModifiers::CONTROL) {
+                code = KeyCode::Char(c.to_ascii_lowercase());
+            }
+        }
+        if code == KeyCode::BackTab {
+            modifiers -= KeyModifiers::SHIFT;
+        }
+        Chord { code, modifiers }
+    }
+
+    fn name(self) -> String {
+        let mut name = String::new();
+        for (modifier, word) in
+            [(KeyModifiers::CONTROL, "Ctrl+"), (KeyModifiers::ALT, "Alt+"), (KeyModifiers::SHIFT, "Shift+")]
+        {
+            if self.modifiers.contains(modifier) {
+                name.push_str(word);
+            }
+        }
+        let code = match self.code {
+            KeyCode::Char(c) if self.modifiers.is_empty() => c.to_string(),
+            KeyCode::Char(c) => c.to_ascii_uppercase().to_string(),
+            KeyCode::F(n) => format!("F{n}"),
+            KeyCode::Up => "↑".into(),
+            KeyCode::Down => "↓".into(),
+            KeyCode::Left => "←".into(),
+            KeyCode::Right => "→".into(),
+            KeyCode::PageUp => "PgUp".into(),
+            KeyCode::PageDown => "PgDn".into(),
+            other => format!("{other:?}"),
+        };
+        name + &code
+    }
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub struct Binding {
+    context: Context,
+    when: When,
+    /// The first two are shown.
+    chords: &'static [Chord],
+    action: Action,
+    /// For help; empty: not shown there, since another line says it.
+    help: &'static str,
+}
+
+const fn key(code: KeyCode) -> Chord {
+    Chord { code, modifiers: KeyModifiers::NONE }
+}
+
+const fn ctrl(code: KeyCode) -> Chord {
+    Chord { code, modifiers: KeyModifiers::CONTROL }
+}
+
+const fn alt(code: KeyCode) -> Chord {
+    Chord { code, modifiers: KeyModifiers::ALT }
+}
+
+const fn shift(code: KeyCode) -> Chord {
+    Chord { code, modifiers: KeyModifiers::SHIFT }
+}
+
+const fn char(c: char) -> KeyCode {
+    KeyCode::Char(c)
+}
+
+const fn bind(
+    context: Context,
+    when: When,
+    chords: &'static [Chord],
+    action: Action,
+    help: &'static str,
+) -> Binding {
+    Binding { context, when, chords, action, help }
+}
+
+use self::Action as A;
+use self::Context::{Chat, ContextFull, Help, Picker};
+use self::Edit as E;
+use self::When::{Always, InputEmpty, InputUntouched};
+use crossterm::event::KeyCode as K;
+
+/// Every key, in the order of help. The first line that fits a key counts.
+#[rustfmt::skip]
+static BINDINGS: &[Binding] = &[
+    bind(Chat, Always, &[key(K::Enter)], A::Send, "send; while a reply runs, queue"),
+    bind(Chat, Always, &[ctrl(char('j')), alt(K::Enter), shift(K::Enter), ctrl(K::Enter)], A::Newline, "new line"),
+    bind(Chat, Always, &[key(K::Tab)], A::Queue, "queue the message while a reply runs"),
+    bind(Chat, Always, &[key(K::Esc)], A::Stop, "stop the reply, nothing else"),
+    bind(Chat, Always, &[ctrl(char('c'))], A::Interrupt, "stop the reply; twice: quit"),
+    bind(Chat, InputEmpty, &[ctrl(char('d'))], A::QuitIfEmpty, "quit, when nothing is typed"),
+    bind(Chat, InputUntouched, &[key(K::Up)], A::HistoryPrevious, "earlier inputs, when nothing is typed"),
+    bind(Chat, InputUntouched, &[key(K::Down)], A::HistoryNext, ""),
+    bind(Chat, Always, &[key(K::PageUp)], A::ScrollPageUp, "scroll up; also the mouse wheel"),
+    bind(Chat, Always, &[key(K::PageDown)], A::ScrollPageDown, "scroll down"),
+    bind(Chat, Always, &[ctrl(K::Up), shift(K::Up)], A::ScrollLineUp, "scroll up a line"),
+    bind(Chat, Always, &[ctrl(K::Down), shift(K::Down)], A::ScrollLineDown, "scroll down a line"),
+    bind(Chat, InputEmpty, &[key(K::Home)], A::ScrollTop, "to the beginning, when nothing is typed"),
+    bind(Chat, InputEmpty, &[key(K::End)], A::ScrollBottom, "to the end, when nothing is typed"),
+    bind(Chat, Always, &[ctrl(K::Home)], A::ScrollTop, "to the beginning"),
+    bind(Chat, Always, &[ctrl(K::End)], A::ScrollBottom, "to the end, and follow the reply"),
+    bind(Chat, Always, &[key(K::F(2)), ctrl(char('p'))], A::TogglePanel, "show or hide the panel"),
+    bind(Chat, Always, &[key(K::F(3)), ctrl(char('t'))], A::ToggleSelecting, "select text with the mouse, and back"),
+    bind(Chat, Always, &[ctrl(char('l'))], A::Redraw, "draw the screen anew"),
+    bind(Chat, Always, &[ctrl(char('z'))], A::Suspend, "to the shell; `fg` comes back"),
+    bind(Chat, Always, &[key(K::F(1))], A::Help, "this help; also ? when nothing is typed"),
+    bind(Chat, InputEmpty, &[key(char('?'))], A::Help, ""),
+
+    bind(Chat, Always, &[key(K::Left), ctrl(char('b'))], A::Edit(E::Left), ""),
+    bind(Chat, Always, &[key(K::Right), ctrl(char('f'))], A::Edit(E::Right), ""),
+    bind(Chat, Always, &[key(K::Up)], A::Edit(E::Up), ""),
+    bind(Chat, Always, &[key(K::Down), ctrl(char('n'))], A::Edit(E::Down), ""),
+    bind(Chat, Always, &[ctrl(K::Left), alt(char('b')), alt(K::Left)], A::Edit(E::WordLeft), "a word left"),
+    bind(Chat, Always, &[ctrl(K::Right), alt(char('f')), alt(K::Right)], A::Edit(E::WordRight), "a word right"),
+    bind(Chat, Always, &[ctrl(char('a')), key(K::Home)], A::Edit(E::LineStart), "to the start of the line"),
+    bind(Chat, Always, &[ctrl(char('e')), key(K::End)], A::Edit(E::LineEnd), "to the end of the line"),
+    bind(Chat, Always, &[key(K::Backspace), ctrl(char('h')), shift(K::Backspace)], A::Edit(E::DeleteBack), ""),
+    bind(Chat, Always, &[key(K::Delete), ctrl(char('d'))], A::Edit(E::DeleteForward), ""),
+    bind(Chat, Always, &[ctrl(char('w')), alt(K::Backspace), ctrl(K::Backspace)], A::Edit(E::DeleteWordBack), "delete a word back"),
+    bind(Chat, Always, &[alt(char('d')), ctrl(K::Delete)], A::Edit(E::DeleteWordForward), "delete a word forward"),
+    bind(Chat, Always, &[ctrl(char('u'))], A::Edit(E::DeleteToStart), "delete to the start of the line"),
+    bind(Chat, Always, &[ctrl(char('k'))], A::Edit(E::DeleteToEnd), "delete to the end of the line"),
+    bind(Chat, Always, &[ctrl(char('y'))], A::Edit(E::PutBack), "put back what was deleted last"),
+    // A terminal sends the same byte for Ctrl+_, Ctrl+/ and Ctrl+7.
+    bind(Chat, Always, &[ctrl(char('_')), ctrl(char('/')), ctrl(char('7'))], A::Edit(E::Undo), "undo"),
+    bind(Chat, Always, &[alt(char('_')), alt(char('/'))], A::Edit(E::Redo), "redo"),
+
+    bind(Picker, Always, &[key(K::Enter)], A::Choose, "open the model"),
+    bind(Picker, Always, &[key(K::Up), key(char('k')), ctrl(char('p'))], A::Up, "up"),
+    bind(Picker, Always, &[key(K::Down), key(char('j')), ctrl(char('n'))], A::Down, "down"),
+    bind(Picker, Always, &[key(K::PageUp)], A::PageUp, ""),
+    bind(Picker, Always, &[key(K::PageDown)], A::PageDown, ""),
+    bind(Picker, Always, &[key(K::Home), key(char('g'))], A::First, ""),
+    bind(Picker, Always, &[key(K::End), key(char('G'))], A::Last, ""),
+    bind(Picker, Always, &[key(char('r')), key(K::F(5))], A::Rescan, "look again"),
+    bind(Picker, Always, &[key(K::F(1)), key(char('?'))], A::Help, "help"),
+    bind(Picker, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Picker, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Picker, Always, &[key(char('q')), ctrl(char('d'))], A::Quit, "quit"),
+    bind(Picker, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Help, Always, &[key(K::Esc), key(K::F(1)), key(char('?')), key(char('q')), key(K::Enter)], A::Close, "close"),
+    bind(Help, Always, &[key(K::Up), key(char('k'))], A::Up, "up"),
+    bind(Help, Always, &[key(K::Down), key(char('j'))], A::Down, "down"),
+    bind(Help, Always, &[key(K::PageUp)], A::PageUp, ""),
+    bind(Help, Always, &[key(K::PageDown), key(char(' '))], A::PageDown, ""),
+    bind(Help, Always, &[key(K::Home)], A::First, ""),
+    bind(Help, Always, &[key(K::End)], A::Last, ""),
+    bind(Help, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Help, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Help, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(ContextFull, Always, &[key(char('d')), key(K::Enter)], A::DropOldest, "drop the oldest turns"),
+    bind(ContextFull, Always, &[key(char('s')), key(K::Esc)], A::Stop, "stop"),
+    bind(ContextFull, Always, &[key(K::PageUp)], A::ScrollPageUp, ""),
+    bind(ContextFull, Always, &[key(K::PageDown)], A::ScrollPageDown, ""),
+    bind(ContextFull, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(ContextFull, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(ContextFull, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+];
+
+/// What the input holds, for bindings that depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputState {
+    Empty,
+    /// An earlier input, unchanged.
+    Recalled,
+    Typed,
+}
+
+/// What `key` does in `context`; `None` where it has no meaning there.
+pub fn action(context: Context, input: InputState, key: KeyEvent) -> Option<Action> {
+    let chord = Chord::of(key);
+    let holds = |when| match when {
+        Always => true,
+        InputEmpty => input == InputState::Empty,
+        InputUntouched => input != InputState::Typed,
+    };
+    BINDINGS.iter().find(|b| b.context == context && b.chords.contains(&chord) && holds(b.when)).map(|b| b.action)
+}
+
+/// The lines of help for `context`: keys and what they do. At most two keys each.
+pub fn help(context: Context) -> impl Iterator<Item = (String, &'static str)> {
+    BINDINGS.iter().filter(move |b| b.context == context && !b.help.is_empty()).map(|b| {
+        let keys: Vec<String> = b.chords.iter().take(2).map(|c| c.name()).collect();
+        (keys.join("  "), b.help)
+    })
+}
+
+/// The first key of `action` in `context`, for hints.
+pub fn name_of(context: Context, action: Action) -> Option<String> {
+    BINDINGS.iter().find(|b| b.context == context && b.action == action).map(|b| b.chords[0].name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn press(context: Context, input: InputState, code: KeyCode, modifiers: KeyModifiers) -> Option<Action> {
+        action(context, input, KeyEvent::new(code, modifiers))
+    }
+
+    #[test]
+    fn every_action_that_help_shows_is_reached_by_the_key_it_names() {
+        for b in BINDINGS {
+            for chord in b.chords {
+                let input = match b.when {
+                    Always => InputState::Typed,
+                    InputEmpty => InputState::Empty,
+                    InputUntouched => InputState::Recalled,
+                };
+                assert_eq!(press(b.context, input, chord.code, chord.modifiers), Some(b.action), "{}", chord.name());
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_depend_on_the_input_change_with_it() {
+        let chat = |input, code| press(Chat, input, code, KeyModifiers::NONE);
+        assert_eq!(chat(InputState::Empty, KeyCode::Char('?')), Some(Action::Help));
+        assert_eq!(chat(InputState::Typed, KeyCode::Char('?')), None);
+        assert_eq!(chat(InputState::Empty, KeyCode::Up), Some(Action::HistoryPrevious));
+        assert_eq!(chat(InputState::Recalled, KeyCode::Up), Some(Action::HistoryPrevious));
+        assert_eq!(chat(InputState::Typed, KeyCode::Up), Some(Action::Edit(Edit::Up)));
+        assert_eq!(chat(InputState::Typed, KeyCode::Home), Some(Action::Edit(Edit::LineStart)));
+    }
+
+    #[test]
+    fn shift_and_capitals_do_not_hide_a_key() {
+        let ctrl_shift = KeyModifiers::CONTROL | KeyModifiers::SHIFT;
+        assert_eq!(press(Chat, InputState::Typed, KeyCode::Char('C'), ctrl_shift), Some(Action::Interrupt));
+        assert_eq!(press(Picker, InputState::Empty, KeyCode::Char('G'), KeyModifiers::SHIFT), Some(Action::Last));
+        assert_eq!(press(Chat, InputState::Empty, KeyCode::Char('?'), KeyModifiers::SHIFT), Some(Action::Help));
+    }
+
+    #[test]
+    fn keys_that_a_terminal_cannot_tell_apart_are_not_bound() {
+        for b in BINDINGS {
+            for c in b.chords {
+                let taken = c.modifiers == KeyModifiers::CONTROL && matches!(c.code, KeyCode::Char('m' | 'i' | '['));
+                assert!(!taken, "{}", c.name());
+            }
+        }
+    }
+}

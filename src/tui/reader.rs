@@ -1,0 +1,102 @@
+//! Reads the terminal's input on a thread of its own: keys, pastes and the mouse come out as messages.
+//!
+//! crossterm parses the bytes, but it is only asked when there are some: by itself it would not notice a terminal that has
+//! gone away.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossterm::event::{self, Event};
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// What comes from the terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    Event(Event),
+    /// The terminal can tell keys apart that others cannot (kitty's keyboard protocol).
+    KeyboardProtocol,
+    /// The terminal has gone away.
+    Closed,
+}
+
+/// Reads while it lives.
+pub struct Reader {
+    inputs: Receiver<Input>,
+    /// Closing it wakes the thread.
+    wake: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Starts reading; raw mode must be on. `ask_keyboard`: first ask the terminal what it can do, which no one waits for.
+    pub fn start(ask_keyboard: bool) -> io::Result<Reader> {
+        let terminal = open_terminal()?;
+        let (wake, woken) = UnixStream::pair()?;
+        let (sender, inputs) = unbounded();
+        let thread = std::thread::Builder::new().name("terminal input".into()).spawn(move || {
+            if ask_keyboard && matches!(crossterm::terminal::supports_keyboard_enhancement(), Ok(true)) {
+                let _ = sender.send(Input::KeyboardProtocol);
+            }
+            if read_until_woken(&terminal, &woken, &sender).is_err() {
+                let _ = sender.send(Input::Closed);
+            }
+        })?;
+        Ok(Reader { inputs, wake: Some(wake), thread: Some(thread) })
+    }
+
+    pub fn inputs(&self) -> &Receiver<Input> {
+        &self.inputs
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.wake.take());
+        // A thread that is in the middle of a key's sequence may wait for its rest: it is left behind then.
+        if let Some(thread) = self.thread.take()
+            && thread.is_finished()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The terminal that crossterm reads: standard input, or else the controlling terminal.
+fn open_terminal() -> io::Result<OwnedFd> {
+    let stdin = io::stdin();
+    if io::IsTerminal::is_terminal(&stdin) {
+        return stdin.as_fd().try_clone_to_owned();
+    }
+    Ok(std::fs::File::open("/dev/tty")?.into())
+}
+
+/// Returns when `woken` closes. Errors: the terminal has gone away.
+fn read_until_woken(terminal: &OwnedFd, woken: &UnixStream, sender: &Sender<Input>) -> io::Result<()> {
+    // How long crossterm is given to make events of bytes that have arrived: with no time at all it looks at none.
+    const TAKE: Duration = Duration::from_millis(1);
+    loop {
+        let mut fds = [PollFd::new(terminal, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+        }
+        if !fds[1].revents().is_empty() {
+            return Ok(());
+        }
+        if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // Some systems cannot poll a terminal: there, crossterm waits for bytes by itself.
+        let patience = if fds[0].revents().contains(PollFlags::NVAL) { Duration::from_millis(250) } else { TAKE };
+        while event::poll(patience)? {
+            if sender.send(Input::Event(event::read()?)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,537 @@
+//! The screen driven by messages: keys and events in, effects and state out, without a terminal or an engine.
+
+mod cost;
+mod screens;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers, MouseEvent, MouseEventKind};
+
+use crate::telemetry::Snapshot;
+use crate::transcript::{Record, Role, Status};
+use crate::worker::{Command, Event, ModelSummary, ReplyStats, StopReason};
+
+use super::app::{App, Effect, Engine, Msg};
+use super::conversation::{Kind, Standing};
+use super::picker::{Candidate, Scan};
+use super::theme::{ColorDepth, Theme};
+use super::{ChatOptions, ExitReason};
+
+/// A screen under test, with a clock of its own.
+struct Driver {
+    app: App,
+    now: Instant,
+}
+
+impl Driver {
+    /// A chat that was started with a model, which is loading.
+    fn loading() -> Driver {
+        Driver::new(Some("model.gguf".into())).0
+    }
+
+    fn new(model: Option<PathBuf>) -> (Driver, Vec<Effect>) {
+        let options = ChatOptions { model, ..ChatOptions::new("/home/you/models".into()) };
+        let now = Instant::now();
+        let (app, effects) = App::new(&options, Theme::dark(ColorDepth::True), now);
+        (Driver { app, now }, effects)
+    }
+
+    /// A chat whose model is loaded.
+    fn ready() -> Driver {
+        let mut driver = Driver::loading();
+        driver.worker(Event::Loaded(summary()));
+        driver
+    }
+
+    /// A chat in which `text` has been sent.
+    fn asked(text: &str) -> Driver {
+        let mut driver = Driver::ready();
+        driver.type_text(text);
+        driver.press("Enter");
+        driver
+    }
+
+    fn tell(&mut self, msg: Msg) -> Vec<Effect> {
+        self.app.update(msg, self.now)
+    }
+
+    fn worker(&mut self, event: Event) -> Vec<Effect> {
+        self.tell(Msg::Worker(event))
+    }
+
+    fn text(&mut self, text: &str) {
+        self.worker(Event::Text(text.into()));
+    }
+
+    fn finish(&mut self, stop: StopReason) -> Vec<Effect> {
+        let stats =
+            ReplyStats { prompt_tokens: 12, prompt_seconds: 0.5, generated_tokens: 40, generate_seconds: 8.0 };
+        self.worker(Event::ReplyFinished { stop, stats })
+    }
+
+    /// Presses a key written as help writes it.
+    fn press(&mut self, name: &str) -> Vec<Effect> {
+        let mut modifiers = KeyModifiers::NONE;
+        let mut rest = name;
+        for (prefix, modifier) in
+            [("Ctrl+", KeyModifiers::CONTROL), ("Alt+", KeyModifiers::ALT), ("Shift+", KeyModifiers::SHIFT)]
+        {
+            if let Some(tail) = rest.strip_prefix(prefix) {
+                modifiers |= modifier;
+                rest = tail;
+            }
+        }
+        let code = match rest {
+            "Enter" => KeyCode::Enter,
+            "Esc" => KeyCode::Esc,
+            "Tab" => KeyCode::Tab,
+            "Up" => KeyCode::Up,
+            "Down" => KeyCode::Down,
+            "Left" => KeyCode::Left,
+            "Home" => KeyCode::Home,
+            "End" => KeyCode::End,
+            "PgUp" => KeyCode::PageUp,
+            "PgDn" => KeyCode::PageDown,
+            "Backspace" => KeyCode::Backspace,
+            _ if rest.starts_with('F') && rest.len() > 1 => KeyCode::F(rest[1..].parse().unwrap()),
+            _ => KeyCode::Char(rest.chars().next().unwrap().to_ascii_lowercase()),
+        };
+        self.tell(Msg::Terminal(TerminalEvent::Key(KeyEvent::new(code, modifiers))))
+    }
+
+    fn type_text(&mut self, text: &str) {
+        for c in text.chars() {
+            self.tell(Msg::Terminal(TerminalEvent::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE))));
+        }
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Effect> {
+        self.now += time;
+        self.tell(Msg::Tick)
+    }
+
+    fn last(&self) -> (Kind, Standing, String, String) {
+        let item = self.app.conversation.items().last().expect("nothing was said");
+        (item.kind, item.standing, item.raw.clone(), item.foot.clone())
+    }
+}
+
+fn summary() -> ModelSummary {
+    ModelSummary {
+        name: "Qwen3 30B A3B".into(),
+        path: "/home/you/models/qwen3.gguf".into(),
+        architecture: "qwen3moe".into(),
+        quantization: "Q4_K_M".into(),
+        parameters: 30_532_122_624,
+        file_bytes: 18_556_685_824,
+        n_layers: 48,
+        n_experts: 128,
+        n_experts_used: 8,
+        context_length: 40_960,
+    }
+}
+
+/// What an effect is, for comparing.
+fn names(effects: &[Effect]) -> Vec<String> {
+    let name = |effect: &Effect| match effect {
+        Effect::Send(Command::Load(path)) => format!("load {}", path.display()),
+        Effect::Send(Command::Generate { messages, .. }) => {
+            let said: Vec<String> = messages
+                .iter()
+                .map(|m| {
+                    let who = match m.role {
+                        Role::System => 's',
+                        Role::User => 'u',
+                        Role::Assistant => 'a',
+                    };
+                    format!("{who}:{}", m.content)
+                })
+                .collect();
+            format!("generate {}", said.join("|"))
+        }
+        Effect::Send(Command::Quit) => "quit worker".into(),
+        Effect::Cancel => "cancel".into(),
+        Effect::Record(Record::User { id, text }) => format!("save user {id} {text}"),
+        Effect::Record(Record::Partial { id, text }) => format!("save part {id} {text}"),
+        Effect::Record(Record::Reply { id, text, stop, .. }) => format!("save reply {id} {text} {stop}"),
+        Effect::Record(Record::Draft { text }) => format!("save draft {text}"),
+        Effect::Record(Record::Dropped { ids }) => format!("save dropped {ids:?}"),
+        Effect::Record(Record::Withdrawn { id }) => format!("save withdrawn {id}"),
+        Effect::Record(Record::Model { name, .. }) => format!("save model {name}"),
+        Effect::Record(Record::Header(_)) => "save header".into(),
+        Effect::Scan(dir) => format!("scan {}", dir.display()),
+        Effect::SetMouse(on) => format!("mouse {on}"),
+        Effect::Redraw => "redraw".into(),
+        Effect::Suspend => "suspend".into(),
+        Effect::Quit(reason) => format!("quit {reason:?}"),
+    };
+    effects.iter().map(name).collect()
+}
+
+#[test]
+fn a_chat_with_a_model_loads_it_and_one_without_looks_for_models() {
+    assert_eq!(names(&Driver::new(Some("m.gguf".into())).1), ["mouse true", "load m.gguf"]);
+    assert_eq!(names(&Driver::new(None).1), ["mouse true", "scan /home/you/models"]);
+}
+
+#[test]
+fn enter_sends_and_the_reply_streams_in_and_is_saved() {
+    let mut d = Driver::ready();
+    d.type_text("Hi there");
+    assert_eq!(names(&d.press("Enter")), ["save user 1 Hi there", "generate u:Hi there"]);
+    assert_eq!(d.app.composer.text(), "");
+    d.worker(Event::ReplyStarted { prompt_tokens: 12, reused_tokens: 0 });
+    d.text("Hel");
+    d.text("lo!");
+    assert_eq!(names(&d.finish(StopReason::EndOfTurn)), ["save reply 2 Hello! end_of_turn"]);
+    let foot = "40 tokens · 5.00 tok/s · end of turn · 12 prompt tokens in 0.50 s";
+    assert_eq!(d.last(), (Kind::Reply, Standing::Sent, "Hello!".into(), foot.into()));
+    d.type_text("More");
+    assert_eq!(names(&d.press("Enter"))[1], "generate u:Hi there|a:Hello!|u:More");
+}
+
+#[test]
+fn nothing_but_spaces_is_not_sent() {
+    let mut d = Driver::ready();
+    d.type_text("  ");
+    assert_eq!(names(&d.press("Enter")), [""; 0]);
+}
+
+#[test]
+fn new_line_keys_do_not_send() {
+    for key in ["Ctrl+J", "Alt+Enter", "Shift+Enter", "Ctrl+Enter"] {
+        let mut d = Driver::ready();
+        d.type_text("a");
+        assert_eq!(names(&d.press(key)), [""; 0], "{key}");
+        d.type_text("b");
+        assert_eq!(d.app.composer.text(), "a\nb", "{key}");
+    }
+}
+
+#[test]
+fn a_paste_with_line_ends_does_not_send() {
+    let mut d = Driver::ready();
+    assert_eq!(names(&d.tell(Msg::Terminal(TerminalEvent::Paste("a\rb\r\n".into())))), [""; 0]);
+    assert_eq!(d.app.composer.text(), "a\nb\n");
+}
+
+#[test]
+fn escape_stops_the_reply_and_only_that() {
+    let mut d = Driver::asked("Hi");
+    d.text("Once upon");
+    d.type_text("typed meanwhile");
+    assert_eq!(names(&d.press("Esc")), ["cancel"]);
+    assert!(d.app.is_stopping());
+    // The worker may have been between commands: it is told until it stops.
+    assert_eq!(names(&d.pass(Duration::from_millis(100))), ["cancel"]);
+    assert_eq!(names(&d.finish(StopReason::Cancelled)), ["save reply 2 Once upon cancelled"]);
+    assert_eq!(d.app.composer.text(), "typed meanwhile");
+    assert!(d.last().3.contains("stopped"));
+    assert_eq!(names(&d.press("Esc")), [""; 0]);
+    assert_eq!(d.app.composer.text(), "typed meanwhile");
+    assert_eq!(d.app.notice(), Some("Nothing to stop"));
+}
+
+#[test]
+fn a_reply_stopped_before_its_first_word_leaves_its_message_unsent_but_in_reach() {
+    let mut d = Driver::asked("Hi");
+    d.press("Esc");
+    assert_eq!(names(&d.finish(StopReason::Cancelled)), ["save withdrawn 1"]);
+    assert_eq!(d.last().1, Standing::Withdrawn);
+    d.press("Up");
+    assert_eq!(d.app.composer.text(), "Hi");
+    assert_eq!(names(&d.press("Enter")), ["save user 3 Hi", "generate u:Hi"]);
+}
+
+#[test]
+fn control_c_stops_and_a_second_one_quits() {
+    let mut d = Driver::asked("Hi");
+    d.text("Once");
+    assert_eq!(names(&d.press("Ctrl+C")), ["cancel"]);
+    assert_eq!(d.app.notice(), Some("Ctrl+C again quits"));
+    let quit = ["save reply 2 Once cancelled", "cancel", "quit worker", "quit Quit"];
+    assert_eq!(names(&d.press("Ctrl+C")), quit);
+}
+
+#[test]
+fn two_control_cs_far_apart_do_not_quit() {
+    let mut d = Driver::ready();
+    assert_eq!(names(&d.press("Ctrl+C")), [""; 0]);
+    d.pass(Duration::from_secs(5));
+    assert_eq!(d.app.notice(), None);
+    assert_eq!(names(&d.press("Ctrl+C")), [""; 0]);
+}
+
+#[test]
+fn control_d_quits_only_when_nothing_is_typed() {
+    let mut d = Driver::ready();
+    d.type_text("x");
+    assert_eq!(names(&d.press("Ctrl+D")), [""; 0]);
+    d.press("Backspace");
+    assert_eq!(names(&d.press("Ctrl+D")), ["cancel", "quit worker", "quit Quit"]);
+}
+
+#[test]
+fn what_is_typed_and_what_waits_is_kept_as_a_draft_however_it_ends() {
+    for (msg, reason) in [(Msg::Terminate(15), "quit Signal(15)"), (Msg::TerminalClosed, "quit TerminalClosed")] {
+        let mut d = Driver::asked("Hi");
+        d.text("Half a rep");
+        d.type_text("next");
+        d.press("Tab");
+        d.type_text("half typed");
+        let effects = names(&d.tell(msg));
+        let saved = ["save reply 2 Half a rep cancelled", "save draft next\nhalf typed"];
+        assert_eq!(effects, [&saved[..], &["cancel", "quit worker", reason]].concat());
+    }
+}
+
+#[test]
+fn messages_sent_while_a_reply_runs_wait_their_turn() {
+    for key in ["Enter", "Tab"] {
+        let mut d = Driver::asked("one");
+        d.type_text("two");
+        assert_eq!(names(&d.press(key)), ["save draft two"]);
+        d.type_text("three");
+        d.press(key);
+        assert_eq!(d.app.queue.len(), 2);
+        d.text("1");
+        let next = ["save reply 2 1 end_of_turn", "save user 3 two", "save draft three", "generate u:one|a:1|u:two"];
+        assert_eq!(names(&d.finish(StopReason::EndOfTurn)), next);
+    }
+}
+
+#[test]
+fn messages_that_wait_come_back_to_the_input_when_a_reply_is_stopped_or_fails() {
+    for end in [StopReason::Cancelled, StopReason::EndOfTurn] {
+        let mut d = Driver::asked("one");
+        d.text("1");
+        d.type_text("two");
+        d.press("Enter");
+        d.type_text("three");
+        if end == StopReason::Cancelled {
+            d.finish(end);
+        } else {
+            d.worker(Event::ReplyFailed("the disk is gone".into()));
+            assert_eq!(d.last().2, "Error: the disk is gone");
+        }
+        assert_eq!(d.app.composer.text(), "two\nthree");
+        assert!(d.app.queue.is_empty());
+    }
+}
+
+#[test]
+fn up_takes_back_the_last_message_that_waits() {
+    let mut d = Driver::asked("one");
+    d.type_text("two");
+    d.press("Enter");
+    d.press("Up");
+    assert_eq!((d.app.composer.text(), d.app.queue.len()), ("two".into(), 0));
+}
+
+#[test]
+fn what_is_typed_while_the_model_loads_is_sent_when_it_is_there() {
+    let mut d = Driver::loading();
+    d.type_text("early");
+    d.press("Enter");
+    let effects = d.worker(Event::Loaded(summary()));
+    assert_eq!(names(&effects), ["save model Qwen3 30B A3B", "save user 1 early", "generate u:early"]);
+}
+
+#[test]
+fn a_model_that_cannot_be_opened_leads_to_the_list_with_the_reason() {
+    let mut d = Driver::loading();
+    d.type_text("early");
+    d.press("Enter");
+    let failed = Event::LoadFailed { path: "/m/model.gguf".into(), error: "it is not a GGUF file".into() };
+    assert_eq!(names(&d.worker(failed)), ["scan /home/you/models"]);
+    assert_eq!(d.app.picker.as_ref().unwrap().error.as_deref(), Some("model.gguf: it is not a GGUF file"));
+    assert_eq!(d.app.composer.text(), "early");
+}
+
+#[test]
+fn the_list_moves_opens_looks_again_and_quits() {
+    let mut d = Driver::new(None).0;
+    let candidate = |name: &str| Candidate {
+        path: format!("/m/{name}.gguf").into(),
+        name: name.into(),
+        folder: String::new(),
+        bytes: 1,
+        splits: None,
+    };
+    d.tell(Msg::Scanned(Scan { models: vec![candidate("a"), candidate("b"), candidate("c")], ..Scan::default() }));
+    for (key, want) in [("Down", 1), ("End", 2), ("Down", 2), ("Up", 1), ("PgUp", 0), ("j", 1), ("k", 0)] {
+        d.press(key);
+        assert_eq!(d.app.picker.as_ref().unwrap().chosen, want, "{key}");
+    }
+    assert_eq!(names(&d.press("r")), ["scan /home/you/models"]);
+    assert_eq!(names(&d.press("q")), ["cancel", "quit worker", "quit Quit"]);
+    d.tell(Msg::Scanned(Scan { models: vec![candidate("a")], ..Scan::default() }));
+    assert_eq!(names(&d.press("Enter")), ["load /m/a.gguf"]);
+    assert!(matches!(d.app.engine, Engine::Loading { .. }));
+}
+
+#[test]
+fn enter_on_an_empty_list_does_nothing() {
+    let mut d = Driver::new(None).0;
+    d.tell(Msg::Scanned(Scan::default()));
+    assert_eq!(names(&d.press("Enter")), [""; 0]);
+}
+
+#[test]
+fn a_full_context_asks_and_drops_the_oldest_turns_when_told() {
+    let mut d = Driver::asked("one");
+    d.text("1");
+    d.finish(StopReason::EndOfTurn);
+    d.type_text("two");
+    d.press("Enter");
+    d.worker(Event::ContextFull { needed: 5210, capacity: 4096, droppable_turns: Some(1) });
+    assert!(d.app.dialog.is_some());
+    d.type_text("x");
+    assert_eq!(d.app.composer.text(), "");
+    assert_eq!(names(&d.press("d")), ["save dropped [1, 2]", "generate u:two"]);
+    let standings: Vec<Standing> = d.app.conversation.items().iter().map(|i| i.standing).collect();
+    assert_eq!(standings[..3], [Standing::Dropped, Standing::Dropped, Standing::Sent]);
+    assert!(d.app.is_busy());
+}
+
+#[test]
+fn a_full_context_can_be_left_as_it_is() {
+    for droppable_turns in [Some(1), None, Some(0)] {
+        let mut d = Driver::asked("one");
+        d.type_text("two");
+        d.press("Tab");
+        d.worker(Event::ContextFull { needed: 5210, capacity: 4096, droppable_turns });
+        assert_eq!(names(&d.press("Esc")), ["save withdrawn 1"]);
+        assert_eq!(d.last().1, Standing::Withdrawn);
+        assert_eq!(d.app.composer.text(), "two");
+        assert!(d.app.dialog.is_none() && !d.app.is_busy());
+    }
+}
+
+#[test]
+fn pieces_of_a_reply_are_saved_about_once_a_second() {
+    let mut d = Driver::asked("Hi");
+    d.text("one ");
+    assert_eq!(names(&d.pass(Duration::from_millis(500))), [""; 0]);
+    d.text("two ");
+    assert_eq!(names(&d.pass(Duration::from_millis(600))), ["save part 2 one two "]);
+    assert_eq!(names(&d.pass(Duration::from_secs(2))), [""; 0]);
+    d.text("three");
+    assert_eq!(names(&d.pass(Duration::from_secs(2))), ["save part 2 three"]);
+}
+
+#[test]
+fn a_warning_before_the_first_word_stands_before_the_reply() {
+    let mut d = Driver::asked("Hi");
+    let warning = || Event::Warning("no chat template".into());
+    d.worker(warning());
+    d.worker(warning());
+    d.text("Hello");
+    d.worker(warning());
+    let kinds: Vec<Kind> = d.app.conversation.items().iter().map(|i| i.kind).collect();
+    assert_eq!(kinds, [Kind::User, Kind::Warning, Kind::Warning, Kind::Reply, Kind::Warning]);
+    d.finish(StopReason::EndOfTurn);
+    assert_eq!(d.app.conversation.items()[3].raw, "Hello");
+}
+
+#[test]
+fn an_engine_that_dies_is_told_and_loses_no_text() {
+    let mut d = Driver::asked("Hi");
+    d.text("Half a");
+    d.type_text("next");
+    d.press("Enter");
+    d.tell(Msg::Panicked("`engine` panicked: oh".into()));
+    assert_eq!(names(&d.tell(Msg::WorkerGone)), ["save reply 2 Half a cancelled"]);
+    assert_eq!(d.app.composer.text(), "next");
+    assert_eq!(d.last().0, Kind::Error);
+    assert_eq!(names(&d.press("Enter")), [""; 0]);
+    assert_eq!(d.app.composer.text(), "next");
+    let effects = names(&d.press("Ctrl+C"));
+    assert_eq!(effects, [""; 0]);
+    assert_eq!(names(&d.press("Ctrl+C"))[0], "save draft next");
+}
+
+#[test]
+fn trouble_with_saving_is_shown_and_its_end_too() {
+    let mut d = Driver::asked("Hi");
+    d.tell(Msg::Transcript(Status::Created("/s/1.jsonl".into())));
+    d.tell(Msg::Transcript(Status::Failing("no space left".into())));
+    d.tell(Msg::Transcript(Status::Recovered));
+    let texts: Vec<&str> = d.app.conversation.items().iter().map(|i| i.raw.as_str()).collect();
+    assert!(texts[1].contains("no space left"), "{texts:?}");
+    assert_eq!(texts[2], "The conversation is saved again.");
+    assert_eq!(d.app.conversation.items().last().unwrap().kind, Kind::Reply);
+}
+
+#[test]
+fn the_question_mark_opens_help_only_when_nothing_is_typed() {
+    let mut d = Driver::ready();
+    d.press("?");
+    assert_eq!(d.app.help, Some(0));
+    d.press("Down");
+    assert_eq!(d.app.help, Some(1));
+    d.press("Esc");
+    assert_eq!(d.app.help, None);
+    d.type_text("what");
+    d.press("?");
+    assert_eq!((d.app.help, d.app.composer.text()), (None, "what?".into()));
+    d.press("F1");
+    assert_eq!(d.app.help, Some(0));
+}
+
+#[test]
+fn keys_of_the_screen_do_what_they_say() {
+    let mut d = Driver::ready();
+    d.press("F2");
+    assert!(!d.app.panel);
+    d.press("Ctrl+P");
+    assert!(d.app.panel);
+    assert_eq!(names(&d.press("F3")), ["mouse false"]);
+    assert_eq!(names(&d.press("Ctrl+T")), ["mouse true"]);
+    assert_eq!(names(&d.press("Ctrl+L")), ["redraw"]);
+    assert_eq!(names(&d.press("Ctrl+Z")), ["suspend"]);
+}
+
+#[test]
+fn keys_and_the_wheel_scroll_and_a_new_message_goes_to_the_end() {
+    let mut d = Driver::asked("Hi");
+    d.app.conversation.resize(40, 5);
+    d.text(&"line\n".repeat(100));
+    d.finish(StopReason::EndOfTurn);
+    let wheel = |kind| {
+        let mouse = MouseEvent { kind, column: 1, row: 1, modifiers: KeyModifiers::NONE };
+        Msg::Terminal(TerminalEvent::Mouse(mouse))
+    };
+    for (up, down) in [("PgUp", "PgDn"), ("Ctrl+Up", "Ctrl+Down"), ("Home", "End"), ("Ctrl+Home", "Ctrl+End")] {
+        d.press(up);
+        assert!(!d.app.conversation.is_following(), "{up}");
+        d.press(down);
+        assert!(d.app.conversation.is_following(), "{down}");
+    }
+    d.tell(wheel(MouseEventKind::ScrollUp));
+    assert_eq!(d.app.conversation.below().map(|b| b.lines), Some(3));
+    d.type_text("next");
+    d.press("Enter");
+    assert!(d.app.conversation.is_following());
+}
+
+#[test]
+fn events_that_belong_to_no_reply_are_taken_calmly() {
+    let mut d = Driver::ready();
+    d.text("stray");
+    d.finish(StopReason::EndOfTurn);
+    d.worker(Event::ContextFull { needed: 1, capacity: 1, droppable_turns: None });
+    assert!(d.app.conversation.is_empty() && d.app.dialog.is_none());
+    d.worker(Event::ReplyFailed("stray".into()));
+    assert_eq!(d.last().0, Kind::Error);
+}
+
+#[test]
+fn a_tick_without_a_reply_asks_for_nothing() {
+    let mut d = Driver::ready();
+    d.app.observe(&Snapshot::default(), d.now);
+    assert_eq!(names(&d.pass(Duration::from_secs(60))), [""; 0]);
+    assert_eq!(names(&d.tell(Msg::Terminate(1))), ["cancel", "quit worker", "quit Signal(1)"]);
+    assert!(matches!(d.tell(Msg::TerminalClosed)[..], [.., Effect::Quit(ExitReason::TerminalClosed)]));
+}

@@ -1,0 +1,300 @@
+//! What the screen looks like, at four sizes.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::{Buffer, CellWidth};
+use ratatui::style::Color;
+
+use super::*;
+use crate::telemetry::ExpertMap;
+use crate::tui::view;
+
+const SIZES: [(u16, u16); 4] = [(80, 24), (120, 40), (200, 60), (30, 8)];
+const GIB: u64 = 1 << 30;
+
+/// A reading of an engine that holds a third of a large model in memory.
+pub(super) fn reading() -> Snapshot {
+    let map = ExpertMap::new(48, 128);
+    for layer in 0..48 {
+        for expert in 0..128 {
+            match (layer * 31 + expert * 17) % 10 {
+                0 => {}
+                n @ 1..=3 => map.set_resident(layer, expert, Some(n as f32 / 3.0)),
+                _ => map.set_resident(layer, expert, Some(0.0)),
+            }
+            if (layer * 5 + expert * 3) % 7 == 0 {
+                map.mark_used(layer, expert, 1000 - ((layer + expert) % 200) as u64, 1);
+            }
+        }
+    }
+    Snapshot {
+        tick: 1000,
+        layer: Some(17),
+        file_bytes: Some(18_556_685_824),
+        resident_bytes: Some(6 * GIB),
+        residency_source: Some("cachestat"),
+        memory_total: Some(8 * GIB),
+        memory_available: Some(GIB / 2),
+        rss_bytes: Some(700 << 20),
+        disk_read_bytes: Some(13 * GIB),
+        major_faults: Some(18_402),
+        minor_faults: Some(2_100_000),
+        prompt: Some((412, 412)),
+        prompt_tok_s: Some(41.2),
+        generate_tok_s: Some(5.31),
+        kv_used: Some(1204),
+        kv_capacity: Some(8192),
+        kv_bytes: Some(112 << 20),
+        experts: Some(Arc::new(map)),
+    }
+}
+
+fn draw(d: &mut Driver, snapshot: &Snapshot, (columns, rows): (u16, u16)) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
+    d.app.observe(snapshot, d.now);
+    terminal.draw(|frame| view::draw(frame, &mut d.app, snapshot, d.now)).unwrap();
+    terminal.backend().buffer().clone()
+}
+
+fn text(buffer: &Buffer) -> String {
+    let width = usize::from(buffer.area.width);
+    let mut out = String::new();
+    for row in buffer.content().chunks(width) {
+        let mut line = String::new();
+        let mut covered = 0;
+        for cell in row {
+            // The cell behind a wide character is covered by it.
+            if covered == 0 {
+                line.push_str(cell.symbol());
+                covered = usize::from(cell.cell_width());
+            }
+            covered = covered.saturating_sub(1);
+        }
+        writeln!(out, "{}", line.trim_end()).unwrap();
+    }
+    out
+}
+
+/// Compares the screen at each size with what is stored in `tests/snapshots`.
+fn check(name: &str, d: &mut Driver, snapshot: &Snapshot) {
+    for size in SIZES {
+        let shown = text(&draw(d, snapshot, size));
+        insta::with_settings!({
+            snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots"),
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, {
+            insta::assert_snapshot!(format!("{name}_{}x{}", size.0, size.1), shown);
+        });
+    }
+}
+
+/// A question answered, and a second reply under way.
+fn talk() -> Driver {
+    let mut d = Driver::asked("What is the capital of France?");
+    d.worker(Event::ReplyStarted { prompt_tokens: 18, reused_tokens: 0 });
+    d.text("The capital of France is Paris.");
+    d.finish(StopReason::EndOfTurn);
+    d.type_text("Write a haiku about cold memory,\u{20}and one in Japanese.");
+    d.press("Enter");
+    d.worker(Event::ReplyStarted { prompt_tokens: 44, reused_tokens: 31 });
+    d.text("Pages sleep on disk —\na token knocks, waits its turn;\nlight climbs tier by tier.\n\n記憶の階段を登る光、");
+    d.now += Duration::from_secs(12);
+    d
+}
+
+#[test]
+fn a_conversation_with_a_reply_under_way() {
+    let mut d = talk();
+    d.type_text("And then");
+    d.press("Enter");
+    d.type_text("one more thing that is long enough to need more than one line on a narrow screen");
+    check("conversation", &mut d, &reading());
+}
+
+#[test]
+fn a_prompt_being_read() {
+    let mut d = Driver::asked("A long prompt");
+    d.now += Duration::from_secs(8);
+    let snapshot = Snapshot { prompt: Some((820, 2048)), generate_tok_s: None, ..reading() };
+    check("prompt", &mut d, &snapshot);
+}
+
+#[test]
+fn an_engine_of_which_nothing_is_known() {
+    let mut d = Driver::loading();
+    check("loading", &mut d, &Snapshot::default());
+    let shown = text(&draw(&mut d, &Snapshot::default(), (200, 60)));
+    let panel: String = shown.lines().filter_map(|line| Some(line.split_once('│')?.1)).collect();
+    assert!(!panel.contains("NaN") && !panel.contains('0'), "{panel}");
+}
+
+#[test]
+fn a_full_context() {
+    let mut d = talk();
+    d.finish(StopReason::EndOfTurn);
+    d.type_text("And in French?");
+    d.press("Enter");
+    d.worker(Event::ContextFull { needed: 9210, capacity: 8192, droppable_turns: Some(2) });
+    check("context_full", &mut d, &reading());
+}
+
+#[test]
+fn the_list_of_models() {
+    let mut d = Driver::new(None).0;
+    let candidate = |name: &str, folder: &str, bytes, splits| Candidate {
+        path: name.into(),
+        name: name.into(),
+        folder: folder.into(),
+        bytes,
+        splits,
+    };
+    let models = vec![
+        candidate("Qwen3-30B-A3B-Q4_K_M", "", 18_556_685_824, None),
+        candidate("SmolLM2-1.7B-Instruct-Q4_K_M", "", 1_055_609_536, None),
+        candidate("Mixtral-8x22B-Instruct-v0.1-Q4_K_M", "mistral", 85_600_000_000, Some((2, 2))),
+        candidate("DeepSeek-V3-Q2_K", "deepseek/v3", 204_000_000_000, Some((3, 5))),
+    ];
+    d.tell(Msg::Scanned(Scan { models, ..Scan::default() }));
+    d.press("Down");
+    check("picker", &mut d, &Snapshot::default());
+}
+
+#[test]
+fn an_empty_folder_of_models_and_why_the_last_one_failed() {
+    let mut d = Driver::loading();
+    let error = "it is not a GGUF file: it begins with `<htm`, expected `GGUF`".to_owned();
+    d.worker(Event::LoadFailed { path: "/m/model.gguf".into(), error });
+    d.tell(Msg::Scanned(Scan::default()));
+    check("picker_empty", &mut d, &Snapshot::default());
+}
+
+#[test]
+fn help_lists_the_keys() {
+    let mut d = Driver::ready();
+    d.press("F1");
+    check("help", &mut d, &reading());
+}
+
+#[test]
+fn scrolled_up_the_rule_tells_what_is_below() {
+    let mut d = talk();
+    draw(&mut d, &reading(), (80, 24));
+    d.text(&"\nmore".repeat(40));
+    draw(&mut d, &reading(), (80, 24));
+    d.press("PgUp");
+    d.text("\nnew\nnew");
+    let shown = text(&draw(&mut d, &reading(), (80, 24)));
+    assert!(shown.contains(" 2 new lines below ─"), "{shown}");
+    d.press("End");
+    let shown = text(&draw(&mut d, &reading(), (80, 24)));
+    assert!(!shown.contains("below"), "{shown}");
+}
+
+#[test]
+fn every_size_can_be_drawn() {
+    let mut d = talk();
+    d.type_text("typed");
+    let mut dialog = talk();
+    dialog.worker(Event::ContextFull { needed: 9210, capacity: 8192, droppable_turns: None });
+    let mut help = talk();
+    help.press("F1");
+    let mut list = Driver::new(None).0;
+    list.tell(Msg::Scanned(Scan::default()));
+    let snapshot = reading();
+    for columns in (0..132).chain([500]) {
+        for rows in (0..34).chain([200]) {
+            for screen in [&mut d, &mut dialog, &mut help, &mut list] {
+                draw(screen, &snapshot, (columns, rows));
+            }
+        }
+    }
+    let shown = text(&draw(&mut d, &snapshot, (20, 5)));
+    assert!(shown.contains("too small"), "{shown}");
+}
+
+#[test]
+fn a_map_of_any_shape_can_be_drawn() {
+    let mut d = talk();
+    for (layers, experts) in [(0, 0), (1, 1), (28, 1), (200, 1), (2, 4), (61, 384), (300, 1000)] {
+        let experts = Some(Arc::new(ExpertMap::new(layers, experts)));
+        let snapshot = Snapshot { experts, ..reading() };
+        for size in SIZES {
+            draw(&mut d, &snapshot, size);
+        }
+    }
+}
+
+#[test]
+fn the_map_shows_residency_by_hue_and_recency_by_brightness() {
+    let map = ExpertMap::new(2, 4);
+    map.set_resident(0, 0, Some(1.0));
+    map.set_resident(0, 1, Some(0.0));
+    map.set_resident(1, 0, Some(1.0));
+    map.mark_used(0, 0, 1000, 1);
+    let snapshot = Snapshot { experts: Some(Arc::new(map)), ..reading() };
+    let mut d = talk();
+    let buffer = draw(&mut d, &snapshot, (120, 40));
+    let title = (0..40).find(|&y| {
+        let row: String = (0..120).map(|x| buffer[(x, y)].symbol()).collect();
+        row.contains("experts ─")
+    });
+    let (x, y) = (75, title.unwrap() + 1);
+    let cell = |column: u16| &buffer[(x + 4 * column, y)];
+    let brightness = |color: Color| match color {
+        Color::Rgb(r, g, b) => u32::from(r) + u32::from(g) + u32::from(b),
+        other => panic!("{other:?}"),
+    };
+    let theme = &d.app.theme;
+    let color = |share, heat| theme.map_color(share, heat).unwrap();
+    use crate::tui::theme::Heat;
+    assert_eq!(cell(0).symbol(), "▀");
+    assert_eq!(cell(0).fg, color(Some(1.0), Heat::NOW));
+    assert_eq!(cell(0).bg, color(Some(1.0), Heat::NEVER));
+    assert!(brightness(cell(0).fg) > 2 * brightness(cell(0).bg));
+    assert_eq!(cell(1).fg, color(Some(0.0), Heat::NEVER));
+    assert_eq!(cell(2).fg, color(None, Heat::NEVER));
+}
+
+#[test]
+fn no_color_draws_no_color() {
+    let options = ChatOptions { model: Some("m".into()), ..ChatOptions::new("/m".into()) };
+    let now = Instant::now();
+    let mut d = Driver { app: App::new(&options, Theme::dark(ColorDepth::Mono), now).0, now };
+    d.worker(Event::Loaded(summary()));
+    d.type_text("Hi");
+    d.press("Enter");
+    d.text("Hello");
+    for size in SIZES {
+        let buffer = draw(&mut d, &reading(), size);
+        let colored = buffer.content().iter().find(|c| c.fg != Color::Reset || c.bg != Color::Reset);
+        assert_eq!(colored, None);
+    }
+    let shown = text(&draw(&mut d, &reading(), (120, 40)));
+    assert!(shown.contains('█') && shown.contains('?') && shown.contains('.'), "{shown}");
+}
+
+#[test]
+fn control_characters_never_reach_a_cell() {
+    let mut d = Driver::loading();
+    let evil = "a\u{1b}[2Jb\u{7}c\u{9b}1md";
+    let mut model = summary();
+    model.name = evil.into();
+    model.quantization = evil.into();
+    d.worker(Event::Loaded(model));
+    d.worker(Event::Warning(evil.into()));
+    d.tell(Msg::Terminal(TerminalEvent::Paste(evil.into())));
+    d.press("Enter");
+    d.text(evil);
+    d.tell(Msg::Terminal(TerminalEvent::Paste(evil.into())));
+    d.press("Enter");
+    d.tell(Msg::Terminal(TerminalEvent::Paste(evil.into())));
+    for size in SIZES {
+        let buffer = draw(&mut d, &reading(), size);
+        assert!(buffer.content().iter().all(|c| !c.symbol().contains(char::is_control)));
+    }
+}
