@@ -146,8 +146,8 @@ fn report(text: &str, stop: StopReason, stats: &ReplyStats) -> serde_json::Value
     json!({
         "text": text,
         "prompt": {
-            "tokens": stats.prompt.reused + stats.prompt.computed,
-            "tok_s": speed(stats.prompt.computed, stats.prompt.seconds),
+            "tokens": stats.prompt_tokens,
+            "tok_s": speed(stats.prompt_tokens, stats.prompt_seconds),
         },
         "generate": {
             "tokens": stats.generated_tokens,

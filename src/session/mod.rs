@@ -71,7 +71,9 @@ impl StopReason {
 /// Counts and speeds of one reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ReplyStats {
-    pub prompt: PromptStats,
+    /// Prompt tokens computed; those found in the KV cache are not counted.
+    pub prompt_tokens: usize,
+    pub prompt_seconds: f64,
     pub generated_tokens: usize,
     pub generate_seconds: f64,
 }
@@ -210,7 +212,8 @@ impl<'m> Session<'m> {
         };
         (request.on_prompt)(prompt);
         request.prompt.iter().for_each(|&token| sampler.accept(token));
-        let mut stats = ReplyStats { prompt, ..ReplyStats::default() };
+        let mut stats =
+            ReplyStats { prompt_tokens: prompt.computed, prompt_seconds: prompt.seconds, ..ReplyStats::default() };
         let began = Instant::now();
         let mut row = last - 1;
         let stop = loop {

@@ -300,8 +300,9 @@ impl App {
         match status {
             Status::Created(path) => self.transcript = Some(path),
             Status::Failing(error) => {
-                let text =
-                    format!("The conversation cannot be saved: {error}. It is kept in memory and saving is tried again.");
+                let text = format!(
+                    "The conversation cannot be saved: {error}. It is kept in memory and saving is tried again."
+                );
                 self.add_notice(Kind::Warning, &text);
             }
             Status::Recovered => self.add_notice(Kind::Note, "The conversation is saved again."),

@@ -60,7 +60,9 @@ pub(super) fn run(handle: &WorkerHandle, options: &ChatOptions) -> Result<Exit, 
     let saved = writer.map_or_else(Finished::default, |writer| writer.finish(SAVE_PATIENCE));
     let reason = outcome?;
     let unsaved = saved.error.map(|error| match saved.rescued {
-        Some(path) => format!("the conversation could not be saved in its folder ({error}); it lies in {}", path.display()),
+        Some(path) => {
+            format!("the conversation could not be saved in its folder ({error}); it lies in {}", path.display())
+        }
         None => format!("the end of the conversation could not be saved: {error}"),
     });
     Ok(Exit { reason, transcript: saved.path, unsaved, panic: terminal::take_panic() })

@@ -161,13 +161,7 @@ const fn char(c: char) -> KeyCode {
     KeyCode::Char(c)
 }
 
-const fn bind(
-    context: Context,
-    when: When,
-    chords: &'static [Chord],
-    action: Action,
-    help: &'static str,
-) -> Binding {
+const fn bind(context: Context, when: When, chords: &'static [Chord], action: Action, help: &'static str) -> Binding {
     Binding { context, when, chords, action, help }
 }
 

@@ -164,7 +164,12 @@ mod tests {
             found.models.iter().map(|m| (m.folder.as_str(), m.name.as_str(), m.bytes, m.splits)).collect();
         assert_eq!(
             rows,
-            [("", "b", 3, None), ("", "half", 7, Some((1, 9))), ("a", "big", 60, Some((3, 3))), ("a/deep", "x", 5, None)]
+            [
+                ("", "b", 3, None),
+                ("", "half", 7, Some((1, 9))),
+                ("a", "big", 60, Some((3, 3))),
+                ("a/deep", "x", 5, None)
+            ]
         );
         assert!(found.models[2].path.ends_with("big-00001-of-00003.gguf"));
         assert_eq!((found.cut, found.error), (false, None));

@@ -252,7 +252,10 @@ mod tests {
             }
         }
         assert!(KEYBOARD_ON.contains("[>1u") && LEAVE.contains("\x1b[<u"));
-        assert!(LEAVE.find("\x1b[<u") < LEAVE.find("\x1b[?1049l"), "the keyboard's stack is the alternate screen's own");
+        assert!(
+            LEAVE.find("\x1b[<u") < LEAVE.find("\x1b[?1049l"),
+            "the keyboard's stack is the alternate screen's own"
+        );
     }
 
     #[test]

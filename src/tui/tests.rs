@@ -65,8 +65,7 @@ impl Driver {
     }
 
     fn finish(&mut self, stop: StopReason) -> Vec<Effect> {
-        let stats =
-            ReplyStats { prompt_tokens: 12, prompt_seconds: 0.5, generated_tokens: 40, generate_seconds: 8.0 };
+        let stats = ReplyStats { prompt_tokens: 12, prompt_seconds: 0.5, generated_tokens: 40, generate_seconds: 8.0 };
         self.worker(Event::ReplyFinished { stop, stats })
     }
 

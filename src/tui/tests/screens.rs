@@ -102,7 +102,9 @@ fn talk() -> Driver {
     d.type_text("Write a haiku about cold memory,\u{20}and one in Japanese.");
     d.press("Enter");
     d.worker(Event::ReplyStarted { prompt_tokens: 44, reused_tokens: 31 });
-    d.text("Pages sleep on disk —\na token knocks, waits its turn;\nlight climbs tier by tier.\n\n記憶の階段を登る光、");
+    d.text(
+        "Pages sleep on disk —\na token knocks, waits its turn;\nlight climbs tier by tier.\n\n記憶の階段を登る光、",
+    );
     d.now += Duration::from_secs(12);
     d
 }

@@ -162,8 +162,7 @@ pub fn context_full(app: &App, area: Rect, buf: &mut Buffer) {
     let Some(dialog) = app.dialog else { return };
     let theme = &app.theme;
     let key = |action| keys::name_of(Context::ContextFull, action).unwrap_or_default();
-    let mut what =
-        format!("The conversation takes {} tokens; the context holds {}.", dialog.needed, dialog.capacity);
+    let mut what = format!("The conversation takes {} tokens; the context holds {}.", dialog.needed, dialog.capacity);
     let mut choices = Vec::new();
     match dialog.droppable_turns {
         Some(turns) => {

@@ -23,7 +23,9 @@ pub fn status(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, buf: &mu
     };
     let hints = hints(app);
     let text = match &app.model {
-        Some(model) if app.notice().is_none() && app.picker.is_none() && !matches!(app.engine, Engine::Loading { .. }) => {
+        Some(model)
+            if app.notice().is_none() && app.picker.is_none() && !matches!(app.engine, Engine::Loading { .. }) =>
+        {
             let named = format!("{} · {text}", model.name);
             let first = hints.first().map_or(0, |(key, does)| usize::from(key.cell_width()) + does.len() + 3);
             if usize::from(named.cell_width()) + first <= columns { named } else { text }
