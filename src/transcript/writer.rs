@@ -323,8 +323,7 @@ mod tests {
         let writer = TranscriptWriter::start(dir.path().join("sessions"), header()).unwrap();
         writer.append(user(1, "Hi\nthere \u{1b}[31m"));
         writer.append(Record::Partial { id: 2, text: "Hel".into() });
-        let reply =
-            Record::Reply { id: 2, text: "Hello".into(), stop: "end_of_turn".into(), tokens: 2, seconds: 0.5 };
+        let reply = Record::Reply { id: 2, text: "Hello".into(), stop: "end_of_turn".into(), tokens: 2, seconds: 0.5 };
         writer.append(reply);
         writer.append(Record::Draft { text: "and".into() });
         let finished = writer.finish(Duration::from_secs(10));

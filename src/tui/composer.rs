@@ -196,10 +196,7 @@ impl Composer {
         (&self.area).render(rect, buf);
         let cursor = self.area.screen_cursor();
         let row = (cursor.row as u16).saturating_sub(self.area.scroll_offset().0);
-        Position::new(
-            rect.x + (cursor.col as u16).min(rect.width),
-            rect.y + row.min(rect.height.saturating_sub(1)),
-        )
+        Position::new(rect.x + (cursor.col as u16).min(rect.width), rect.y + row.min(rect.height.saturating_sub(1)))
     }
 }
 

@@ -164,14 +164,7 @@ pub struct Conversation {
 
 impl Default for Conversation {
     fn default() -> Self {
-        Conversation {
-            items: Vec::new(),
-            ends: Vec::new(),
-            width: 80,
-            height: 24,
-            scroll: Scroll::Follow,
-            next_id: 1,
-        }
+        Conversation { items: Vec::new(), ends: Vec::new(), width: 80, height: 24, scroll: Scroll::Follow, next_id: 1 }
     }
 }
 

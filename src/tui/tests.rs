@@ -33,7 +33,7 @@ impl Driver {
     fn new(model: Option<PathBuf>) -> (Driver, Vec<Effect>) {
         let options = ChatOptions { model, ..ChatOptions::new("/home/you/models".into()) };
         let now = Instant::now();
-        let (app, effects) = App::new(&options, Theme::dark(ColorDepth::True), now);
+        let (app, effects) = App::new(options, Theme::dark(ColorDepth::True), now);
         (Driver { app, now }, effects)
     }
 
@@ -65,8 +65,7 @@ impl Driver {
     }
 
     fn finish(&mut self, stop: StopReason) -> Vec<Effect> {
-        let stats =
-            ReplyStats { prompt_tokens: 12, prompt_seconds: 0.5, generated_tokens: 40, generate_seconds: 8.0 };
+        let stats = ReplyStats { prompt_tokens: 12, prompt_seconds: 0.5, generated_tokens: 40, generate_seconds: 8.0 };
         self.worker(Event::ReplyFinished { stop, stats })
     }
 

@@ -267,7 +267,11 @@ mod tests {
                 }
             }
             for share in shares {
-                assert_ne!(theme.map_color(share, Heat::NOW), theme.map_color(share, Heat::NEVER), "{depth:?} {share:?}");
+                assert_ne!(
+                    theme.map_color(share, Heat::NOW),
+                    theme.map_color(share, Heat::NEVER),
+                    "{depth:?} {share:?}"
+                );
             }
         }
         assert_eq!(Theme::dark(ColorDepth::Mono).map_color(Some(1.0), Heat::NOW), None);

@@ -15,7 +15,7 @@ use ratatui::text::Line;
 
 use crate::telemetry::Snapshot;
 
-use super::app::App;
+use super::app::{App, Mouse};
 
 /// Columns and rows from which on the panel is shown.
 pub const PANEL_NEEDS: (u16, u16) = (80, 16);
@@ -83,18 +83,10 @@ fn settle(app: &mut App, area: Rect) -> Layout {
         app.page = usize::from(rows.saturating_sub(6).max(1));
         return Layout { main, queue: Rect::ZERO, rule: Rect::ZERO, input: Rect::ZERO, panel: None, status };
     }
-    let panel_columns = if app.panel && app.panel_fits && !app.selecting_hides_panel() {
-        panel_columns(area.width)
-    } else {
-        0
-    };
+    let panel_columns =
+        if app.panel && app.panel_fits && app.mouse != Mouse::Selects { panel_columns(area.width) } else { 0 };
     let columns = area.width - panel_columns;
-    let panel = (panel_columns > 0).then_some(Rect {
-        x: area.x + columns,
-        width: panel_columns,
-        height: rows,
-        ..area
-    });
+    let panel = (panel_columns > 0).then_some(Rect { x: area.x + columns, width: panel_columns, height: rows, ..area });
     let most = (rows / 3).clamp(1, MAX_INPUT_ROWS);
     let input_rows = app.composer.rows(columns - PROMPT_COLUMNS - 1, most);
     let queue_rows = (app.queue.len().min(MAX_QUEUE_ROWS) as u16).min(rows.saturating_sub(input_rows + 3));

@@ -135,7 +135,15 @@ struct Fill {
 
 impl Fill {
     fn new(start: usize) -> Fill {
-        Fill { start, column: 0, end: start, before: Kind::Letter, break_end: start, break_next: start, break_column: 0 }
+        Fill {
+            start,
+            column: 0,
+            end: start,
+            before: Kind::Letter,
+            break_end: start,
+            break_next: start,
+            break_column: 0,
+        }
     }
 }
 

@@ -78,7 +78,11 @@ impl Worker {
         for layer in 0..LAYERS {
             for expert in 0..EXPERTS {
                 let share = (layer * 7 + expert * 13) % 11;
-                map.set_resident(layer, expert, (share < 10).then(|| if share < 4 { 1.0 } else { share as f32 / 40.0 }));
+                map.set_resident(
+                    layer,
+                    expert,
+                    (share < 10).then(|| if share < 4 { 1.0 } else { share as f32 / 40.0 }),
+                );
             }
         }
         t.set_experts(Some(Arc::new(map)));
@@ -145,15 +149,20 @@ impl Worker {
     }
 
     fn speak(&mut self, question: &str, slow: bool) -> (StopReason, usize) {
-        const WORDS: [&str; 12] = [
-            "memory", "is", "a", "ladder", "of", "tiers,", "and", "every", "token", "climbs", "it", "again.",
-        ];
+        const WORDS: [&str; 12] =
+            ["memory", "is", "a", "ladder", "of", "tiers,", "and", "every", "token", "climbs", "it", "again."];
         let asked = question.split_whitespace().skip_while(|w| *w != "long").nth(1).and_then(|n| n.parse().ok());
         let count: usize = asked.unwrap_or(60);
         if question.contains("escapes") {
             self.send(Event::Text("before \u{1b}[2J\u{1b}[?1049l\u{1b}]0;title\u{7} after".into()));
         }
-        let delay = Duration::from_micros(if slow { 60_000 } else if count > 1000 { 20 } else { 3_000 });
+        let delay = Duration::from_micros(if slow {
+            60_000
+        } else if count > 1000 {
+            20
+        } else {
+            3_000
+        });
         for n in 0..count {
             if self.cancel.load(Relaxed) {
                 return (StopReason::Cancelled, n);

@@ -39,7 +39,8 @@ impl App {
                 self.open_picker(Some(format!("{}: {}", one_line(&name), one_line(&error))))
             }
             Event::Warning(text) => {
-                let again = self.conversation.items().last().is_some_and(|i| i.kind == Kind::Warning && i.raw.ends_with(&text));
+                let again =
+                    self.conversation.items().last().is_some_and(|i| i.kind == Kind::Warning && i.raw.ends_with(&text));
                 if !again {
                     self.add_notice(Kind::Warning, &text);
                 }

@@ -102,7 +102,9 @@ fn talk() -> Driver {
     d.type_text("Write a haiku about cold memory,\u{20}and one in Japanese.");
     d.press("Enter");
     d.worker(Event::ReplyStarted { prompt_tokens: 44, reused_tokens: 31 });
-    d.text("Pages sleep on disk —\na token knocks, waits its turn;\nlight climbs tier by tier.\n\n記憶の階段を登る光、");
+    d.text(
+        "Pages sleep on disk —\na token knocks, waits its turn;\nlight climbs tier by tier.\n\n記憶の階段を登る光、",
+    );
     d.now += Duration::from_secs(12);
     d
 }
@@ -264,7 +266,7 @@ fn the_map_shows_residency_by_hue_and_recency_by_brightness() {
 fn no_color_draws_no_color() {
     let options = ChatOptions { model: Some("m".into()), ..ChatOptions::new("/m".into()) };
     let now = Instant::now();
-    let mut d = Driver { app: App::new(&options, Theme::dark(ColorDepth::Mono), now).0, now };
+    let mut d = Driver { app: App::new(options, Theme::dark(ColorDepth::Mono), now).0, now };
     d.worker(Event::Loaded(summary()));
     d.type_text("Hi");
     d.press("Enter");

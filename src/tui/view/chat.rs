@@ -140,8 +140,10 @@ pub fn queue(app: &App, area: Rect, buf: &mut Buffer) {
     for (i, (text, y)) in app.queue.iter().skip(hidden).zip(area.top()..area.bottom()).enumerate() {
         let head = if i == 0 && hidden > 0 { format!("queued, {hidden} before ") } else { "queued ".to_owned() };
         let room = usize::from(area.width).saturating_sub(head.chars().count() + 1);
-        let line =
-            TextLine::from(vec![Span::styled(head, app.theme.key), Span::styled(cut(&one_line(text), room), app.theme.dim)]);
+        let line = TextLine::from(vec![
+            Span::styled(head, app.theme.key),
+            Span::styled(cut(&one_line(text), room), app.theme.dim),
+        ]);
         buf.set_line(area.x, y, &line, area.width);
     }
     debug_assert!(usize::from(area.height) <= MAX_QUEUE_ROWS);

@@ -23,7 +23,9 @@ pub fn status(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, buf: &mu
     };
     let hints = hints(app);
     let text = match &app.model {
-        Some(model) if app.notice().is_none() && app.picker.is_none() && !matches!(app.engine, Engine::Loading { .. }) => {
+        Some(model)
+            if app.notice().is_none() && app.picker.is_none() && !matches!(app.engine, Engine::Loading { .. }) =>
+        {
             let named = format!("{} · {text}", model.name);
             let first = hints.first().map_or(0, |(key, does)| usize::from(key.cell_width()) + does.len() + 3);
             if usize::from(named.cell_width()) + first <= columns { named } else { text }
@@ -93,7 +95,7 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
             &[(Action::Rescan, "look again"), (Action::Quit, "quit")]
         }
         Context::Picker => &[(Action::Choose, "open"), (Action::Rescan, "look again"), (Action::Quit, "quit")],
-        Context::ContextFull => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
+        Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
         Context::Chat => &[(Action::Send, "send"), (Action::Newline, "new line"), (Action::Help, "help")],
     };
