@@ -146,11 +146,8 @@ mod tests {
     }
 
     fn lines(records: &[&str]) -> String {
-        let mut text = format!("{HEADER}\n");
-        for record in records {
-            text.push_str(&format!("{{\"time\":\"t\",{record}}}\n"));
-        }
-        text
+        let records = records.iter().map(|record| format!("{{\"time\":\"t\",{record}}}"));
+        std::iter::once(HEADER.to_owned()).chain(records).map(|line| line + "\n").collect()
     }
 
     #[test]

@@ -101,6 +101,17 @@ pub struct Reply {
     recorded_at: Instant,
 }
 
+/// What the mouse is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mouse {
+    /// The wheel scrolls; the terminal selects text only with Shift held.
+    Scrolls,
+    /// The terminal selects text, and the panel is out of its way.
+    Selects,
+    /// It was left to the terminal from the start.
+    Unused,
+}
+
 /// The question what to do about a full context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextFull {
@@ -129,13 +140,11 @@ pub struct App {
     /// Whether the panel is wanted; whether there is room is the layout's to say.
     pub panel: bool,
     pub panel_fits: bool,
-    /// The mouse is the terminal's, to select text with, and the panel is out of the way.
-    pub selecting: bool,
+    pub mouse: Mouse,
     pub rates: Rates,
     pub transcript: Option<PathBuf>,
     /// Rows of the list or help that were visible last.
     pub page: usize,
-    mouse_at_start: bool,
     notice: Option<(String, Instant)>,
     quit_armed: Option<Instant>,
     system: Option<String>,
@@ -144,12 +153,12 @@ pub struct App {
 
 impl App {
     /// The first state, and what to begin with.
-    pub fn new(options: &ChatOptions, theme: Theme, now: Instant) -> (App, Vec<Effect>) {
+    pub fn new(options: ChatOptions, theme: Theme, now: Instant) -> (App, Vec<Effect>) {
         let mut app = App {
             theme,
             engine: Engine::Absent,
             model: None,
-            models_dir: options.models_dir.clone(),
+            models_dir: options.models_dir,
             conversation: Conversation::default(),
             composer: Composer::default(),
             queue: VecDeque::new(),
@@ -158,19 +167,18 @@ impl App {
             help: None,
             panel: true,
             panel_fits: true,
-            selecting: !options.mouse,
+            mouse: if options.mouse { Mouse::Scrolls } else { Mouse::Unused },
             rates: Rates::default(),
             transcript: None,
             page: 1,
-            mouse_at_start: options.mouse,
             notice: None,
             quit_armed: None,
-            system: options.system.clone(),
-            sampling: options.sampling.clone(),
+            system: options.system,
+            sampling: options.sampling,
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
-        match &options.model {
-            Some(path) => effects.extend(app.load(path.clone(), now)),
+        match options.model {
+            Some(path) => effects.extend(app.load(path, now)),
             None => effects.extend(app.open_picker(None)),
         }
         (app, effects)
@@ -214,7 +222,7 @@ impl App {
         } else if self.picker.is_some() {
             Context::Picker
         } else if self.dialog.is_some() {
-            Context::ContextFull
+            Context::Dialog
         } else {
             Context::Chat
         }
@@ -232,11 +240,6 @@ impl App {
             Engine::Replying(reply) => reply.stopping,
             Engine::Absent | Engine::Ready | Engine::Gone => false,
         }
-    }
-
-    /// While text is being selected the panel is out of the way. Someone who began without the mouse keeps it.
-    pub fn selecting_hides_panel(&self) -> bool {
-        self.selecting && self.mouse_at_start
     }
 
     pub fn reply(&self) -> Option<&Reply> {
@@ -272,7 +275,7 @@ impl App {
     fn on_terminal(&mut self, event: TerminalEvent, now: Instant) -> Vec<Effect> {
         match event {
             TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key, now),
-            TerminalEvent::Paste(text) if self.context() == Context::Chat => {
+            TerminalEvent::Paste(text) if self.picker.is_none() => {
                 if let Err(bytes) = self.composer.paste(&text) {
                     let size = super::units::bytes(bytes as u64);
                     self.notify(format!("{size} are too much to paste: the limit is 1 MiB"), now);

@@ -10,14 +10,16 @@ use crossterm::event::Event as TerminalEvent;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
+use crate::sampler::SamplingParams;
 use crate::transcript::{self, Finished, TranscriptWriter};
 use crate::worker::WorkerHandle;
 
 use super::app::{App, Effect, Msg};
+use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::reader::{Input, Reader};
 use super::signals::{Notice, SignalThread};
-use super::terminal::{self, FrameBuffer, Guard};
+use super::terminal::{self, Guard};
 use super::theme::{ColorDepth, Theme};
 use super::{ChatOptions, Exit, ExitReason, TuiError, view};
 
@@ -30,17 +32,17 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 const MAX_BURST: usize = 4096;
 /// How long the transcript may take to reach the disk at the end.
 const SAVE_PATIENCE: Duration = Duration::from_secs(4);
-/// After coming back from the shell, a stop that we sent ourselves may still be on its way.
+/// After coming back from the shell, news of that stop and its end may still be on their way.
 const STOP_ECHO: Duration = Duration::from_millis(500);
 
-pub(super) fn run(handle: &WorkerHandle, options: &ChatOptions) -> Result<Exit, TuiError> {
+pub(super) fn run(handle: WorkerHandle, options: ChatOptions) -> Result<Exit, TuiError> {
     let writer = match &options.sessions_dir {
         Some(dir) => {
             let header = transcript::Header {
                 version: transcript::VERSION,
                 program: format!("wayinfer {}", env!("CARGO_PKG_VERSION")),
                 system: options.system.clone(),
-                sampling: sampling_json(options),
+                sampling: sampling_json(&options.sampling),
             };
             Some(TranscriptWriter::start(dir.clone(), header).map_err(TuiError::Thread)?)
         }
@@ -68,8 +70,7 @@ pub(super) fn run(handle: &WorkerHandle, options: &ChatOptions) -> Result<Exit, 
     Ok(Exit { reason, transcript: saved.path, unsaved, panic: terminal::take_panic() })
 }
 
-fn sampling_json(options: &ChatOptions) -> serde_json::Value {
-    let s = &options.sampling;
+fn sampling_json(s: &SamplingParams) -> serde_json::Value {
     serde_json::json!({
         "temperature": s.temperature, "top_k": s.top_k, "top_p": s.top_p, "min_p": s.min_p,
         "repeat_penalty": s.repeat_penalty, "frequency_penalty": s.frequency_penalty,
@@ -78,8 +79,8 @@ fn sampling_json(options: &ChatOptions) -> serde_json::Value {
 }
 
 struct Screen<'a> {
-    handle: &'a WorkerHandle,
-    options: &'a ChatOptions,
+    handle: WorkerHandle,
+    synchronized: Synchronized,
     writer: Option<&'a TranscriptWriter>,
     guard: Guard,
     signals: SignalThread,
@@ -92,14 +93,14 @@ struct Screen<'a> {
     dirty: bool,
     next_frame: Instant,
     next_tick: Instant,
-    ignore_stop_until: Instant,
+    echoes_until: Instant,
     end: Option<ExitReason>,
 }
 
 impl<'a> Screen<'a> {
     fn new(
-        handle: &'a WorkerHandle,
-        options: &'a ChatOptions,
+        handle: WorkerHandle,
+        options: ChatOptions,
         guard: Guard,
         signals: SignalThread,
         reader: Reader,
@@ -109,10 +110,11 @@ impl<'a> Screen<'a> {
         let frames = FrameBuffer::default();
         let terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
         let now = Instant::now();
+        let synchronized = options.synchronized;
         let (app, effects) = App::new(options, Theme::dark(depth), now);
         let mut screen = Screen {
             handle,
-            options,
+            synchronized,
             writer,
             guard,
             signals,
@@ -125,7 +127,7 @@ impl<'a> Screen<'a> {
             dirty: true,
             next_frame: now,
             next_tick: now,
-            ignore_stop_until: now,
+            echoes_until: now,
             end: None,
         };
         screen.carry_out(effects);
@@ -144,7 +146,7 @@ impl<'a> Screen<'a> {
                 self.next_tick = now + if self.app.is_busy() { BUSY_TICK } else { IDLE_TICK };
                 self.tell(Msg::Tick);
             }
-            if self.dirty && self.end.is_none() && now >= self.next_frame {
+            if self.dirty && self.end.is_none() && now >= self.next_frame && self.guard.is_idle() {
                 self.draw(now);
             }
         }
@@ -152,11 +154,14 @@ impl<'a> Screen<'a> {
 
     /// Waits for a message, the next tick or the next frame.
     fn wait(&mut self) {
-        let deadline = if self.dirty { self.next_frame.min(self.next_tick) } else { self.next_tick };
+        // While the terminal still takes the frame before, the next one waits for it.
+        let frame_can_come = self.dirty && self.guard.is_idle();
+        let deadline = if frame_can_come { self.next_frame.min(self.next_tick) } else { self.next_tick };
         let mut select = Select::new();
         select.recv(self.reader.inputs());
         select.recv(self.signals.notices());
         select.recv(&self.scans.1);
+        select.recv(self.guard.progress());
         if !self.worker_gone {
             select.recv(&self.handle.events);
         }
@@ -175,10 +180,7 @@ impl<'a> Screen<'a> {
             match self.reader.inputs().try_recv() {
                 Ok(Input::Event(TerminalEvent::Resize(..))) => self.dirty = true,
                 Ok(Input::Event(event)) => self.tell(Msg::Terminal(event)),
-                Ok(Input::KeyboardProtocol) => {
-                    let result = self.guard.enable_keyboard_protocol();
-                    self.check(result);
-                }
+                Ok(Input::KeyboardProtocol) => self.guard.enable_keyboard_protocol(),
                 Ok(Input::Closed) => self.tell(Msg::TerminalClosed),
                 Err(_) => break,
             }
@@ -203,6 +205,11 @@ impl<'a> Screen<'a> {
                 Err(_) => break,
             }
         }
+        while let Ok(progress) = self.guard.progress().try_recv() {
+            if progress == Progress::Failed {
+                self.tell(Msg::TerminalClosed);
+            }
+        }
         while let Ok(scan) = self.scans.1.try_recv() {
             self.tell(Msg::Scanned(scan));
         }
@@ -224,9 +231,9 @@ impl<'a> Screen<'a> {
     fn on_signal(&mut self, notice: Notice) {
         match notice {
             Notice::End(signal) => self.tell(Msg::Terminate(signal)),
-            Notice::Stop if Instant::now() < self.ignore_stop_until => {}
+            Notice::Stop | Notice::Continued if Instant::now() < self.echoes_until => {}
             Notice::Stop => self.suspend(),
-            // Whoever stopped us may have changed the terminal.
+            // Something else stopped us, and may have changed the terminal.
             Notice::Continued => self.come_back(),
             Notice::Resized => self.dirty = true,
         }
@@ -253,10 +260,7 @@ impl<'a> Screen<'a> {
                         let _ = self.scans.0.try_send(scan);
                     }
                 }
-                Effect::SetMouse(on) => {
-                    let result = self.guard.set_mouse(on);
-                    self.check(result);
-                }
+                Effect::SetMouse(on) => self.guard.set_mouse(on),
                 Effect::Redraw => self.redraw(),
                 Effect::Suspend => self.suspend_by_key(),
                 Effect::Quit(reason) => self.end = Some(reason),
@@ -265,7 +269,7 @@ impl<'a> Screen<'a> {
     }
 
     /// A terminal that refuses bytes has gone away.
-    fn check(&mut self, result: std::io::Result<()>) {
+    fn check(&mut self, result: &std::io::Result<()>) {
         if result.is_err() && self.end.is_none() {
             self.tell(Msg::TerminalClosed);
         }
@@ -288,12 +292,11 @@ impl<'a> Screen<'a> {
         self.app.observe(&snapshot, now);
         let app = &mut self.app;
         let drawn = self.terminal.draw(|frame| view::draw(frame, app, &snapshot, now)).map(drop);
-        let bytes = self.frames.take(self.options.synchronized);
+        let bytes = self.frames.take(self.synchronized);
         if !bytes.is_empty() {
-            let written = self.guard.write(&bytes);
-            self.check(written);
+            self.guard.write(bytes);
         }
-        self.check(drawn);
+        self.check(&drawn);
     }
 
     /// Ctrl+Z: stops the whole job, as the terminal would have done outside raw mode.
@@ -307,7 +310,6 @@ impl<'a> Screen<'a> {
         #[cfg(unix)]
         let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
         self.suspend();
-        self.ignore_stop_until = Instant::now() + STOP_ECHO;
     }
 
     /// Puts the terminal back, stops, and goes on when continued.
@@ -315,12 +317,13 @@ impl<'a> Screen<'a> {
         self.guard.leave();
         let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
         self.come_back();
+        self.echoes_until = Instant::now() + STOP_ECHO;
     }
 
     fn come_back(&mut self) {
         self.guard.leave();
         let result = self.guard.resume();
-        self.check(result);
+        self.check(&result);
         self.redraw();
     }
 }

@@ -67,7 +67,8 @@ pub enum Context {
     Chat,
     Picker,
     Help,
-    ContextFull,
+    /// The question about a full context.
+    Dialog,
 }
 
 /// When a binding holds.
@@ -166,7 +167,7 @@ const fn bind(context: Context, when: When, chords: &'static [Chord], action: Ac
 }
 
 use self::Action as A;
-use self::Context::{Chat, ContextFull, Help, Picker};
+use self::Context::{Chat, Dialog, Help, Picker};
 use self::Edit as E;
 use self::When::{Always, InputEmpty, InputUntouched};
 use crossterm::event::KeyCode as K;
@@ -241,13 +242,13 @@ static BINDINGS: &[Binding] = &[
     bind(Help, Always, &[ctrl(char('z'))], A::Suspend, ""),
     bind(Help, Always, &[ctrl(char('c'))], A::Interrupt, ""),
 
-    bind(ContextFull, Always, &[key(char('d')), key(K::Enter)], A::DropOldest, "drop the oldest turns"),
-    bind(ContextFull, Always, &[key(char('s')), key(K::Esc)], A::Stop, "stop"),
-    bind(ContextFull, Always, &[key(K::PageUp)], A::ScrollPageUp, ""),
-    bind(ContextFull, Always, &[key(K::PageDown)], A::ScrollPageDown, ""),
-    bind(ContextFull, Always, &[ctrl(char('l'))], A::Redraw, ""),
-    bind(ContextFull, Always, &[ctrl(char('z'))], A::Suspend, ""),
-    bind(ContextFull, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+    bind(Dialog, Always, &[key(char('d')), key(K::Enter)], A::DropOldest, "drop the oldest turns"),
+    bind(Dialog, Always, &[key(char('s')), key(K::Esc)], A::Stop, "stop"),
+    bind(Dialog, Always, &[key(K::PageUp)], A::ScrollPageUp, ""),
+    bind(Dialog, Always, &[key(K::PageDown)], A::ScrollPageDown, ""),
+    bind(Dialog, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Dialog, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Dialog, Always, &[ctrl(char('c'))], A::Interrupt, ""),
 ];
 
 /// What the input holds, for bindings that depend on it.

@@ -3,7 +3,7 @@
 //! - `app`: the state. A message in ([`app::Msg`]), effects out ([`app::Effect`]); it neither draws nor waits.
 //! - `view`: the state and a reading of the gauges in, cells out.
 //! - `event_loop`: gathers messages, carries out effects, draws at most 60 times a second.
-//! - `terminal`, `signals`, `reader`: the terminal's modes, what the system says, what is typed.
+//! - `terminal`, `output`, `reader`, `signals`: the terminal's modes, what is written, what is typed, what the system says.
 //! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
 //! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
@@ -14,6 +14,7 @@ mod event_loop;
 mod gauges;
 mod grid;
 mod keys;
+mod output;
 mod picker;
 mod reader;
 mod sanitize;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 use crate::sampler::SamplingParams;
 use crate::worker::WorkerHandle;
 
-pub use self::terminal::Synchronized;
+pub use self::output::Synchronized;
 pub use self::theme::ColorDepth;
 
 /// How a chat begins.
@@ -107,5 +108,5 @@ pub enum TuiError {
 /// Runs the chat until the person quits, a signal ends it or the terminal goes away. The terminal is as it was when this
 /// returns, and when it panics.
 pub fn run(handle: WorkerHandle, options: ChatOptions) -> Result<Exit, TuiError> {
-    event_loop::run(&handle, &options)
+    event_loop::run(handle, options)
 }

@@ -23,6 +23,15 @@ pub struct Candidate {
     pub splits: Option<(usize, usize)>,
 }
 
+/// One file of a model that is split.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct SplitFile {
+    number: usize,
+    count: usize,
+    path: PathBuf,
+    bytes: u64,
+}
+
 /// What was found in a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan {
@@ -50,7 +59,7 @@ pub fn scan(root: &Path) -> Scan {
     let mut seen = HashSet::new();
     let mut entries = 0;
     // A split model's files by folder and base name.
-    let mut splits: BTreeMap<(PathBuf, String), Vec<(usize, usize, PathBuf, u64)>> = BTreeMap::new();
+    let mut splits: BTreeMap<(PathBuf, String), Vec<SplitFile>> = BTreeMap::new();
     while let Some((dir, depth)) = queue.pop_front() {
         // A link that leads back up would be walked again and again.
         if dir.canonicalize().is_ok_and(|real| !seen.insert(real)) {
@@ -87,7 +96,7 @@ pub fn scan(root: &Path) -> Scan {
             let stem = stem.to_string_lossy();
             match split_of(&stem) {
                 Some((base, number, count)) => {
-                    let file = (number, count, path.clone(), metadata.len());
+                    let file = SplitFile { number, count, path: path.clone(), bytes: metadata.len() };
                     splits.entry((dir.clone(), base.to_owned())).or_default().push(file);
                 }
                 None => scan.models.push(candidate(root, &path, &stem, metadata.len(), None)),
@@ -96,9 +105,9 @@ pub fn scan(root: &Path) -> Scan {
     }
     for ((_, base), mut files) in splits {
         files.sort();
-        let (_, count, path, _) = &files[0];
-        let bytes = files.iter().map(|f| f.3).sum();
-        scan.models.push(candidate(root, path, &base, bytes, Some((files.len(), *count))));
+        let first = &files[0];
+        let bytes = files.iter().map(|f| f.bytes).sum();
+        scan.models.push(candidate(root, &first.path, &base, bytes, Some((files.len(), first.count))));
     }
     scan.models.sort_by(|a, b| (&a.folder, &a.name).cmp(&(&b.folder, &b.name)));
     scan

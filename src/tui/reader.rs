@@ -78,7 +78,14 @@ fn open_terminal() -> io::Result<OwnedFd> {
 fn read_until_woken(terminal: &OwnedFd, woken: &UnixStream, sender: &Sender<Input>) -> io::Result<()> {
     // How long crossterm is given to make events of bytes that have arrived: with no time at all it looks at none.
     const TAKE: Duration = Duration::from_millis(1);
+    let mut patience = TAKE;
     loop {
+        // First come the events that crossterm holds already, as after the question about the keyboard.
+        while event::poll(patience)? {
+            if sender.send(Input::Event(event::read()?)).is_err() {
+                return Ok(());
+            }
+        }
         let mut fds = [PollFd::new(terminal, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
         match poll(&mut fds, None) {
             Ok(_) => {}
@@ -92,11 +99,6 @@ fn read_until_woken(terminal: &OwnedFd, woken: &UnixStream, sender: &Sender<Inpu
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         // Some systems cannot poll a terminal: there, crossterm waits for bytes by itself.
-        let patience = if fds[0].revents().contains(PollFlags::NVAL) { Duration::from_millis(250) } else { TAKE };
-        while event::poll(patience)? {
-            if sender.send(Input::Event(event::read()?)).is_err() {
-                return Ok(());
-            }
-        }
+        patience = if fds[0].revents().contains(PollFlags::NVAL) { Duration::from_millis(250) } else { TAKE };
     }
 }

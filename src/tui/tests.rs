@@ -33,7 +33,7 @@ impl Driver {
     fn new(model: Option<PathBuf>) -> (Driver, Vec<Effect>) {
         let options = ChatOptions { model, ..ChatOptions::new("/home/you/models".into()) };
         let now = Instant::now();
-        let (app, effects) = App::new(&options, Theme::dark(ColorDepth::True), now);
+        let (app, effects) = App::new(options, Theme::dark(ColorDepth::True), now);
         (Driver { app, now }, effects)
     }
 

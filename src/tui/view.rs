@@ -15,7 +15,7 @@ use ratatui::text::Line;
 
 use crate::telemetry::Snapshot;
 
-use super::app::App;
+use super::app::{App, Mouse};
 
 /// Columns and rows from which on the panel is shown.
 pub const PANEL_NEEDS: (u16, u16) = (80, 16);
@@ -84,7 +84,7 @@ fn settle(app: &mut App, area: Rect) -> Layout {
         return Layout { main, queue: Rect::ZERO, rule: Rect::ZERO, input: Rect::ZERO, panel: None, status };
     }
     let panel_columns =
-        if app.panel && app.panel_fits && !app.selecting_hides_panel() { panel_columns(area.width) } else { 0 };
+        if app.panel && app.panel_fits && app.mouse != Mouse::Selects { panel_columns(area.width) } else { 0 };
     let columns = area.width - panel_columns;
     let panel = (panel_columns > 0).then_some(Rect { x: area.x + columns, width: panel_columns, height: rows, ..area });
     let most = (rows / 3).clamp(1, MAX_INPUT_ROWS);

@@ -28,15 +28,16 @@ fn main() {
     }
     match tui::run(fake_worker::start(), options) {
         Ok(exit) => {
+            // Printing could wait for a terminal that takes nothing.
+            if let ExitReason::Signal(signal) = exit.reason {
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
             println!("exit: {:?}", exit.reason);
             if let Some(path) = exit.transcript {
                 println!("transcript: {}", path.display());
             }
             if let Some(unsaved) = exit.unsaved {
                 println!("unsaved: {unsaved}");
-            }
-            if let ExitReason::Signal(signal) = exit.reason {
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
         }
         Err(error) => {

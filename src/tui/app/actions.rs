@@ -10,18 +10,16 @@ use super::super::ExitReason;
 use super::super::conversation::{Kind, Standing};
 use super::super::keys::{self, Action, Context, InputState};
 use super::super::view;
-use super::{App, Effect, Engine, MAX_QUEUE, QUIT_TIME};
+use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
 
 impl App {
     pub(super) fn on_key(&mut self, key: KeyEvent, now: Instant) -> Vec<Effect> {
         let context = self.context();
-        match keys::action(context, self.composer.state(), key) {
-            Some(action) => self.act(context, action, now),
-            None => {
-                self.insert(context, key);
-                Vec::new()
-            }
+        if let Some(action) = keys::action(context, self.composer.state(), key) {
+            return self.act(context, action, now);
         }
+        self.insert(context, key);
+        Vec::new()
     }
 
     /// A key that means nothing else is typed.
@@ -49,7 +47,7 @@ impl App {
         match context {
             Context::Chat => self.act_in_chat(action, now),
             Context::Picker => self.act_in_picker(action, now),
-            Context::ContextFull => self.act_in_dialog(action, now),
+            Context::Dialog => self.act_in_dialog(action, now),
             Context::Help => {
                 self.act_in_help(action);
                 Vec::new()
@@ -234,14 +232,15 @@ impl App {
     }
 
     fn toggle_selecting(&mut self, now: Instant) -> Vec<Effect> {
-        self.selecting = !self.selecting;
         let key = keys::name_of(Context::Chat, Action::ToggleSelecting).unwrap_or_default();
-        if self.selecting {
+        if self.mouse == Mouse::Scrolls {
+            self.mouse = Mouse::Selects;
             self.notify(format!("The mouse selects text; {key} lets the wheel scroll again"), now);
         } else {
+            self.mouse = Mouse::Scrolls;
             self.notify(format!("The wheel scrolls; {key} lets the mouse select text"), now);
         }
-        vec![Effect::SetMouse(!self.selecting)]
+        vec![Effect::SetMouse(self.mouse == Mouse::Scrolls)]
     }
 
     /// Begins a turn with `text`.

@@ -8,7 +8,7 @@ use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
 use super::*;
-use crate::tui::terminal::{FrameBuffer, Synchronized};
+use crate::tui::output::{FrameBuffer, Synchronized};
 use crate::tui::view;
 
 /// A terminal that only counts.

@@ -266,7 +266,7 @@ fn the_map_shows_residency_by_hue_and_recency_by_brightness() {
 fn no_color_draws_no_color() {
     let options = ChatOptions { model: Some("m".into()), ..ChatOptions::new("/m".into()) };
     let now = Instant::now();
-    let mut d = Driver { app: App::new(&options, Theme::dark(ColorDepth::Mono), now).0, now };
+    let mut d = Driver { app: App::new(options, Theme::dark(ColorDepth::Mono), now).0, now };
     d.worker(Event::Loaded(summary()));
     d.type_text("Hi");
     d.press("Enter");

@@ -161,20 +161,17 @@ pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
 pub fn context_full(app: &App, area: Rect, buf: &mut Buffer) {
     let Some(dialog) = app.dialog else { return };
     let theme = &app.theme;
-    let key = |action| keys::name_of(Context::ContextFull, action).unwrap_or_default();
+    let key = |action| keys::name_of(Context::Dialog, action).unwrap_or_default();
     let mut what = format!("The conversation takes {} tokens; the context holds {}.", dialog.needed, dialog.capacity);
     let mut choices = Vec::new();
-    match dialog.droppable_turns {
-        Some(turns) => {
-            what.push_str(" Dropped turns are no longer sent, but stay here to be read.");
-            let oldest = if turns == 1 { "turn".into() } else { format!("{turns} turns") };
-            choices.push((key(Action::DropOldest), format!("drop the oldest {oldest}")));
-            choices.push((key(Action::Stop), "stop, and do not send".into()));
-        }
-        None => {
-            what.push_str(" The last message is too long by itself: it is taken back, to be shortened.");
-            choices.push((key(Action::Stop), "take it back".into()));
-        }
+    if let Some(turns) = dialog.droppable_turns {
+        what.push_str(" Dropped turns are no longer sent, but stay here to be read.");
+        let oldest = if turns == 1 { "turn".into() } else { format!("{turns} turns") };
+        choices.push((key(Action::DropOldest), format!("drop the oldest {oldest}")));
+        choices.push((key(Action::Stop), "stop, and do not send".into()));
+    } else {
+        what.push_str(" The last message is too long by itself: it is taken back, to be shortened.");
+        choices.push((key(Action::Stop), "take it back".into()));
     }
     let columns = area.width.saturating_sub(4).min(60);
     let mut wrapped = Wrapped::new(columns);

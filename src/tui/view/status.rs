@@ -95,7 +95,7 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
             &[(Action::Rescan, "look again"), (Action::Quit, "quit")]
         }
         Context::Picker => &[(Action::Choose, "open"), (Action::Rescan, "look again"), (Action::Quit, "quit")],
-        Context::ContextFull => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
+        Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
         Context::Chat => &[(Action::Send, "send"), (Action::Newline, "new line"), (Action::Help, "help")],
     };
