@@ -2,13 +2,19 @@
 
 mod common;
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use serde_json::Value;
+use wayinfer::gguf::writer::{TensorPlan, Writer};
+use wayinfer::gguf::{Metadata, Value};
 use wayinfer::kernel::{Isa, Kernels};
+use wayinfer::quant::GgmlType;
 use wayinfer::sampler::{Sampler, SamplingParams};
-use wayinfer::session::{EngineOptions, ReplyRequest, Session, Watch, bind_model, open_file};
+use wayinfer::session::{EngineOptions, ReplyRequest, Session, Watch, Words, bind_model, open_file};
+use wayinfer::store::ModelFile;
+use wayinfer::text::tokenizer::Special;
 
 /// A model's logits over `ids`, `[positions, n_vocab]`, and the greedy continuation of `n_greedy` ids.
 fn run(path: &Path, isa: Isa, ids: &[u32], n_greedy: usize) -> (Vec<f32>, Vec<u32>) {
@@ -45,7 +51,7 @@ struct Expected {
 }
 
 fn expected(json: &Path) -> Expected {
-    let value: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     let numbers = |key: &str| -> Option<Vec<u32>> {
         Some(value[key].as_array()?.iter().map(|x| x.as_u64().unwrap() as u32).collect())
     };
@@ -141,4 +147,123 @@ fn the_real_models_give_the_reference_logits() {
         println!("{file} {isa} mean KL {kl:.2e}");
         assert!(kl <= 5e-3, "{file}: mean KL {kl:.2e}");
     }
+}
+
+/// Writes a Mixtral-style model beside a dense one of the `llama` architecture: every expert is a byte copy of the dense
+/// FFN and the router is random, so that its answers must be the dense model's whatever is routed.
+fn upcycle(dense: &Path, out: &Path, n_experts: usize) {
+    let file = ModelFile::open(dense).unwrap();
+    let mut metadata = Metadata::default();
+    for (key, value) in file.gguf().metadata.iter() {
+        metadata.insert(key.to_owned(), value.clone()).unwrap();
+    }
+    metadata.insert("llama.expert_count".into(), Value::U32(n_experts as u32)).unwrap();
+    metadata.insert("llama.expert_used_count".into(), Value::U32(2)).unwrap();
+    let n_embd = metadata.u64("llama.embedding_length").unwrap().unwrap();
+    let mut plans = Vec::new();
+    let mut pieces: Vec<Vec<&[u8]>> = Vec::new();
+    let mut random = 1u64;
+    let routers: Vec<Vec<u8>> = (0..file.gguf().tensors.len())
+        .map(|_| {
+            let next = |_| {
+                random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (((random >> 40) as f32 / (1 << 23) as f32 - 1.0) * 0.2).to_le_bytes()
+            };
+            (0..n_embd as usize * n_experts).flat_map(next).collect()
+        })
+        .collect();
+    for (tensor, router) in file.gguf().tensors.iter().zip(&routers) {
+        let bytes = file.tensor_bytes(tensor);
+        let mut add = |name: String, shape: Vec<u64>, ty, copies| {
+            plans.push(TensorPlan { name, shape, ty });
+            pieces.push(copies);
+        };
+        if [".ffn_gate.", ".ffn_up.", ".ffn_down."].iter().any(|part| tensor.name.contains(part)) {
+            let shape = [&tensor.shape[..], &[n_experts as u64]].concat();
+            add(tensor.name.replace(".weight", "_exps.weight"), shape, tensor.ty, vec![bytes; n_experts]);
+            if tensor.name.contains(".ffn_gate.") {
+                let name = tensor.name.replace("ffn_gate", "ffn_gate_inp");
+                add(name, vec![n_embd, n_experts as u64], GgmlType::F32, vec![&router[..]]);
+            }
+        } else {
+            add(tensor.name.clone(), tensor.shape.clone(), tensor.ty, vec![bytes]);
+        }
+    }
+    let mut writer = Writer::new(BufWriter::new(File::create(out).unwrap()), &metadata, &plans).unwrap();
+    for (plan, pieces) in plans.iter().zip(&pieces) {
+        pieces.iter().for_each(|piece| writer.write(&plan.name, piece).unwrap());
+    }
+    writer.finish().unwrap().flush().unwrap();
+}
+
+/// The token ids of a text, and `n` more that the model says after it, the likeliest every time.
+fn continued(path: &Path, prompt: &str, n: usize) -> (Vec<u32>, Vec<u32>) {
+    let file = open_file(path).unwrap();
+    let n_vocab = bind_model(path, &file).unwrap().hyperparameters().n_vocab;
+    let ids = Words::read(path, &file, n_vocab).unwrap().tokenizer.encode(prompt, Special::Plain).unwrap();
+    let (_, said) = run(path, Kernels::detect().isa(), &ids, n);
+    (ids, said)
+}
+
+#[test]
+fn experts_that_are_copies_answer_as_the_dense_model() {
+    let Some(dense) = common::real_model("upcycled experts", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("upcycled.gguf");
+    upcycle(&dense, &path, 8);
+    let prompts = [
+        "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,",
+        "The days of the week are Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday. The days of the week are",
+        "for i in range(10): print(i) # 0 1 2 3 4 5 6 7 8 9 for i in range(10):",
+        "2, 4, 6, 8, 10, 12, 14, 16, 18, 20,",
+        "Water boils at",
+    ];
+    let options = EngineOptions::default();
+    let compute = options.compute().unwrap();
+    let file = open_file(&path).unwrap();
+    let model = bind_model(&path, &file).unwrap();
+    let watch = Watch::unattended(&file, &model, options.prefetch);
+    let mut session = Session::new(&model, &compute, 512);
+    for prompt in prompts {
+        let (ids, said) = continued(&dense, prompt, 64);
+        // Given the dense model's own text, the experts must choose its next token; left alone, rounding may fork them at
+        // a near-tie and everything after differs.
+        let fed = [&ids[..], &said[..said.len() - 1]].concat();
+        let mut agreed = 0;
+        session
+            .all_logits(&fed, watch.control(), &mut |first, rows| {
+                for (position, row) in (first..).zip(rows.chunks_exact(model.hyperparameters().n_vocab)) {
+                    let Some(expected) = (position + 1).checked_sub(ids.len()).map(|i| said[i]) else { continue };
+                    let likeliest = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+                    agreed += usize::from(likeliest == expected as usize);
+                }
+            })
+            .unwrap();
+        println!("{prompt:?}: {agreed} of 64 tokens");
+        assert!(agreed >= 60, "{prompt:?}: {agreed} of 64 tokens");
+    }
+    let n_layers = watch.experts.n_layers();
+    let visited = |expert| (0..n_layers).filter(|&layer| watch.experts.uses(layer, expert) > 0).count();
+    let layers: Vec<usize> = (0..8).map(visited).collect();
+    println!("layers in which each expert was used, of {n_layers}: {layers:?}");
+    assert!(layers.iter().all(|&n| n > n_layers / 2), "{layers:?} of {n_layers}");
+}
+
+#[test]
+fn perplexity_is_the_references() {
+    let Some(folder) = common::shared("perplexity", "conformance/perplexity") else { return };
+    let expected: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let name = "SmolLM2-135M-Instruct.Q4_1.gguf";
+    let Some(path) = common::real_model("perplexity", name) else { return };
+    let output = assert_cmd::Command::cargo_bin("wayinfer")
+        .unwrap()
+        .args(["perplexity", path.to_str().unwrap(), folder.join("text.txt").to_str().unwrap(), "--json"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (found, expected) =
+        (report["perplexity"].as_f64().unwrap(), expected["perplexity"][name]["value"].as_f64().unwrap());
+    println!("{name}: perplexity {found:.4}, the reference's {expected:.4}");
+    assert!((found / expected - 1.0).abs() <= 0.005, "perplexity {found}, expected {expected}");
 }
