@@ -64,7 +64,7 @@ impl Speeds {
     }
 }
 
-pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
+pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let path = args.model.required()?;
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
@@ -82,7 +82,7 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
     let control = watch.control();
 
     if !args.no_warmup {
-        warm_up(&mut session, &mut ids, &args, control)?;
+        warm_up(&mut session, &mut ids, args, control)?;
     }
     let mut progress = Progress::new("repetition");
     let (mut prompt, mut generate) = (Vec::new(), Vec::new());

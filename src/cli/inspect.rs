@@ -52,7 +52,7 @@ impl Sizes {
     }
 }
 
-pub(super) fn inspect(args: InspectArgs) -> anyhow::Result<()> {
+pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     args.common.start_log(Screen::Free)?;
     let gguf = Gguf::open(args.model.required()?)?;
     let n_vocab = gguf.tensor("token_embd.weight").and_then(|t| t.shape.get(1).copied()).unwrap_or(0);

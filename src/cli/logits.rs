@@ -23,7 +23,7 @@ pub(super) struct LogitsArgs {
     common: Common,
 }
 
-pub(super) fn logits(args: LogitsArgs) -> anyhow::Result<()> {
+pub(super) fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
     let path = args.model.required()?;
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;

@@ -54,12 +54,12 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         None => chat::chat(cli.chat),
         Some(Command::Run(args)) => run::run(args),
-        Some(Command::Bench(args)) => bench::bench(args),
-        Some(Command::Perplexity(args)) => perplexity::perplexity(args),
-        Some(Command::Logits(args)) => logits::logits(args),
-        Some(Command::Tokenize(args)) => tokenize::tokenize(args),
-        Some(Command::Render(args)) => render::render(args),
-        Some(Command::Inspect(args)) => inspect::inspect(args),
+        Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Perplexity(args)) => perplexity::perplexity(&args),
+        Some(Command::Logits(args)) => logits::logits(&args),
+        Some(Command::Tokenize(args)) => tokenize::tokenize(&args),
+        Some(Command::Render(args)) => render::render(&args),
+        Some(Command::Inspect(args)) => inspect::inspect(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

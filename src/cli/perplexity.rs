@@ -36,7 +36,7 @@ impl PerplexityArgs {
     }
 }
 
-pub(super) fn perplexity(args: PerplexityArgs) -> anyhow::Result<()> {
+pub(super) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
     let (path, text_path) = args.paths()?;
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;

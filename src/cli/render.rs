@@ -49,8 +49,8 @@ struct Source {
     eos: String,
 }
 
-pub(super) fn render(args: RenderArgs) -> anyhow::Result<()> {
-    let source = source(&args)?;
+pub(super) fn render(args: &RenderArgs) -> anyhow::Result<()> {
+    let source = source(args)?;
     let template = ChatTemplate::new(&source.template)?;
     let name = args.messages.display();
     let json: serde_json::Value = serde_json::from_slice(&output::read_limited(&args.messages, MAX_MESSAGES)?)

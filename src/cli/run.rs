@@ -90,11 +90,12 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
             on_prompt: &mut |_| drop(done.take()),
             on_text: &mut |piece| {
                 said.push_str(piece);
-                if !args.json && failed.is_none() {
-                    if let Err(error) = output::print(piece) {
-                        cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-                        failed = Some(error);
-                    }
+                if !args.json
+                    && failed.is_none()
+                    && let Err(error) = output::print(piece)
+                {
+                    cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+                    failed = Some(error);
                 }
             },
         };

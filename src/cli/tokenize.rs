@@ -65,7 +65,7 @@ impl TokenizeArgs {
     }
 }
 
-pub(super) fn tokenize(args: TokenizeArgs) -> anyhow::Result<()> {
+pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
     let (path, argument) = args.model_and_text()?;
     args.common.start_log(Screen::Free)?;
     let text = args.text(argument)?;
