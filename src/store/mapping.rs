@@ -1,6 +1,7 @@
-#![allow(unsafe_code, reason = "mapping a file is unsafe: its bytes are somebody else's to change")]
 //! A model's files mapped into memory, read-only: a path in, tensors as byte slices out. Opening maps the files and
 //! reads their headers; weights are read by the kernel when they are touched or asked for.
+
+#![allow(unsafe_code, reason = "mapping a file is unsafe: its bytes are somebody else's to change")]
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,9 @@
-#![allow(unsafe_code, reason = "cachestat and mincore have no safe wrapper")]
 //! How much of a model's files is in memory, as the kernel says: a byte range in, resident bytes or "unknown" out.
 //!
 //! `cachestat` (Linux 6.5) answers for the page cache. `mincore` is the second choice: it is slower, and for a file
 //! that one neither owns nor may write it answers "all of it", so it is only believed for the others.
+
+#![allow(unsafe_code, reason = "cachestat and mincore have no safe wrapper")]
 
 use super::mapping::{FileRange, ModelFile};
 
