@@ -14,12 +14,12 @@ use crate::tui::units;
 
 use super::parts::cut;
 
-pub fn status(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, buf: &mut Buffer) {
+pub fn status(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
     let columns = usize::from(area.width);
     let theme = &app.theme;
     let (text, style) = match app.notice() {
         Some(notice) => (notice.to_owned(), theme.warning),
-        None => (state(app, snapshot, now), theme.dim),
+        None => (state(app, now), theme.dim),
     };
     let hints = hints(app);
     let text = match &app.model {
@@ -53,7 +53,8 @@ pub fn status(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, buf: &mu
     buf.set_line(area.x + (columns - used) as u16, area.y, &Line::from(spans), used as u16);
 }
 
-fn state(app: &App, snapshot: &Snapshot, now: Instant) -> String {
+fn state(app: &App, now: Instant) -> String {
+    let snapshot = &app.gauges.snapshot;
     if app.picker.is_some() {
         return "wayinfer".into();
     }
