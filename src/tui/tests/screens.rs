@@ -136,6 +136,20 @@ fn an_engine_of_which_nothing_is_known() {
 }
 
 #[test]
+fn a_dense_model_shows_its_layers_side_by_side() {
+    let map = ExpertMap::new(30, 1);
+    for layer in 0..30 {
+        map.mark_used(layer, 0, 1000, 1);
+        map.set_resident(layer, 0, Some(1.0));
+    }
+    let mut d = Driver::loading();
+    let name = "SmolLM2 135M Instruct".into();
+    let dense = ModelSummary { name, architecture: "llama".into(), parameters: 134_515_008, n_layers: 30, ..summary() };
+    d.worker(Event::Loaded(ModelSummary { n_experts: 0, n_experts_used: 0, ..dense }));
+    check("dense", &mut d, &Snapshot { experts: Some(Arc::new(map)), ..reading() });
+}
+
+#[test]
 fn a_full_context() {
     let mut d = talk();
     d.finish(StopReason::EndOfTurn);

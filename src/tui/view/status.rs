@@ -98,7 +98,7 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
         Context::Picker => &[(Action::Choose, "open"), (Action::Rescan, "look again"), (Action::Quit, "quit")],
         Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
-        Context::Chat => &[(Action::Send, "send"), (Action::Newline, "new line"), (Action::Help, "help")],
+        Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
     };
     let context = app.context();
     actions.iter().filter_map(|&(action, does)| Some((keys::name_of(context, action)?, does))).collect()
