@@ -16,7 +16,7 @@ use crate::worker::{Command, Event, ModelSummary};
 
 use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
-use super::gauges::Rates;
+use super::gauges::Gauges;
 use super::keys::Context;
 use super::picker::{Picker, Scan};
 use super::theme::Theme;
@@ -141,7 +141,7 @@ pub struct App {
     pub panel: bool,
     pub panel_fits: bool,
     pub mouse: Mouse,
-    pub rates: Rates,
+    pub gauges: Gauges,
     pub transcript: Option<PathBuf>,
     /// Rows of the list or help that were visible last.
     pub page: usize,
@@ -168,7 +168,7 @@ impl App {
             panel: true,
             panel_fits: true,
             mouse: if options.mouse { Mouse::Scrolls } else { Mouse::Unused },
-            rates: Rates::default(),
+            gauges: Gauges::default(),
             transcript: None,
             page: 1,
             notice: None,
@@ -210,9 +210,9 @@ impl App {
         }
     }
 
-    /// Takes the reading of a frame.
-    pub fn observe(&mut self, snapshot: &Snapshot, now: Instant) {
-        self.rates.observe(now, snapshot);
+    /// Takes a reading of the engine.
+    pub fn observe(&mut self, snapshot: Snapshot, now: Instant) {
+        self.gauges.observe(now, snapshot);
     }
 
     /// Where keys go.

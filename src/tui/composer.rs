@@ -75,9 +75,10 @@ impl Composer {
         self.set_text(&joined);
     }
 
-    /// Takes the text out, for sending; it becomes the latest of the earlier inputs.
+    /// Takes the text out, for sending, without the spaces and line ends behind it; it becomes the latest of the earlier
+    /// inputs.
     pub fn take(&mut self) -> String {
-        let text = self.text();
+        let text = self.text().trim_end().to_owned();
         self.remember(&text);
         self.set_text("");
         text

@@ -220,11 +220,6 @@ impl Conversation {
         self.ends.pop();
     }
 
-    /// The place of the message with this number.
-    pub fn position(&self, id: u64) -> Option<usize> {
-        self.items.iter().rposition(|item| item.id == id)
-    }
-
     /// What is sent to the model, after `system`.
     pub fn messages(&self, system: Option<&str>) -> Vec<Message> {
         let system = system.map(|text| Message { role: Role::System, content: text.to_owned() });
@@ -346,10 +341,6 @@ impl Conversation {
         Anchor { item, spot }
     }
 
-    pub fn is_following(&self) -> bool {
-        self.scroll == Scroll::Follow
-    }
-
     /// What lies below the view; `None` at the end.
     pub fn below(&self) -> Option<Below> {
         let Scroll::At { end, .. } = self.scroll else { return None };
@@ -422,7 +413,7 @@ mod tests {
         assert_eq!(shown(&c), before);
         assert_eq!(c.below(), Some(Below { lines: 5, new_lines: 2 }));
         c.scroll_by(5);
-        assert!(c.is_following());
+        assert_eq!(c.below(), None);
         assert_eq!(c.below(), None);
     }
 
@@ -434,7 +425,7 @@ mod tests {
         c.scroll_pages(-100);
         assert_eq!(shown(&c)[..2], ["[you]", "question 0"]);
         c.scroll_pages(100);
-        assert!(c.is_following());
+        assert_eq!(c.below(), None);
         c.scroll_to_top();
         assert_eq!(shown(&c)[0], "[you]");
     }
@@ -487,7 +478,7 @@ mod tests {
         c.resize(0, 0);
         c.scroll_pages(-1);
         assert_eq!(shown(&c).len(), 0);
-        assert!(c.is_following());
+        assert_eq!(c.below(), None);
     }
 
     #[test]

@@ -25,6 +25,12 @@ use super::{ChatOptions, Exit, ExitReason, TuiError, view};
 
 /// Frames are at least this far apart: 60 a second.
 const FRAME: Duration = Duration::from_micros(16_667);
+/// What someone typed is shown sooner.
+const ECHO: Duration = Duration::from_millis(4);
+/// The panel takes a reading this often, or less often where the map would cost the line more bytes a second than this.
+const READING: Duration = Duration::from_millis(200);
+const LOCAL_BYTES_PER_SECOND: u32 = 256 << 10;
+const REMOTE_BYTES_PER_SECOND: u32 = 32 << 10;
 /// How often the screen looks at the gauges while something runs, and while nothing does.
 const BUSY_TICK: Duration = Duration::from_millis(100);
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -91,7 +97,10 @@ struct Screen<'a> {
     app: App,
     worker_gone: bool,
     dirty: bool,
+    last_frame: Instant,
     next_frame: Instant,
+    next_reading: Instant,
+    bytes_per_second: u32,
     next_tick: Instant,
     echoes_until: Instant,
     end: Option<ExitReason>,
@@ -110,6 +119,7 @@ impl<'a> Screen<'a> {
         let frames = FrameBuffer::default();
         let terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
         let now = Instant::now();
+        let remote = std::env::var_os("SSH_CONNECTION").is_some();
         let synchronized = options.synchronized;
         let (app, effects) = App::new(options, Theme::dark(depth), now);
         let mut screen = Screen {
@@ -125,7 +135,10 @@ impl<'a> Screen<'a> {
             app,
             worker_gone: false,
             dirty: true,
+            last_frame: now,
             next_frame: now,
+            next_reading: now,
+            bytes_per_second: if remote { REMOTE_BYTES_PER_SECOND } else { LOCAL_BYTES_PER_SECOND },
             next_tick: now,
             echoes_until: now,
             end: None,
@@ -179,7 +192,10 @@ impl<'a> Screen<'a> {
         for _ in 0..MAX_BURST {
             match self.reader.inputs().try_recv() {
                 Ok(Input::Event(TerminalEvent::Resize(..))) => self.dirty = true,
-                Ok(Input::Event(event)) => self.tell(Msg::Terminal(event)),
+                Ok(Input::Event(event)) => {
+                    self.next_frame = self.next_frame.min(self.last_frame + ECHO);
+                    self.tell(Msg::Terminal(event));
+                }
                 Ok(Input::KeyboardProtocol) => self.guard.enable_keyboard_protocol(),
                 Ok(Input::Closed) => self.tell(Msg::TerminalClosed),
                 Err(_) => break,
@@ -287,12 +303,19 @@ impl<'a> Screen<'a> {
 
     fn draw(&mut self, now: Instant) {
         self.dirty = false;
+        self.last_frame = now;
         self.next_frame = now + FRAME;
-        let snapshot = self.handle.telemetry.snapshot();
-        self.app.observe(&snapshot, now);
+        let read_gauges = now >= self.next_reading;
+        if read_gauges {
+            self.app.observe(self.handle.telemetry.snapshot(), now);
+        }
         let app = &mut self.app;
-        let drawn = self.terminal.draw(|frame| view::draw(frame, app, &snapshot, now)).map(drop);
+        let drawn = self.terminal.draw(|frame| view::draw(frame, app, now)).map(drop);
         let bytes = self.frames.take(self.synchronized);
+        if read_gauges {
+            let cost = Duration::from_secs(bytes.len() as u64) / self.bytes_per_second;
+            self.next_reading = now + READING.max(cost);
+        }
         if !bytes.is_empty() {
             self.guard.write(bytes);
         }
@@ -307,7 +330,6 @@ impl<'a> Screen<'a> {
             return;
         }
         self.guard.leave();
-        #[cfg(unix)]
         let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
         self.suspend();
     }

@@ -1,9 +1,12 @@
-//! Rates from counters: snapshots in, one a frame, and what they grew by a second out.
+//! What the panel shows of the engine: snapshots in, a few a second, and out the last of them, what its counters grew by a
+//! second, and its map cut to size.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::telemetry::Snapshot;
+
+use super::grid::Grid;
 
 /// Over how long a rate is taken.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -18,6 +21,33 @@ struct Sample {
     disk_bytes: Option<u64>,
     major_faults: Option<u64>,
     minor_faults: Option<u64>,
+}
+
+/// The last reading of the engine.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    pub snapshot: Snapshot,
+    pub rates: Rates,
+    /// The map of this reading at the size asked for last. The engine goes on writing to the map; what is shown changes only
+    /// with the next reading.
+    grid: Option<((usize, usize), Grid)>,
+}
+
+impl Gauges {
+    pub fn observe(&mut self, now: Instant, snapshot: Snapshot) {
+        self.rates.observe(now, &snapshot);
+        self.snapshot = snapshot;
+        self.grid = None;
+    }
+
+    /// The map in at most `columns` × `rows` cells; `None` where there is none.
+    pub fn grid(&mut self, columns: usize, rows: usize) -> Option<&Grid> {
+        let map = self.snapshot.experts.as_deref().filter(|m| m.n_layers() > 0 && m.n_experts() > 0)?;
+        if self.grid.as_ref().is_none_or(|(size, _)| *size != (columns, rows)) {
+            self.grid = Some(((columns, rows), Grid::new(map, self.snapshot.tick, columns, rows)));
+        }
+        self.grid.as_ref().map(|(_, grid)| grid)
+    }
 }
 
 /// The counters of the last seconds.

@@ -1,13 +1,13 @@
 //! The chat screen: keys and the engine's events in, frames and commands out.
 //!
-//! - `app`: the state. A message in ([`app::Msg`]), effects out ([`app::Effect`]); it neither draws nor waits.
+//! - `app`: the state. A message in, effects out; it neither draws nor waits.
 //! - `view`: the state and a reading of the gauges in, cells out.
 //! - `event_loop`: gathers messages, carries out effects, draws at most 60 times a second.
 //! - `terminal`, `output`, `reader`, `signals`: the terminal's modes, what is written, what is typed, what the system says.
 //! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
 //! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
-pub mod app;
+mod app;
 mod composer;
 mod conversation;
 mod event_loop;

@@ -1,7 +1,9 @@
 //! The terminal's modes: switched on by [`Guard::enter`], put back on drop, on a panic and, by the event loop, on a signal.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -117,16 +119,8 @@ impl Drop for Guard {
 }
 
 /// Standard output without the buffer and the lock that others may hold.
-#[cfg(unix)]
 fn open_output() -> io::Result<File> {
-    use std::os::fd::AsFd;
     Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
-}
-
-#[cfg(windows)]
-fn open_output() -> io::Result<File> {
-    use std::os::windows::io::AsHandle;
-    Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
 }
 
 /// Whoever comes first restores; later calls find nothing to do. Errors have nobody left to be told.
@@ -143,14 +137,8 @@ fn restore() {
 /// The last resort where the terminal takes no bytes: what it will not take at once is left out.
 pub fn restore_without_waiting() {
     let _ = disable_raw_mode();
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
-    }
-    if let Ok(mut tty) = options.open("/dev/tty") {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    if let Ok(mut tty) = OpenOptions::new().write(true).custom_flags(flags).open("/dev/tty") {
         let _ = tty.write(LEAVE.as_bytes());
     }
 }

@@ -504,15 +504,15 @@ fn keys_and_the_wheel_scroll_and_a_new_message_goes_to_the_end() {
     };
     for (up, down) in [("PgUp", "PgDn"), ("Ctrl+Up", "Ctrl+Down"), ("Home", "End"), ("Ctrl+Home", "Ctrl+End")] {
         d.press(up);
-        assert!(!d.app.conversation.is_following(), "{up}");
+        assert!(d.app.conversation.below().is_some(), "{up}");
         d.press(down);
-        assert!(d.app.conversation.is_following(), "{down}");
+        assert_eq!(d.app.conversation.below(), None, "{down}");
     }
     d.tell(wheel(MouseEventKind::ScrollUp));
     assert_eq!(d.app.conversation.below().map(|b| b.lines), Some(3));
     d.type_text("next");
     d.press("Enter");
-    assert!(d.app.conversation.is_following());
+    assert_eq!(d.app.conversation.below(), None);
 }
 
 #[test]
@@ -529,7 +529,7 @@ fn events_that_belong_to_no_reply_are_taken_calmly() {
 #[test]
 fn a_tick_without_a_reply_asks_for_nothing() {
     let mut d = Driver::ready();
-    d.app.observe(&Snapshot::default(), d.now);
+    d.app.observe(Snapshot::default(), d.now);
     assert_eq!(names(&d.pass(Duration::from_secs(60))), [""; 0]);
     assert_eq!(names(&d.tell(Msg::Terminate(1))), ["cancel", "quit worker", "quit Signal(1)"]);
     assert!(matches!(d.tell(Msg::TerminalClosed)[..], [.., Effect::Quit(ExitReason::TerminalClosed)]));

@@ -94,7 +94,6 @@ pub struct Theme {
     /// Labels of the speakers.
     pub you: Style,
     pub reply: Style,
-    pub good: Style,
     pub warning: Style,
     pub error: Style,
     /// Keys in hints and help.
@@ -133,7 +132,6 @@ impl Theme {
             title: plain.add_modifier(Modifier::BOLD),
             you: style(blue).add_modifier(Modifier::BOLD),
             reply: style(green).add_modifier(Modifier::BOLD),
-            good: style(green),
             warning: style(amber),
             error: style(red).add_modifier(Modifier::BOLD),
             key: style(blue),

@@ -1,4 +1,4 @@
-//! What a frame shows: the state and a reading of the gauges in, cells out. The layout is settled first, since text is
+//! What a frame shows: the state in, cells out. The layout is settled first, since text is
 //! wrapped for it; drawing then changes nothing.
 
 mod chat;
@@ -12,8 +12,6 @@ use std::time::Instant;
 use ratatui::Frame;
 use ratatui::layout::{Position, Rect};
 use ratatui::text::Line;
-
-use crate::telemetry::Snapshot;
 
 use super::app::{App, Mouse};
 
@@ -39,7 +37,7 @@ struct Layout {
 }
 
 /// Draws everything.
-pub fn draw(frame: &mut Frame, app: &mut App, snapshot: &Snapshot, now: Instant) {
+pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
     let area = frame.area();
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
         too_small(frame, app, area);
@@ -51,19 +49,19 @@ pub fn draw(frame: &mut Frame, app: &mut App, snapshot: &Snapshot, now: Instant)
     if app.picker.is_some() {
         lists::picker(app, layout.main, buf);
     } else {
-        chat::conversation(app, snapshot, now, layout.main, buf);
+        chat::conversation(app, now, layout.main, buf);
         chat::queue(app, layout.queue, buf);
         chat::rule(app, layout.rule, buf);
         cursor = Some(chat::input(app, layout.input, buf));
         if let Some(panel) = layout.panel {
-            panel::panel(app, snapshot, panel, buf);
+            panel::panel(app, panel, buf);
         }
         if app.dialog.is_some() {
             let over = Rect { height: area.height - 1, ..layout.main };
             lists::context_full(app, over, buf);
         }
     }
-    status::status(app, snapshot, now, layout.status, buf);
+    status::status(app, now, layout.status, buf);
     if app.help.is_some() {
         lists::help(app, Rect { height: area.height - 1, ..area }, buf);
         cursor = None;

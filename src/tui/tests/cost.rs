@@ -28,7 +28,8 @@ impl Counted {
 
     /// Draws a frame; its bytes.
     fn draw(&mut self, d: &mut Driver, snapshot: &Snapshot) -> usize {
-        self.terminal.draw(|frame| view::draw(frame, &mut d.app, snapshot, d.now)).unwrap();
+        d.app.observe(snapshot.clone(), d.now);
+        self.terminal.draw(|frame| view::draw(frame, &mut d.app, d.now)).unwrap();
         self.frames.flush().unwrap();
         self.frames.take(Synchronized::On).len()
     }

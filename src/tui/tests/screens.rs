@@ -55,8 +55,8 @@ pub(super) fn reading() -> Snapshot {
 
 fn draw(d: &mut Driver, snapshot: &Snapshot, (columns, rows): (u16, u16)) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
-    d.app.observe(snapshot, d.now);
-    terminal.draw(|frame| view::draw(frame, &mut d.app, snapshot, d.now)).unwrap();
+    d.app.observe(snapshot.clone(), d.now);
+    terminal.draw(|frame| view::draw(frame, &mut d.app, d.now)).unwrap();
     terminal.backend().buffer().clone()
 }
 
@@ -133,6 +133,20 @@ fn an_engine_of_which_nothing_is_known() {
     let shown = text(&draw(&mut d, &Snapshot::default(), (200, 60)));
     let panel: String = shown.lines().filter_map(|line| Some(line.split_once('│')?.1)).collect();
     assert!(!panel.contains("NaN") && !panel.contains('0'), "{panel}");
+}
+
+#[test]
+fn a_dense_model_shows_its_layers_side_by_side() {
+    let map = ExpertMap::new(30, 1);
+    for layer in 0..30 {
+        map.mark_used(layer, 0, 1000, 1);
+        map.set_resident(layer, 0, Some(1.0));
+    }
+    let mut d = Driver::loading();
+    let name = "SmolLM2 135M Instruct".into();
+    let dense = ModelSummary { name, architecture: "llama".into(), parameters: 134_515_008, n_layers: 30, ..summary() };
+    d.worker(Event::Loaded(ModelSummary { n_experts: 0, n_experts_used: 0, ..dense }));
+    check("dense", &mut d, &Snapshot { experts: Some(Arc::new(map)), ..reading() });
 }
 
 #[test]
@@ -299,4 +313,79 @@ fn control_characters_never_reach_a_cell() {
         let buffer = draw(&mut d, &reading(), size);
         assert!(buffer.content().iter().all(|c| !c.symbol().contains(char::is_control)));
     }
+}
+
+#[test]
+fn no_order_of_events_breaks_the_screen() {
+    const KEYS: [&str; 28] = [
+        "Enter",
+        "Enter",
+        "Esc",
+        "Tab",
+        "Up",
+        "Down",
+        "Left",
+        "Home",
+        "End",
+        "PgUp",
+        "PgDn",
+        "Backspace",
+        "Ctrl+J",
+        "Ctrl+Up",
+        "Ctrl+Home",
+        "Ctrl+W",
+        "Ctrl+U",
+        "Ctrl+K",
+        "Ctrl+Y",
+        "Ctrl+_",
+        "Alt+_",
+        "F1",
+        "F2",
+        "F3",
+        "?",
+        "d",
+        "s",
+        "x",
+    ];
+    let snapshot = reading();
+    let mut random = 7_u64;
+    let mut below = |n: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % n
+    };
+    let mut d = Driver::ready();
+    for step in 0..6000 {
+        match below(12) {
+            0..=5 => drop(d.press(KEYS[below(KEYS.len())])),
+            6 => d.type_text(["a", "日本 ", "e\u{301}", "👩\u{200d}👧", "word "][below(5)]),
+            7 => drop(d.tell(Msg::Terminal(TerminalEvent::Paste("two\r\nlines\t\u{1b}[A".repeat(1 + below(4)))))),
+            8 => d.text(["text ", "\n", "# a much longer piece of a reply, with words\n", "\u{1b}[2J", "光"][below(5)]),
+            9 => {
+                let stop = [StopReason::EndOfTurn, StopReason::Cancelled, StopReason::ContextFull][below(3)];
+                d.finish(stop);
+            }
+            10 => {
+                let droppable_turns = [None, Some(1), Some(3)][below(3)];
+                let events = [
+                    Event::ReplyStarted { prompt_tokens: 9, reused_tokens: 3 },
+                    Event::Warning("careful".into()),
+                    Event::ReplyFailed("no".into()),
+                    Event::ContextFull { needed: 10, capacity: 5, droppable_turns },
+                    Event::Loaded(summary()),
+                    Event::LoadFailed { path: "m".into(), error: "no".into() },
+                ];
+                d.worker(events[below(events.len())].clone());
+                if d.app.picker.is_some() {
+                    d.tell(Msg::Scanned(Scan::default()));
+                    d.worker(Event::Loaded(summary()));
+                    d.app.picker = None;
+                }
+            }
+            _ => drop(d.pass(Duration::from_millis(300))),
+        }
+        if step % 5 == 0 {
+            draw(&mut d, &snapshot, (1 + below(140) as u16, 1 + below(45) as u16));
+        }
+    }
+    assert!(d.app.conversation.items().len() > 50);
 }

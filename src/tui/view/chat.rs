@@ -8,7 +8,6 @@ use ratatui::layout::{Position, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line as TextLine, Span};
 
-use crate::telemetry::Snapshot;
 use crate::tui::app::{App, Engine, Reply};
 use crate::tui::conversation::{Item, Kind, Line, Standing};
 use crate::tui::keys::{self, Action, Context};
@@ -23,7 +22,7 @@ use super::{MAX_QUEUE_ROWS, PROMPT_COLUMNS};
 /// Before this much time an estimate is a guess.
 const ESTIMATE_AFTER: Duration = Duration::from_secs(1);
 
-pub fn conversation(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, buf: &mut Buffer) {
+pub fn conversation(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
     if app.conversation.is_empty() {
         welcome(app, area, buf);
         return;
@@ -38,7 +37,7 @@ pub fn conversation(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, bu
             }
             Line::Foot(item) => {
                 let line = match live {
-                    Some((reply, id)) if item.id == id => live_foot(app, reply, snapshot, now, usize::from(width)),
+                    Some((reply, id)) if item.id == id => live_foot(app, reply, now, usize::from(width)),
                     _ => TextLine::styled(cut(&item.foot, usize::from(width)), app.theme.dim),
                 };
                 buf.set_line(area.x, y, &line, width);
@@ -92,8 +91,8 @@ fn text_style(theme: &Theme, item: &Item) -> Style {
 }
 
 /// The line below the reply under way.
-fn live_foot<'a>(app: &App, reply: &Reply, snapshot: &Snapshot, now: Instant, columns: usize) -> TextLine<'a> {
-    let theme = &app.theme;
+fn live_foot<'a>(app: &App, reply: &Reply, now: Instant, columns: usize) -> TextLine<'a> {
+    let (theme, snapshot) = (&app.theme, &app.gauges.snapshot);
     let elapsed = now.saturating_duration_since(reply.since);
     if reply.stopping {
         return TextLine::styled("stopping", theme.warning);

@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 
 use crate::telemetry::Snapshot;
 use crate::tui::app::{App, Engine};
+use crate::tui::gauges::Gauges;
 use crate::tui::grid::Grid;
 use crate::tui::sanitize::one_line;
 use crate::tui::theme::{ColorDepth, Heat, Theme};
@@ -20,13 +21,15 @@ const ROOMY: u16 = 30;
 const SPACIOUS: u16 = 38;
 /// From this many columns on, captions are spelled out.
 const WIDE: usize = 36;
+/// From this many on, the legend has its captions.
+const WIDEST: usize = 44;
 const LABEL_COLUMNS: usize = 8;
 const VALUE_COLUMNS: usize = 11;
 const COUNTER_LABEL_COLUMNS: usize = 12;
 /// A cell is drawn this many columns wide at most.
 const MAX_CELL_COLUMNS: usize = 4;
 
-pub fn panel(app: &App, snapshot: &Snapshot, area: Rect, buf: &mut Buffer) {
+pub fn panel(app: &mut App, area: Rect, buf: &mut Buffer) {
     for y in area.top()..area.bottom() {
         buf.set_stringn(area.x, y, "│", 1, app.theme.rule);
     }
@@ -35,16 +38,17 @@ pub fn panel(app: &App, snapshot: &Snapshot, area: Rect, buf: &mut Buffer) {
     let roomy = area.height >= ROOMY;
     let gaps = usize::from(area.height >= SPACIOUS);
     model(app, &mut pen);
+    let (theme, gauges) = (&app.theme, &mut app.gauges);
     apart(&mut pen, gaps);
-    memory(&app.theme, snapshot, roomy, &mut pen);
+    memory(theme, &gauges.snapshot, roomy, &mut pen);
     apart(&mut pen, gaps);
     // Below the map come two sections, each with its title.
     let below = if roomy { 4 } else { 3 } + 4 + 2 * gaps;
-    experts(app, snapshot, below, &mut pen);
+    experts(theme, gauges, below, &mut pen);
     apart(&mut pen, gaps);
-    disk(app, snapshot, roomy, &mut pen);
+    disk(theme, gauges, roomy, &mut pen);
     apart(&mut pen, gaps);
-    tokens(&app.theme, snapshot, &mut pen);
+    tokens(theme, &gauges.snapshot, &mut pen);
 }
 
 fn apart(pen: &mut Pen<'_>, gaps: usize) {
@@ -115,25 +119,22 @@ fn memory(theme: &Theme, snapshot: &Snapshot, roomy: bool, pen: &mut Pen<'_>) {
     }
 }
 
-fn experts(app: &App, snapshot: &Snapshot, rows_below: usize, pen: &mut Pen<'_>) {
-    let theme = &app.theme;
-    let map = snapshot.experts.as_deref().filter(|m| m.n_layers() > 0 && m.n_experts() > 0);
-    let Some(map) = map else {
-        pen.title(theme, "experts", "");
-        pen.line(&Line::styled(UNKNOWN, theme.dim));
-        return;
-    };
+fn experts(theme: &Theme, gauges: &mut Gauges, rows_below: usize, pen: &mut Pen<'_>) {
     let columns = pen.columns();
     let mono = theme.depth == ColorDepth::Mono;
     // Title and two lines of legend are not map.
     let lines = pen.rows_left().saturating_sub(rows_below + 3);
     let rows = if mono { lines } else { 2 * lines };
-    let grid = Grid::new(map, snapshot.tick, columns, rows.max(1));
+    let Some(grid) = gauges.grid(columns, rows.max(1)) else {
+        pen.title(theme, "experts", "");
+        pen.line(&Line::styled(UNKNOWN, theme.dim));
+        return;
+    };
     let title = if grid.dense { "layers" } else { "experts" };
-    pen.title(theme, title, &scale_of(&grid, columns));
+    pen.title(theme, title, &scale_of(grid, columns));
     let text_rows = if mono { grid.rows } else { grid.rows.div_ceil(2) };
     let (area, buf) = pen.take(text_rows.min(lines));
-    draw_map(theme, &grid, area, buf);
+    draw_map(theme, grid, area, buf);
     legend(theme, pen);
 }
 
@@ -181,7 +182,7 @@ fn draw_map(theme: &Theme, grid: &Grid, area: Rect, buf: &mut Buffer) {
 fn legend(theme: &Theme, pen: &mut Pen<'_>) {
     let unknown = if pen.columns() >= WIDE { UNKNOWN } else { "?" };
     let mut spans = Vec::new();
-    if pen.columns() >= WIDE {
+    if pen.columns() >= WIDEST {
         spans.push(Span::styled("in memory  ", theme.dim));
     }
     for (share, name) in [(Some(0.0), "none"), (Some(0.5), "half"), (Some(1.0), "all"), (None, unknown)] {
@@ -193,13 +194,13 @@ fn legend(theme: &Theme, pen: &mut Pen<'_>) {
     }
     pen.line(&Line::from(spans));
     let mut spans = Vec::new();
-    if pen.columns() >= WIDE {
+    if pen.columns() >= WIDEST {
         spans.push(Span::styled("last used  ", theme.dim));
     }
     if theme.depth == ColorDepth::Mono {
         spans.push(Span::styled("bold: now, dim: long ago", theme.dim));
     } else {
-        spans.push(Span::styled(if pen.columns() >= WIDE { "never " } else { "never used " }, theme.dim));
+        spans.push(Span::styled(if pen.columns() >= WIDEST { "never " } else { "never used " }, theme.dim));
         for heat in Heat::all() {
             spans.push(Span::styled("█", Style::new().fg(theme.map_color(Some(1.0), heat).unwrap_or_default())));
         }
@@ -219,8 +220,8 @@ fn counter(theme: &Theme, pen: &mut Pen<'_>, label: &str, value: &str, rate: &st
     ]));
 }
 
-fn disk(app: &App, snapshot: &Snapshot, roomy: bool, pen: &mut Pen<'_>) {
-    let (theme, rates) = (&app.theme, &app.rates);
+fn disk(theme: &Theme, gauges: &Gauges, roomy: bool, pen: &mut Pen<'_>) {
+    let (snapshot, rates) = (&gauges.snapshot, &gauges.rates);
     let caption = if pen.columns() >= WIDE { "this process: total, a second" } else { "total, a second" };
     pen.title(theme, "disk", caption);
     let bytes = |rate: f64| units::bytes(rate as u64);

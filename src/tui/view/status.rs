@@ -14,12 +14,12 @@ use crate::tui::units;
 
 use super::parts::cut;
 
-pub fn status(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, buf: &mut Buffer) {
+pub fn status(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
     let columns = usize::from(area.width);
     let theme = &app.theme;
     let (text, style) = match app.notice() {
         Some(notice) => (notice.to_owned(), theme.warning),
-        None => (state(app, snapshot, now), theme.dim),
+        None => (state(app, now), theme.dim),
     };
     let hints = hints(app);
     let text = match &app.model {
@@ -53,7 +53,8 @@ pub fn status(app: &App, snapshot: &Snapshot, now: Instant, area: Rect, buf: &mu
     buf.set_line(area.x + (columns - used) as u16, area.y, &Line::from(spans), used as u16);
 }
 
-fn state(app: &App, snapshot: &Snapshot, now: Instant) -> String {
+fn state(app: &App, now: Instant) -> String {
+    let snapshot = &app.gauges.snapshot;
     if app.picker.is_some() {
         return "wayinfer".into();
     }
@@ -97,7 +98,7 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
         Context::Picker => &[(Action::Choose, "open"), (Action::Rescan, "look again"), (Action::Quit, "quit")],
         Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
-        Context::Chat => &[(Action::Send, "send"), (Action::Newline, "new line"), (Action::Help, "help")],
+        Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
     };
     let context = app.context();
     actions.iter().filter_map(|&(action, does)| Some((keys::name_of(context, action)?, does))).collect()
