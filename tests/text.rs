@@ -1,10 +1,15 @@
 //! The tokenizers and chat templates against the reference results in the shared folder beside the checkout.
 
-use std::path::{Path, PathBuf};
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops where something is missing")]
 
-use wayinfer::gguf::{Array, Metadata, Value};
-use wayinfer::text::template::{ChatTemplate, GenerationPrompt, RenderOptions};
-use wayinfer::text::tokenizer::{ControlText, Special, TokenStream, Tokenizer};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use wayinfer::gguf::{Gguf, Metadata};
+use wayinfer::text::chat::ChatFormat;
+use wayinfer::text::template::{ChatTemplate, GenerationPrompt, RenderOptions, TemplateError};
+use wayinfer::text::tokenizer::{ControlText, Special, TokenKind, TokenStream, Tokenizer};
+use wayinfer::transcript::{Message, Role};
 
 /// A folder of the reference results, or a word on why the test is skipped.
 fn conformance(name: &str) -> Option<PathBuf> {
@@ -16,74 +21,30 @@ fn conformance(name: &str) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// The metadata of a trusted GGUF file.
-pub fn metadata(path: &Path) -> Metadata {
-    struct Reader<'a>(&'a [u8]);
-    impl Reader<'_> {
-        fn take<const N: usize>(&mut self) -> [u8; N] {
-            let (head, rest) = self.0.split_at(N);
-            self.0 = rest;
-            head.try_into().unwrap()
-        }
-        fn u32(&mut self) -> u32 {
-            u32::from_le_bytes(self.take())
-        }
-        fn u64(&mut self) -> u64 {
-            u64::from_le_bytes(self.take())
-        }
-        fn string(&mut self) -> String {
-            let len = self.u64() as usize;
-            let (head, rest) = self.0.split_at(len);
-            self.0 = rest;
-            String::from_utf8(head.to_vec()).unwrap()
-        }
-        fn value(&mut self, kind: u32) -> Value {
-            match kind {
-                0 => Value::U8(u8::from_le_bytes(self.take())),
-                1 => Value::I8(i8::from_le_bytes(self.take())),
-                2 => Value::U16(u16::from_le_bytes(self.take())),
-                3 => Value::I16(i16::from_le_bytes(self.take())),
-                4 => Value::U32(self.u32()),
-                5 => Value::I32(i32::from_le_bytes(self.take())),
-                6 => Value::F32(f32::from_le_bytes(self.take())),
-                7 => Value::Bool(self.take::<1>()[0] != 0),
-                8 => Value::String(self.string()),
-                9 => {
-                    let (kind, len) = (self.u32(), self.u64());
-                    Value::Array(match kind {
-                        4 => Array::U32((0..len).map(|_| self.u32()).collect()),
-                        5 => Array::I32((0..len).map(|_| i32::from_le_bytes(self.take())).collect()),
-                        6 => Array::F32((0..len).map(|_| f32::from_le_bytes(self.take())).collect()),
-                        8 => Array::String((0..len).map(|_| self.string()).collect()),
-                        other => panic!("array of type {other}"),
-                    })
-                }
-                10 => Value::U64(self.u64()),
-                11 => Value::I64(i64::from_le_bytes(self.take())),
-                12 => Value::F64(f64::from_le_bytes(self.take())),
-                other => panic!("value of type {other}"),
-            }
-        }
-    }
-    let mut head = Vec::new();
-    // The header of a vocabulary is a few MiB; what follows are weights.
-    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path).unwrap(), 32 << 20), &mut head)
-        .unwrap();
-    let mut reader = Reader(&head);
-    assert_eq!(&reader.take::<4>(), b"GGUF");
-    let (_version, _tensors, keys) = (reader.u32(), reader.u64(), reader.u64());
-    let mut metadata = Metadata::default();
-    for _ in 0..keys {
-        let key = reader.string();
-        let kind = reader.u32();
-        let value = reader.value(kind);
-        metadata.insert(key, value).unwrap();
-    }
-    metadata
+fn metadata(path: &Path) -> Metadata {
+    Gguf::open(path).unwrap().metadata
 }
 
-/// Every vocabulary with its texts and their expected ids.
-fn vocabularies(folder: &Path) -> Vec<(String, Tokenizer, Vec<(String, Vec<u32>)>)> {
+/// A reproducible source of numbers (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % limit.max(1)
+    }
+}
+
+struct Vocabulary {
+    name: String,
+    tokenizer: Tokenizer,
+    /// Texts and their expected ids.
+    cases: Vec<(String, Vec<u32>)>,
+}
+
+fn vocabularies(folder: &Path) -> Vec<Vocabulary> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "gguf"));
     paths.sort();
@@ -100,7 +61,7 @@ fn vocabularies(folder: &Path) -> Vec<(String, Tokenizer, Vec<(String, Vec<u32>)
         let ids = outputs.lines().map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect());
         let cases: Vec<(String, Vec<u32>)> = texts.into_iter().zip(ids).collect();
         assert_eq!(cases.len(), outputs.lines().count(), "{name}");
-        (name, tokenizer, cases)
+        Vocabulary { name, tokenizer, cases }
     };
     paths.into_iter().map(load).collect()
 }
@@ -109,7 +70,7 @@ fn vocabularies(folder: &Path) -> Vec<(String, Tokenizer, Vec<(String, Vec<u32>)
 fn every_reference_text_has_its_reference_ids_and_decodes_to_itself() {
     let Some(folder) = conformance("tokenizer") else { return };
     let mut checked = 0;
-    for (name, tokenizer, cases) in vocabularies(&folder) {
+    for Vocabulary { name, tokenizer, cases } in vocabularies(&folder) {
         for (text, expected) in cases {
             let ids = tokenizer.encode(&text, Special::Plain).unwrap();
             assert_eq!(ids, expected, "{name}: {text:?}");
@@ -126,18 +87,12 @@ fn every_reference_text_has_its_reference_ids_and_decodes_to_itself() {
 #[test]
 fn streamed_text_equals_the_text_decoded_at_once() {
     let Some(folder) = conformance("tokenizer") else { return };
-    for (name, tokenizer, _) in vocabularies(&folder) {
-        let mut state = 88_172_645_463_325_252_u64;
-        let mut random = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+    for Vocabulary { name, tokenizer, .. } in vocabularies(&folder) {
+        let mut random = Random(88_172_645_463_325_252);
         for round in 0..200 {
             // Rounds over the first ids, which are single bytes in most vocabularies, break up characters the most.
-            let range = if round % 2 == 0 { tokenizer.n_vocab() as u64 } else { 300 };
-            let ids: Vec<u32> = (0..40).map(|_| (random() % range) as u32).collect();
+            let range = if round % 2 == 0 { tokenizer.n_vocab() } else { 300 };
+            let ids: Vec<u32> = (0..40).map(|_| random.below(range) as u32).collect();
             for control in [ControlText::Hide, ControlText::Show] {
                 let mut stream = TokenStream::new(control);
                 let mut streamed = String::new();
@@ -151,46 +106,109 @@ fn streamed_text_equals_the_text_decoded_at_once() {
     }
 }
 
+/// The published templates: name, source and cases.
+fn templates() -> Option<Vec<(String, String, Vec<serde_json::Value>)>> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(conformance("templates")?).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let load = |path: PathBuf| {
+        let file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        (name, file["source"].as_str().unwrap().to_owned(), file["cases"].as_array().unwrap().clone())
+    };
+    Some(paths.into_iter().map(load).collect())
+}
+
+fn render(template: &ChatTemplate, case: &serde_json::Value) -> Result<String, TemplateError> {
+    let add = case["add_generation_prompt"].as_bool().unwrap();
+    template.render(&RenderOptions {
+        messages: &case["messages"],
+        generation_prompt: if add { GenerationPrompt::Add } else { GenerationPrompt::Omit },
+        bos_token: case["bos_token"].as_str().unwrap(),
+        eos_token: case["eos_token"].as_str().unwrap(),
+        now: case["now"].as_str().unwrap().parse().unwrap(),
+        tools: None,
+        extra: serde_json::Map::new(),
+    })
+}
+
 #[test]
 fn every_template_renders_as_the_reference_does() {
-    let Some(folder) = conformance("templates") else { return };
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
+    let Some(templates) = templates() else { return };
     let mut checked = 0;
     let mut failures = Vec::new();
-    for path in paths {
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let template = match ChatTemplate::new(file["source"].as_str().unwrap()) {
-            Ok(template) => template,
-            Err(e) => {
-                failures.push(format!("{name}: {e}"));
-                continue;
-            }
-        };
-        for case in file["cases"].as_array().unwrap() {
-            let add = case["add_generation_prompt"].as_bool().unwrap();
-            let options = RenderOptions {
-                messages: &case["messages"],
-                generation_prompt: if add { GenerationPrompt::Add } else { GenerationPrompt::Omit },
-                bos_token: case["bos_token"].as_str().unwrap(),
-                eos_token: case["eos_token"].as_str().unwrap(),
-                now: case["now"].as_str().unwrap().parse().unwrap(),
-                tools: None,
-                extra: serde_json::Map::new(),
-            };
-            let what = format!("{name}, {} (add_generation_prompt {add})", case["name"]);
-            match (template.render(&options), case["expected"].as_str()) {
+    for (name, source, cases) in templates {
+        let template = ChatTemplate::new(&source).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for case in cases {
+            match (render(&template, &case), case["expected"].as_str()) {
                 (Ok(text), Some(expected)) if text == expected => checked += 1,
                 (Err(_), None) => checked += 1,
-                (Ok(text), Some(expected)) => {
-                    failures.push(format!("{what}:\n   found {text:?}\nexpected {expected:?}"));
+                (found, expected) => {
+                    failures.push(format!("{name}, {}:\n   found {found:?}\nexpected {expected:?}", case["name"]));
                 }
-                (Ok(text), None) => failures.push(format!("{what}: should fail, found {text:?}")),
-                (Err(e), Some(_)) => failures.push(format!("{what}: {e}")),
             }
         }
     }
     println!("{checked} renderings");
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn broken_templates_neither_hang_nor_break_the_engine() {
+    let Some(templates) = templates() else { return };
+    let pieces =
+        ["{{", "}}", "{% endfor %}", "|tojson", "[1:]", "* 10**9", "ns.a", "range(99999)", "é", "'", "loop([a])", "%"];
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    for _ in 0..3000 {
+        let (_, source, cases) = &templates[random.below(templates.len())];
+        let mut chars: Vec<char> = source.chars().collect();
+        let start = random.below(chars.len());
+        chars.drain(..start);
+        chars.truncate(2000);
+        for _ in 0..=random.below(6) {
+            let at = random.below(chars.len() + 1);
+            let end = (at + random.below(20)).min(chars.len());
+            if random.below(2) == 0 {
+                chars.drain(at..end);
+            } else {
+                chars.splice(at..at, pieces[random.below(pieces.len())].chars());
+            }
+        }
+        let broken: String = chars.into_iter().collect();
+        let begun = Instant::now();
+        let result = ChatTemplate::new(&broken).and_then(|template| render(&template, &cases[0]));
+        assert!(!matches!(result, Err(TemplateError::BrokeDown)), "{broken}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}: {broken}", begun.elapsed());
+    }
+}
+
+#[test]
+fn conversations_are_encoded_for_reference_vocabularies_with_templates() {
+    let Some(folder) = conformance("tokenizer") else { return };
+    for name in ["phi-3", "qwen2"] {
+        let metadata = metadata(&folder.join(format!("ggml-vocab-{name}.gguf")));
+        let (tokenizer, _) = Tokenizer::from_metadata(&metadata).unwrap();
+        let (format, _) = ChatFormat::from_metadata(&metadata, &tokenizer).unwrap();
+        assert_eq!(format.name(), "the model's own");
+        let now = "2026-01-15T09:30:00".parse().unwrap();
+        let say = |role, content: &str| Message { role, content: content.to_owned() };
+        let harmless = [say(Role::User, "Hi, who are you?"), say(Role::Assistant, "A model."), say(Role::User, "ok")];
+        let ids = format.encode(&tokenizer, &harmless, now).unwrap();
+        let text = format.render(&harmless, GenerationPrompt::Add, now).unwrap();
+        assert_eq!(ids, tokenizer.encode(&text, Special::Parse).unwrap(), "{name}");
+        assert_eq!(
+            ids.iter().filter(|&&id| Some(id) == tokenizer.bos()).count(),
+            usize::from(tokenizer.add_bos()),
+            "{name}"
+        );
+
+        let n_control =
+            |ids: &[u32]| ids.iter().filter(|&&id| tokenizer.token_kind(id) == Some(TokenKind::Control)).count();
+        let all: String = (0..tokenizer.n_vocab() as u32)
+            .filter(|&id| tokenizer.token_kind(id) == Some(TokenKind::Control))
+            .filter_map(|id| tokenizer.token_text(id))
+            .collect();
+        let attack = [say(Role::User, &all), say(Role::Assistant, &all), say(Role::User, &all)];
+        assert_eq!(n_control(&format.encode(&tokenizer, &attack, now).unwrap()), n_control(&ids), "{name}");
+    }
 }

@@ -48,7 +48,7 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T, TemplateError> + Sen
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("template".to_owned()).stack_size(STACK_BYTES);
         let result = thread.spawn_scoped(scope, work)?.join();
-        result.unwrap_or_else(|_| Err(TemplateError::Failed("the template engine broke down".to_owned())))
+        result.unwrap_or(Err(TemplateError::BrokeDown))
     })
 }
 
@@ -114,12 +114,13 @@ fn meter_instruction<'source>(plain: Instruction<'source>, emit: &mut impl FnMut
             emit(plain);
             emit(I::CallFunction("=map", Some(1)));
         }
-        // `loop.changed` compares its arguments with those of the iteration before. One is on top and pays; for more than
-        // one, which no template is known to use, there is no such method.
-        I::CallMethod("changed", Some(2)) => {
+        // Both operands of a chained comparison stay in use for the rest of the chain; the right one is on top and pays.
+        // So does the argument of `loop.changed`, which is compared with that of the iteration before.
+        I::CompareAndPreserve(_) | I::CallMethod("changed", Some(2)) => {
             pay_for_top("=walked", emit);
             emit(plain);
         }
+        // Of several arguments only one could pay. No template is known to use this.
         I::CallMethod("changed", n_args) => emit(I::CallMethod("changed for several values", n_args)),
         I::BuildList(_)
         | I::BuildTuple(_)
@@ -130,11 +131,6 @@ fn meter_instruction<'source>(plain: Instruction<'source>, emit: &mut impl FnMut
         | I::CallMethod(..) => {
             emit(plain);
             emit(I::CallFunction("=checked", Some(1)));
-        }
-        // Both operands stay in use for the rest of the chain; the right one is on top.
-        I::CompareAndPreserve(_) => {
-            pay_for_top("=walked", emit);
-            emit(plain);
         }
         I::PushLoop(_) => {
             pay_for_top("=iterated", emit);

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use minijinja::value::{Kwargs, ValueKind, ValueOrKwargs};
+use minijinja::formatting::FormatStyle;
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, Output, State, Value};
 
 use super::meter::{self, Limit};
@@ -13,6 +14,7 @@ pub(super) fn add_to(environment: &mut Environment, limit: Limit) {
     environment.add_filter("tojson", json::tojson);
     environment.add_filter("string", string);
     environment.add_filter("trim", trim);
+    environment.add_filter("format", format);
     environment.add_filter("default", default);
     environment.add_filter("d", default);
     environment.add_filter("int", int);
@@ -52,6 +54,11 @@ fn as_float(value: &Value) -> Option<f64> {
     (value.kind() == ValueKind::Number && !value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten()
 }
 
+fn format(state: &State, text: &str, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args: Vec<Value> = args.0.into_iter().map(ValueOrKwargs::into_value).collect();
+    method::format_text(state, FormatStyle::Printf, text, &args)
+}
+
 /// Strips what Python calls white space, or the characters given.
 fn trim(state: &State, value: &Value, chars: Option<ValueOrKwargs>) -> Result<Value, Error> {
     let text = text(value);
@@ -61,6 +68,7 @@ fn trim(state: &State, value: &Value, chars: Option<ValueOrKwargs>) -> Result<Va
 }
 
 /// The engine's filter takes no keyword.
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands keywords over by value")]
 fn default(value: &Value, other: Option<Value>, boolean: Option<bool>, kwargs: Kwargs) -> Result<Value, Error> {
     let other = other.or(kwargs.get("default_value")?);
     let boolean = boolean.or(kwargs.get("boolean")?).unwrap_or(false);
@@ -70,6 +78,7 @@ fn default(value: &Value, other: Option<Value>, boolean: Option<bool>, kwargs: K
 }
 
 /// A whole number out of a number or a text; what is neither becomes the default.
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands keywords over by value")]
 fn int(value: &Value, default: Option<i64>, kwargs: Kwargs) -> Result<Value, Error> {
     let default = default.or(kwargs.get("default")?).unwrap_or(0);
     kwargs.assert_all_used()?;

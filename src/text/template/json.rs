@@ -1,5 +1,7 @@
 //! Values as Python's `json.dumps` writes them, which is what the `tojson` of transformers calls.
 
+use std::fmt::Write as _;
+
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
@@ -9,6 +11,7 @@ use super::pay;
 const MAX_DEPTH: usize = 100;
 
 /// The `tojson` filter.
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands keywords over by value")]
 pub(super) fn tojson(state: &State, value: &Value, positional: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     // In transformers' filter the first positional parameter is `ensure_ascii`.
     let ensure_ascii = match positional {
@@ -168,7 +171,7 @@ impl Writer<'_, '_, '_> {
                 '\u{c}' => self.out.push_str("\\f"),
                 c if c < ' ' || (self.ensure_ascii && !c.is_ascii()) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        self.out.push_str(&format!("\\u{unit:04x}"));
+                        let _ = write!(self.out, "\\u{unit:04x}");
                     }
                 }
                 c => self.out.push(c),

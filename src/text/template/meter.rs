@@ -7,13 +7,17 @@
 
 use std::sync::Arc;
 
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{DynObject, Kwargs, Object, ObjectRepr, Tuple, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Error, ErrorKind, State, Value, functions};
 
-use super::{filters, pay};
+use super::{filters, method, pay};
 
 /// The price of a value in bytes, besides its text.
 const NODE_BYTES: usize = 32;
+
+/// The price of looking at a value without its text.
+const LOOK_BYTES: usize = 8;
 
 /// Python's own limit is near 1000; templates nest a few levels.
 const MAX_DEPTH: usize = 64;
@@ -67,6 +71,11 @@ pub(super) const OPERATORS: &[(&str, Operator)] = &[
     ("~", Operator::Concat),
     ("[]", Operator::Item),
     ("[:]", Operator::Slice),
+];
+
+/// Filters that do not look into the items of a list, and pay by themselves for those they touch.
+const SHALLOW_FILTERS: &[&str] = &[
+    "attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "reverse", "slice", "tojson",
 ];
 
 /// The most data, in bytes, that one value may stand for.
@@ -136,40 +145,52 @@ fn invalid(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what)
 }
 
-/// The bytes that a value stands for when it is walked to its ends, or an error where they are more than the limit.
-fn measure(value: &Value, limit: Limit) -> Result<usize, Error> {
-    let mut left = limit.0;
-    take(value, 0, &mut left)?;
-    Ok(limit.0 - left)
+/// What a value stands for when it is walked to its ends.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
 }
 
-fn take(value: &Value, depth: usize, left: &mut usize) -> Result<(), Error> {
-    let bytes = NODE_BYTES + value.as_str().map_or(0, str::len);
-    *left = left.checked_sub(bytes).ok_or_else(|| Error::from(ErrorKind::OutOfFuel))?;
-    let Some(object) = value.as_object() else { return Ok(()) };
-    if depth == MAX_DEPTH {
-        return Err(invalid("a value is nested too deeply"));
-    }
-    match object.repr() {
-        ObjectRepr::Map => {
-            // A namespace can change later, even so that it holds itself.
-            if depth > 0 && is_namespace(object) {
-                return Err(invalid("a namespace cannot be put into another value"));
-            }
-            for (key, item) in object.try_iter_pairs().into_iter().flatten() {
-                take(&key, depth + 1, left)?;
-                take(&item, depth + 1, left)?;
-            }
+/// The size of a value, or an error where it is over the limit.
+fn measure(value: &Value, limit: Limit) -> Result<Size, Error> {
+    let mut size = Size::default();
+    size.add(value, 0, limit)?;
+    Ok(size)
+}
+
+impl Size {
+    fn add(&mut self, value: &Value, depth: usize, limit: Limit) -> Result<(), Error> {
+        self.nodes += 1;
+        self.bytes += NODE_BYTES + value.as_str().map_or(0, str::len);
+        if self.bytes > limit.0 {
+            return Err(Error::from(ErrorKind::OutOfFuel));
         }
-        // What has no length may only be iterated over once, and pays as it goes.
-        ObjectRepr::Seq | ObjectRepr::Iterable if object.enumerator_len().is_some() => {
-            for item in object.try_iter().into_iter().flatten() {
-                take(&item, depth + 1, left)?;
-            }
+        let Some(object) = value.as_object() else { return Ok(()) };
+        if depth == MAX_DEPTH {
+            return Err(invalid("a value is nested too deeply"));
         }
-        _ => {}
+        match object.repr() {
+            ObjectRepr::Map => {
+                // A namespace can change later, even so that it holds itself.
+                if depth > 0 && is_namespace(object) {
+                    return Err(invalid("a namespace cannot be put into another value"));
+                }
+                for (key, item) in object.try_iter_pairs().into_iter().flatten() {
+                    self.add(&key, depth + 1, limit)?;
+                    self.add(&item, depth + 1, limit)?;
+                }
+            }
+            // What has no length may only be iterated over once, and pays as it goes.
+            ObjectRepr::Seq | ObjectRepr::Iterable if object.enumerator_len().is_some() => {
+                for item in object.try_iter().into_iter().flatten() {
+                    self.add(&item, depth + 1, limit)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn is_namespace(object: &DynObject) -> bool {
@@ -181,7 +202,7 @@ pub(super) fn walk(state: &State, value: &Value, limit: Limit) -> Result<usize, 
     let bytes = match value.as_str() {
         Some(text) => text.len(),
         None if value.as_object().is_none() => 0,
-        None => measure(value, limit)?,
+        None => measure(value, limit)?.bytes,
     };
     if bytes > 0 {
         pay(state, bytes)?;
@@ -191,8 +212,8 @@ pub(super) fn walk(state: &State, value: &Value, limit: Limit) -> Result<usize, 
 
 fn checked(state: &State, value: &Value, limit: Limit) -> Result<Value, Error> {
     if value.as_object().is_some() {
-        // The text in it is only counted, which is cheaper than to walk it.
-        pay(state, measure(value, limit)? / 16)?;
+        // Text is only counted here, which costs nothing.
+        pay(state, measure(value, limit)?.nodes * LOOK_BYTES)?;
     }
     Ok(value.clone())
 }
@@ -236,12 +257,9 @@ fn pay_for_arguments(state: &State, args: &[Value], limit: Limit) -> Result<(), 
 fn filter(state: &mut State, args: &[Value], limit: Limit) -> Result<Value, Error> {
     let (name, args) = args.split_last().ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
     let name = name.as_str().unwrap_or_default();
-    pay_for_arguments(state, args, limit)?;
-    if name == "format" {
-        // Every field may show any argument.
-        let fields = args.first().and_then(Value::as_str).map_or(0, |text| text.matches('%').count());
-        let bytes = args.iter().map(|arg| measure(arg, limit)).sum::<Result<usize, Error>>()?;
-        pay(state, fields.saturating_mul(bytes))?;
+    let is_shallow = SHALLOW_FILTERS.contains(&name) && one(args)?.as_object().is_some();
+    if !is_shallow {
+        pay_for_arguments(state, args, limit)?;
     }
     let result = state.apply_filter(name, args).map_err(|e| match e.kind() {
         ErrorKind::UnknownFilter if e.detail().is_none() => Error::new(e.kind(), format!("`{name}`")),
@@ -308,17 +326,12 @@ fn contains(state: &State, args: &[Value], limit: Limit) -> Result<bool, Error> 
 }
 
 /// `%`: of numbers the remainder, with the sign of the divisor; of a string the text with its fields filled in.
-fn remainder(state: &mut State, args: &[Value], limit: Limit) -> Result<Value, Error> {
+fn remainder(state: &State, args: &[Value], limit: Limit) -> Result<Value, Error> {
     let (a, b) = two(args)?;
-    if a.as_str().is_some() {
-        let mut args = vec![a.clone()];
-        if b.is_tuple() {
-            args.extend(b.try_iter()?);
-        } else {
-            args.push(b.clone());
-        }
-        args.push(Value::from("format"));
-        return filter(state, &args, limit);
+    if let Some(text) = a.as_str() {
+        walk(state, b, limit)?;
+        let fields: Vec<Value> = if b.is_tuple() { b.try_iter()?.collect() } else { vec![b.clone()] };
+        return method::format_text(state, FormatStyle::Printf, text, &fields);
     }
     let refuse = || invalid(format!("no remainder of a {} and a {}", a.kind(), b.kind()));
     if let (Ok(a), Ok(b)) = (i64::try_from(a.clone()), i64::try_from(b.clone())) {
@@ -351,7 +364,7 @@ fn item(state: &State, args: &[Value], limit: Limit) -> Result<Value, Error> {
     }
     walk(state, key, limit)?;
     if container.kind() == ValueKind::Iterable {
-        pay(state, container.len().unwrap_or(0) * NODE_BYTES)?;
+        pay(state, container.len().unwrap_or(0) * LOOK_BYTES)?;
     }
     container.get_item(key)
 }
@@ -371,7 +384,7 @@ fn slice(state: &State, args: &[Value]) -> Result<Value, Error> {
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::None | ValueKind::Undefined) {
         return Err(invalid(format!("a {} cannot be sliced", value.kind())));
     }
-    pay(state, value.len().unwrap_or(0).saturating_mul(NODE_BYTES))?;
+    pay(state, value.len().unwrap_or(0).saturating_mul(LOOK_BYTES))?;
     let items: Vec<Value> = value.try_iter()?.collect();
     let part: Vec<Value> = indexes(start, stop, step, items.len()).map(|i| items[i].clone()).collect();
     Ok(if value.is_tuple() { Value::from(Tuple::from(part)) } else { Value::from(part) })

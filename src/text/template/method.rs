@@ -113,7 +113,7 @@ fn string_method(state: &State, text: &str, method: &str, args: &[Value]) -> Res
             Ok(Value::from(rest.unwrap_or(text)))
         }
         "join" => join(state, text, args),
-        "format" => format_method(state, text, args),
+        "format" => format_text(state, FormatStyle::StrFormat, text, args),
         "startswith" | "endswith" => {
             let (affix, start, end): (&Value, Option<i64>, Option<i64>) = from_args(args)?;
             let (part, _) = char_slice(text, start, end);
@@ -279,12 +279,21 @@ fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> 
     Ok(Value::from(out))
 }
 
-/// `str.format`. Widths come from the template, so they are paid for before anything is padded.
-fn format_method(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
+/// `str.format` or the `%` of strings. Widths come from the template, so they are paid for before anything is padded.
+/// The arguments must have been walked before.
+pub(super) fn format_text(state: &State, style: FormatStyle, text: &str, args: &[Value]) -> Result<Value, Error> {
     const MAX_WIDTH: usize = 10_000;
-    let (mut number, mut widths, mut fields) = (0_usize, 0_usize, 0_usize);
+    let (field, key_open, key_close) = match style {
+        FormatStyle::StrFormat => ('{', "[", ']'),
+        FormatStyle::Printf => ('%', "%(", ')'),
+    };
+    // The engine panics at a key that is not ASCII.
+    let key_is_ascii = |(at, _)| text[at..].split(key_close).next().is_some_and(str::is_ascii);
+    if !text.is_ascii() && !text.match_indices(key_open).all(key_is_ascii) {
+        return Err(invalid("format: a key is not ASCII, which is not supported"));
+    }
+    let (mut number, mut widths) = (0_usize, 0_usize);
     for c in text.chars() {
-        fields += usize::from(c == '{');
         number = c.to_digit(10).map_or(0, |digit| number.saturating_mul(10).saturating_add(digit as usize));
         widths = widths.saturating_add(number);
         if number > MAX_WIDTH {
@@ -293,8 +302,8 @@ fn format_method(state: &State, text: &str, args: &[Value]) -> Result<Value, Err
     }
     // Every field may show any argument, whole.
     let shown: usize = args.iter().map(|arg| filters::text(arg).len() + 64).sum();
-    pay(state, fields.saturating_mul(shown).saturating_add(widths))?;
-    format(FormatStyle::StrFormat, text, args).map(Value::from)
+    pay(state, text.matches(field).count().saturating_mul(shown).saturating_add(widths))?;
+    format(style, text, args).map(Value::from)
 }
 
 /// The characters from `start` to `end`, which count from the back where they are negative, and the index of the first.

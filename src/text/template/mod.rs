@@ -26,7 +26,9 @@ const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Fuel of every rendering: one unit is an instruction, or 64 bytes of data. Well under a second, at most 32 MB.
 const BASE_FUEL: u64 = 500_000;
 /// More fuel for every message, since templates loop over them, sometimes more than once.
-const FUEL_PER_MESSAGE: u64 = 2_000;
+const FUEL_PER_MESSAGE: u64 = 4_000;
+/// More fuel for every byte of the conversation: 128 passes over its text.
+const FUEL_PER_BYTE: u64 = 2;
 
 /// A chat template that is known to be valid.
 #[derive(Debug, Clone)]
@@ -75,6 +77,8 @@ pub enum TemplateError {
     TooCostly,
     #[error("the chat template failed: {0}")]
     Failed(String),
+    #[error("the template engine broke down at this chat template")]
+    BrokeDown,
     #[error("no thread for the chat template: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -97,8 +101,7 @@ impl ChatTemplate {
     pub fn render(&self, options: &RenderOptions) -> Result<String, TemplateError> {
         let text_bytes = text_bytes(options.messages) + options.tools.map_or(0, text_bytes);
         let n_messages = options.messages.as_array().map_or(0, Vec::len) as u64;
-        // Fuel grows with the conversation: 64 passes over its text and a share for each message.
-        let fuel = BASE_FUEL + FUEL_PER_MESSAGE * n_messages + text_bytes as u64;
+        let fuel = BASE_FUEL + FUEL_PER_MESSAGE * n_messages + FUEL_PER_BYTE * text_bytes as u64;
         engine::render(&self.prepared, options, fuel, Limit::for_text(text_bytes))
     }
 }

@@ -36,8 +36,16 @@ pub(super) fn prepare(source: &str) -> Result<String, TemplateError> {
             Some("raw") => {
                 let (raw, after) = rest.split_at(raw_len(rest));
                 out.push_str(tag);
+                // The engine trims the line end after this tag, which Jinja2 keeps.
+                if raw.starts_with('\n') && !tag.ends_with("-%}") {
+                    out.push('\n');
+                }
                 out.push_str(raw);
                 rest = after;
+            }
+            Some("import" | "from" | "include" | "extends") => {
+                // Here there are no others, and the engine's compiler panics at some of these tags.
+                return Err(TemplateError::Syntax(format!("a chat template cannot load other templates: `{tag}`")));
             }
             name => {
                 n_elifs += usize::from(name == Some("elif"));
@@ -108,6 +116,8 @@ mod tests {
                 "{% raw %}{% generation %}{% endraw %}{% generation %}",
                 "{% raw %}{% generation %}{% endraw %}{% with %}",
             ),
+            ("{% raw %}\na{% endraw %}", "{% raw %}\n\na{% endraw %}"),
+            ("{% raw -%}\na{% endraw %}", "{% raw -%}\na{% endraw %}"),
             ("{% set generation = 1 %}{{ generation }}", "{% set generation = 1 %}{{ generation }}"),
             ("{% generation", "{% generation"),
             ("{", "{"),
