@@ -59,7 +59,7 @@ impl Pool {
 
     /// Calls `work(i, row)` for every row of `rows`, each `row_len` long, on all threads.
     pub fn for_rows<T: Send>(&self, rows: &mut [T], row_len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-        assert!(row_len > 0 && rows.len() % row_len == 0, "{} elements are not whole rows of {row_len}", rows.len());
+        assert!(row_len > 0 && rows.len().is_multiple_of(row_len), "{} elements are not whole rows of {row_len}", rows.len());
         if rows.len() <= row_len || self.n_threads() == 1 {
             rows.chunks_exact_mut(row_len).enumerate().for_each(|(i, row)| work(i, row));
             return;

@@ -421,3 +421,63 @@ fn a_full_context_asks_and_goes_on_without_the_oldest_turn() {
     pty.wait_for("the mark", |s| s.contains("no longer sent"));
     pty.quit();
 }
+
+/// The program itself on a tiny model, at home in `home`. What was said grows likelier and the context is long, so that
+/// replies repeat themselves until they are stopped.
+fn real_chat(home: &Path, size: (u16, u16)) -> Pty {
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_wayinfer"));
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mixtral-Q4_K_M.gguf");
+    command.args([model, "--greedy", "--frequency-penalty=-10", "--ctx", "100000", "--isa", "scalar", "--threads", "1"]);
+    command.env("TERM", "xterm-256color");
+    command.env("COLORTERM", "truecolor");
+    command.env("HOME", home);
+    for name in ["NO_COLOR", "XDG_DATA_HOME"] {
+        command.env_remove(name);
+    }
+    let mut pty = Pty::start(command, size, Answers::Plain);
+    pty.wait_for("the model is loaded", |s| s.contains("ready"));
+    pty
+}
+
+fn sessions(home: &Path) -> PathBuf {
+    home.join(".local/share/wayinfer/sessions")
+}
+
+#[test]
+fn the_real_engine_answers_stops_and_remembers() {
+    let home = tempfile::tempdir().unwrap();
+    let mut pty = real_chat(home.path(), (120, 40));
+    pty.send("hello there\r");
+    pty.wait_for("a reply under way", |s| s.contains("tok/s"));
+    pty.wait_for("the experts of the panel", |s| s.contains("8 experts, 2 used"));
+    pty.resize((80, 24));
+    pty.resize((200, 60));
+    pty.send("\x1b");
+    pty.wait_for("the stop", |s| s.contains("stopped"));
+    pty.send("and again\r");
+    pty.wait_for("the second reply", |s| s.matches("tok/s").count() >= 2);
+    pty.send("\x1b");
+    pty.wait_for("the second stop", |s| s.matches("· stopped").count() >= 2);
+    pty.quit();
+    let transcript = only_transcript(&sessions(home.path()));
+    let said = said(&transcript);
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert_eq!((said[0], said[2]), ((Role::User, "hello there"), (Role::User, "and again")));
+    assert!(said.iter().all(|(_, text)| !text.is_empty()), "{said:?}");
+}
+
+#[test]
+fn a_signal_while_the_real_engine_computes_leaves_the_terminal_whole() {
+    for signal in ["TERM", "HUP"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut pty = real_chat(home.path(), (80, 24));
+        pty.send("hello there\r");
+        pty.wait_for("a reply under way", |s| s.contains("tok/s"));
+        pty.signal(signal);
+        pty.wait_for_exit();
+        pty.check_restored();
+        let transcript = only_transcript(&sessions(home.path()));
+        let said = said(&transcript);
+        assert_eq!((said.len(), said[0]), (2, (Role::User, "hello there")), "{said:?}");
+    }
+}
