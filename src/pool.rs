@@ -1,14 +1,17 @@
-//! The compute threads. A pass enters the pool once ([`Pool::enter`]); inside it, work is cut into ranges whose results
-//! do not depend on which thread took which range, so output is the same for any number of threads.
+//! The compute threads. Whoever calls works along with the threads of the pool; work is cut into ranges whose results do
+//! not depend on which thread took which range, so output is the same for any number of threads.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use rayon::prelude::*;
+use crate::kernel::Crew;
 
 /// A fixed set of compute threads.
 #[derive(Debug)]
 pub struct Pool {
-    threads: rayon::ThreadPool,
+    crew: Arc<Crew>,
+    /// The threads beside the caller's; `None` where there are none.
+    _threads: Option<rayon::ThreadPool>,
 }
 
 /// The system refused to start the compute threads.
@@ -20,51 +23,53 @@ pub struct PoolError {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, or as many as the machine has where it is `None`.
+    /// A pool of `threads` threads, the caller's among them, or as many as the machine has where it is `None`.
     pub fn new(threads: Option<usize>) -> Result<Pool, PoolError> {
         let n = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 1024);
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
-            .thread_name(|i| format!("compute-{i}"))
+        let crew = Arc::new(Crew::new(n));
+        if n == 1 {
+            return Ok(Pool { crew, _threads: None });
+        }
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(n - 1)
+            .thread_name(|i| format!("compute-{}", i + 1))
             .build()
-            .map(|threads| Pool { threads })
-            .map_err(|source| PoolError { threads: n, source })
+            .map_err(|source| PoolError { threads: n, source })?;
+        let members = Arc::clone(&crew);
+        threads.spawn_broadcast(move |thread| members.serve(thread.index() + 1));
+        Ok(Pool { crew, _threads: Some(threads) })
     }
 
     pub fn n_threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.crew.n_members()
     }
 
-    /// Runs `pass` on a thread of the pool: what it splits with [`Pool::for_ranges`] is then handed over cheaply.
-    pub fn enter<T: Send>(&self, pass: impl FnOnce() -> T + Send) -> T {
-        self.threads.install(pass)
+    /// Runs `pass` on the calling thread, after a call to the others that there will be work.
+    pub fn enter<T>(&self, pass: impl FnOnce() -> T) -> T {
+        self.crew.rouse();
+        pass()
     }
 
     /// Calls `work` over `0..n`, cut into ranges of `grain` (the last one shorter), on all threads.
     pub fn for_ranges(&self, n: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
-        assert!(grain > 0, "ranges of no length");
-        if n <= grain || self.n_threads() == 1 {
-            let mut start = 0;
-            while start < n {
-                let end = n.min(start + grain);
-                work(start..end);
-                start = end;
-            }
-            return;
-        }
-        self.threads.install(|| {
-            (0..n.div_ceil(grain)).into_par_iter().for_each(|i| work(i * grain..n.min((i + 1) * grain)));
-        });
+        self.crew.for_ranges(n, grain, work);
     }
 
     /// Calls `work(i, row)` for every row of `rows`, each `row_len` long, on all threads.
     pub fn for_rows<T: Send>(&self, rows: &mut [T], row_len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-        assert!(row_len > 0 && rows.len().is_multiple_of(row_len), "{} elements are not whole rows of {row_len}", rows.len());
-        if rows.len() <= row_len || self.n_threads() == 1 {
-            rows.chunks_exact_mut(row_len).enumerate().for_each(|(i, row)| work(i, row));
-            return;
-        }
-        self.threads.install(|| rows.par_chunks_exact_mut(row_len).enumerate().for_each(|(i, row)| work(i, row)));
+        assert!(row_len > 0 && rows.len() % row_len == 0, "{} elements are not whole rows of {row_len}", rows.len());
+        self.crew.for_chunks(rows, row_len, work);
+    }
+
+    /// Calls `work(i, chunk)` for every chunk of `len` elements of `slice` (the last one shorter), on all threads.
+    pub fn for_chunks<T: Send>(&self, slice: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+        self.crew.for_chunks(slice, len, work);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.crew.dismiss();
     }
 }
 

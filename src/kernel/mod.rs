@@ -6,7 +6,9 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod crew;
 mod dispatch;
+mod fused;
 mod matmul;
 mod ops;
 mod scalar;
@@ -16,5 +18,7 @@ mod tests;
 mod x86;
 
 pub use attention::round_to_f16;
+pub use crew::Crew;
 pub use dispatch::{Isa, Kernels, UnknownIsa};
+pub use fused::{Projection, RowScratch, TokenRows};
 pub use matmul::{ActivationScratch, Activations, Matrix, Rows};

@@ -4,24 +4,17 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::kernel::{ActivationScratch, Activations, Kernels, Rows, round_to_f16};
-use crate::pool::Pool;
+use crate::kernel::round_to_f16;
 use crate::telemetry::{ExpertMap, Telemetry};
 
+use super::compute::{Compute, ProductScratch, sized};
 use super::kv_cache::{KvCache, KvCacheError};
-use super::moe::MoeScratch;
+use super::moe::{MoeScratch, RoutedLayer};
 use super::weights::{FeedForward, Layer, Linear};
 use super::{Hyperparameters, Model};
 
 /// The most tokens that one pass takes; longer prompts are cut into passes.
 pub const MAX_BATCH: usize = 512;
-
-/// What computes: the kernels of this CPU, and its threads.
-#[derive(Debug)]
-pub struct Compute {
-    pub kernels: Kernels,
-    pub pool: Pool,
-}
 
 /// What may stop a pass, and where it reports.
 #[derive(Debug, Clone, Copy)]
@@ -66,56 +59,25 @@ pub(super) struct Scratch {
     pub hidden: Vec<f32>,
     /// `[n, n_embd]`
     pub normed: Vec<f32>,
-    /// `[n, n_heads · head_dim_k]`
-    q: Vec<f32>,
-    /// `[n, n_kv_heads · head_dim_k]`
-    k: Vec<f32>,
-    /// `[n, n_kv_heads · head_dim_v]`
-    v: Vec<f32>,
+    /// Queries `[n, n_heads · head_dim_k]`, then keys `[n, n_kv_heads · head_dim_k]`, then values
+    /// `[n, n_kv_heads · head_dim_v]`.
+    qkv: Vec<f32>,
     /// `[n, n_heads · head_dim_v]`
     attn: Vec<f32>,
     /// `[n, n_rot]`
     angles: Vec<f32>,
-    /// `[n, n_embd]`
-    pub out: Vec<f32>,
     /// `[n, n_ff]`
     gate: Vec<f32>,
-    /// `[n, n_ff]`
-    up: Vec<f32>,
     /// `[n, n_vocab]`
     logits: Vec<f32>,
-    pub acts: ActivationScratch,
+    pub products: ProductScratch,
     pub moe: MoeScratch,
-}
-
-/// The first `n` elements of a buffer that grows when it must.
-pub(super) fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    &mut buffer[..n]
 }
 
 impl State {
     /// A fresh sequence of up to `context` positions.
     pub fn new(h: &Hyperparameters, context: usize) -> State {
         State { kv: KvCache::new(h, context), scratch: Scratch::default() }
-    }
-}
-
-impl Compute {
-    /// `out = W x + b`; `out`: `[rows of x, n_out]`.
-    pub(super) fn linear(&self, linear: &Linear<'_>, x: &mut Activations<'_>, out: &mut [f32]) {
-        self.kernels.matmul(&self.pool, &linear.weight, x, Rows::All, out);
-        if let Some(bias) = &linear.bias {
-            out.chunks_exact_mut(bias.len()).for_each(|row| self.kernels.add(row, bias));
-        }
-    }
-
-    /// RMS norm of every row of `x` into `out`.
-    fn norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        let n = weight.len();
-        self.pool.for_rows(out, n, |i, out| self.kernels.rms_norm(&x[i * n..][..n], weight, eps, out));
     }
 }
 
@@ -148,11 +110,14 @@ impl Model<'_> {
                 match &layer.ffn {
                     FeedForward::Dense { gate, up, down } => {
                         control.experts.mark_used(i, 0, control.telemetry.ticks.get(), tokens.len() as u64);
-                        self.dense_ffn(compute, &mut state.scratch, layer, [gate, up, down], tokens.len());
+                        let scratch = &mut state.scratch;
+                        self.norm_ffn_input(compute, scratch, layer, tokens.len());
+                        self.dense_ffn(compute, scratch, [gate, up, down], tokens.len());
                     }
                     FeedForward::Moe { router, formats } => {
                         self.norm_ffn_input(compute, &mut state.scratch, layer, tokens.len());
-                        self.moe_ffn(compute, &mut state.scratch, i, router, formats, tokens.len(), control);
+                        let layer = RoutedLayer { number: i, router, formats };
+                        self.moe_ffn(compute, &mut state.scratch, layer, tokens.len(), control);
                     }
                 }
             }
@@ -166,13 +131,13 @@ impl Model<'_> {
     pub fn logits<'s>(&self, compute: &Compute, state: &'s mut State, rows: Range<usize>) -> &'s [f32] {
         let h = &self.hyperparameters;
         let n = rows.len();
-        let Scratch { hidden, normed, logits, acts, .. } = &mut state.scratch;
+        let Scratch { hidden, normed, logits, products, .. } = &mut state.scratch;
         let hidden = &hidden[rows.start * h.n_embd..rows.end * h.n_embd];
         let normed = sized(normed, n * h.n_embd);
         let logits = sized(logits, n * h.n_vocab);
         compute.pool.enter(|| {
             compute.norm(hidden, &self.weights.output_norm, h.norm_eps, normed);
-            compute.linear(&self.weights.output, &mut Activations::new(normed, h.n_embd, acts), logits);
+            compute.project([&self.weights.output], normed, products, logits);
         });
         logits
     }
@@ -196,18 +161,17 @@ impl Model<'_> {
     fn attention(&self, compute: &Compute, state: &mut State, i: usize, layer: &Layer<'_>, n: usize) {
         let h = &self.hyperparameters;
         let State { kv, scratch } = state;
-        let Scratch { hidden, normed, q, k, v, attn, angles, out, acts, .. } = scratch;
+        let Scratch { hidden, normed, qkv, attn, angles, products, .. } = scratch;
         let start = kv.len();
         let hidden = &mut hidden[..n * h.n_embd];
         let normed = sized(normed, n * h.n_embd);
         let (n_q, n_k, n_v) = (h.n_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_v);
-        let (q, k, v) = (sized(q, n * n_q), sized(k, n * n_k), sized(v, n * n_v));
+        let qkv = sized(qkv, n * (n_q + n_k + n_v));
 
         compute.norm(hidden, &layer.attn_norm, h.norm_eps, normed);
-        let mut x = Activations::new(normed, h.n_embd, acts);
-        compute.linear(&layer.q, &mut x, q);
-        compute.linear(&layer.k, &mut x, k);
-        compute.linear(&layer.v, &mut x, v);
+        compute.project([&layer.q, &layer.k, &layer.v], normed, products, qkv);
+        let (q, kv_rows) = qkv.split_at_mut(n * n_q);
+        let (k, v) = kv_rows.split_at_mut(n * n_k);
         let n_angles = self.rope.n_angles();
         let turn = |rows: &mut [f32], n_row: usize, norm: Option<&Vec<f32>>| {
             compute.pool.for_rows(rows, n_row, |t, row| {
@@ -237,9 +201,7 @@ impl Model<'_> {
             let q = &q[t * n_q + head * h.head_dim_k..][..h.head_dim_k];
             compute.kernels.attend(q, scale, first, kv.runs(i, head / group, first, end), acc);
         });
-        let out = sized(out, n * h.n_embd);
-        compute.linear(&layer.attn_out, &mut Activations::new(attn, h.n_heads * h.head_dim_v, acts), out);
-        compute.kernels.add(hidden, out);
+        compute.add_projected(&layer.attn_out, attn, products, hidden);
     }
 
     fn norm_ffn_input(&self, compute: &Compute, scratch: &mut Scratch, layer: &Layer<'_>, n: usize) {
@@ -248,26 +210,12 @@ impl Model<'_> {
         compute.norm(&scratch.hidden[..n * h.n_embd], &layer.ffn_norm, h.norm_eps, normed);
     }
 
-    /// `hidden += down(silu(gate(x)) · up(x))` with `x = norm(hidden)`.
-    fn dense_ffn(
-        &self,
-        compute: &Compute,
-        scratch: &mut Scratch,
-        layer: &Layer<'_>,
-        [gate, up, down]: [&Linear<'_>; 3],
-        n: usize,
-    ) {
-        self.norm_ffn_input(compute, scratch, layer, n);
+    /// `hidden += down(silu(gate(x)) · up(x))`; `x` is in `scratch.normed`.
+    fn dense_ffn(&self, compute: &Compute, scratch: &mut Scratch, [gate, up, down]: [&Linear<'_>; 3], n: usize) {
         let n_embd = self.hyperparameters.n_embd;
-        let n_ff = gate.weight.n_rows();
-        let Scratch { hidden, normed, out, gate: gate_out, up: up_out, acts, .. } = scratch;
-        let (gate_out, up_out) = (sized(gate_out, n * n_ff), sized(up_out, n * n_ff));
-        let mut x = Activations::new(&normed[..n * n_embd], n_embd, acts);
-        compute.linear(gate, &mut x, gate_out);
-        compute.linear(up, &mut x, up_out);
-        compute.pool.for_rows(gate_out, n_ff, |t, row| compute.kernels.swiglu(row, &up_out[t * n_ff..][..n_ff]));
-        let out = sized(out, n * n_embd);
-        compute.linear(down, &mut Activations::new(gate_out, n_ff, acts), out);
-        compute.kernels.add(&mut hidden[..n * n_embd], out);
+        let Scratch { hidden, normed, gate: gated, products, .. } = scratch;
+        let gated = sized(gated, n * gate.weight.n_rows());
+        compute.project_gated([gate, up], &normed[..n * n_embd], products, gated);
+        compute.add_projected(down, gated, products, &mut hidden[..n * n_embd]);
     }
 }

@@ -1,5 +1,6 @@
 //! The model: hyperparameters read from metadata, weights bound to typed fields, and the forward pass over them.
 
+mod compute;
 mod forward;
 mod hyperparameters;
 mod kv_cache;
@@ -7,7 +8,8 @@ mod moe;
 mod rope;
 mod weights;
 
-pub use forward::{Compute, Control, ForwardError, MAX_BATCH, Prefetch, State};
+pub use compute::Compute;
+pub use forward::{Control, ForwardError, MAX_BATCH, Prefetch, State};
 pub use hyperparameters::{Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling};
 pub use kv_cache::{KvCache, KvCacheError};
 pub use weights::WeightError;

@@ -2,10 +2,11 @@
 //! grouped by expert, each expert's weights are used for all of its tokens at once, and the results are summed in the
 //! router's order, so that neither batching nor the order in which experts arrive changes a bit of the output.
 
-use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, Rows};
+use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, RowScratch, Rows, TokenRows};
 
 use super::Model;
-use super::forward::{Compute, Control, Prefetch, Scratch, sized};
+use super::compute::{Compute, sized, unbiased};
+use super::forward::{Control, Prefetch, Scratch};
 use super::hyperparameters::MoeParams;
 use super::weights::{ExpertFormats, Linear};
 
@@ -26,7 +27,7 @@ pub(super) struct MoeScratch {
     active: Vec<usize>,
     /// The tokens of the expert at hand.
     tokens: Vec<u32>,
-    /// `[tokens of an expert, n_ff]`
+    /// `[tokens of an expert, n_ff]`, or `[n_used, n_ff]` where there is one token.
     gate: Vec<f32>,
     /// `[tokens of an expert, n_ff]`
     up: Vec<f32>,
@@ -92,26 +93,42 @@ impl MoeScratch {
     }
 }
 
+/// The matrices of one expert.
+struct ExpertMatrices<'e> {
+    /// `[n_ff, n_embd]`
+    gate: Matrix<'e>,
+    /// `[n_ff, n_embd]`
+    up: Matrix<'e>,
+    /// `[n_embd, n_ff]`
+    down: Matrix<'e>,
+}
+
+/// A layer whose FFN is routed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoutedLayer<'l> {
+    pub number: usize,
+    /// `[n_experts, n_embd]`
+    pub router: &'l Linear<'l>,
+    pub formats: &'l ExpertFormats,
+}
+
 impl Model<'_> {
     /// `hidden += Σ weight · expert(x)` over the chosen experts of each token; `x` is in `scratch.normed`.
-    #[allow(clippy::too_many_arguments, reason = "one step of the pass, with the pass's own arguments")]
     pub(super) fn moe_ffn(
         &self,
         compute: &Compute,
         scratch: &mut Scratch,
-        layer: usize,
-        router: &Linear<'_>,
-        formats: &ExpertFormats,
+        layer: RoutedLayer<'_>,
         n: usize,
         control: Control<'_>,
     ) {
         let moe = self.hyperparameters.moe.expect("a routed layer has expert counts");
         let n_embd = self.hyperparameters.n_embd;
-        let Scratch { hidden, normed, acts, moe: s, .. } = scratch;
-        let mut x = Activations::new(&normed[..n * n_embd], n_embd, acts);
+        let Scratch { hidden, normed, products, moe: s, .. } = scratch;
+        let (hidden, normed) = (&mut hidden[..n * n_embd], &normed[..n * n_embd]);
 
         let logits = sized(&mut s.router, n * moe.n_experts);
-        compute.linear(router, &mut x, logits);
+        compute.project([layer.router], normed, products, logits);
         s.chosen.resize(n * moe.n_used, 0);
         s.weights.resize(n * moe.n_used, 0.0);
         let choices = s.chosen.chunks_exact_mut(moe.n_used).zip(s.weights.chunks_exact_mut(moe.n_used));
@@ -120,37 +137,91 @@ impl Model<'_> {
         }
         s.group(moe.n_experts);
         if control.prefetch == Prefetch::On {
-            self.experts.request(layer, &s.active);
+            self.experts.request(layer.number, &s.active);
         }
         let tick = control.telemetry.ticks.get();
-        let slot_out = sized(&mut s.slot_out, n * moe.n_used * n_embd);
+        for &expert in &s.active {
+            control.experts.mark_used(layer.number, expert, tick, u64::from(s.starts[expert + 1] - s.starts[expert]));
+        }
+        if n == 1 {
+            self.experts_of_a_token(compute, s, layer, normed, hidden, &mut products.token);
+        } else {
+            self.experts_of_a_batch(compute, s, layer, normed, hidden, &mut products.batch);
+        }
+    }
+
+    fn expert_matrices(&self, layer: RoutedLayer<'_>, expert: usize) -> ExpertMatrices<'_> {
+        let (n_embd, n_ff) = (self.hyperparameters.n_embd, self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
+        let (bytes, formats) = (self.experts.bytes(layer.number, expert), layer.formats);
+        ExpertMatrices {
+            gate: Matrix::new(formats.gate, n_ff, n_embd, bytes.gate),
+            up: Matrix::new(formats.up, n_ff, n_embd, bytes.up),
+            down: Matrix::new(formats.down, n_embd, n_ff, bytes.down),
+        }
+    }
+
+    /// One token through its experts, all of them in two hand-overs.
+    fn experts_of_a_token(
+        &self,
+        compute: &Compute,
+        s: &mut MoeScratch,
+        layer: RoutedLayer<'_>,
+        x: &[f32],
+        hidden: &mut [f32],
+        rows: &mut RowScratch,
+    ) {
+        let MoeScratch { chosen, weights, gate: gated, .. } = s;
+        let matrices = |slot: usize| self.expert_matrices(layer, chosen[slot] as usize);
+        let n_ff = matrices(0).gate.n_rows();
+        let gated = sized(gated, chosen.len() * n_ff);
+        let gate_and_up = |slot| {
+            let ExpertMatrices { gate, up, .. } = matrices(slot);
+            [unbiased(gate), unbiased(up)]
+        };
+        let (kernels, pool) = (&compute.kernels, &compute.pool);
+        kernels.project_gated(pool, &mut TokenRows::new(x, x.len(), rows), chosen.len(), gate_and_up, gated);
+        let down = |slot| unbiased(matrices(slot).down);
+        kernels.add_projected(pool, &mut TokenRows::new(gated, n_ff, rows), weights, down, hidden);
+    }
+
+    /// A batch of tokens, `[n, n_embd]`, through their experts, one expert after the other.
+    fn experts_of_a_batch(
+        &self,
+        compute: &Compute,
+        s: &mut MoeScratch,
+        layer: RoutedLayer<'_>,
+        x: &[f32],
+        hidden: &mut [f32],
+        acts: &mut ActivationScratch,
+    ) {
+        let n_embd = self.hyperparameters.n_embd;
+        let n_used = s.chosen.len() / (x.len() / n_embd);
+        let (kernels, pool) = (&compute.kernels, &compute.pool);
+        let mut x = Activations::new(x, n_embd, acts);
+        let slot_out = sized(&mut s.slot_out, s.chosen.len() * n_embd);
         for &expert in &s.active {
             let slots = &s.slots[s.starts[expert] as usize..s.starts[expert + 1] as usize];
-            control.experts.mark_used(layer, expert, tick, slots.len() as u64);
             s.tokens.clear();
-            s.tokens.extend(slots.iter().map(|slot| slot / moe.n_used as u32));
+            s.tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
             let rows = Rows::Only(&s.tokens);
-            let bytes = self.experts.bytes(layer, expert);
-            let (m, ff) = (slots.len(), moe.n_ff);
-            let matrix = |ty, bytes, n_rows, n_cols| Matrix::new(ty, n_rows, n_cols, bytes);
-            let (gate, up) = (sized(&mut s.gate, m * ff), sized(&mut s.up, m * ff));
-            let gate_matrix = matrix(formats.gate, bytes.gate, ff, n_embd);
-            compute.kernels.matmul(&compute.pool, &gate_matrix, &mut x, rows, gate);
-            let up_matrix = matrix(formats.up, bytes.up, ff, n_embd);
-            compute.kernels.matmul(&compute.pool, &up_matrix, &mut x, rows, up);
-            compute.pool.for_rows(gate, ff, |i, row| compute.kernels.swiglu(row, &up[i * ff..][..ff]));
+            let ExpertMatrices { gate: gate_matrix, up: up_matrix, down: down_matrix } =
+                self.expert_matrices(layer, expert);
+            let (m, n_ff) = (slots.len(), gate_matrix.n_rows());
+            let (gate, up) = (sized(&mut s.gate, m * n_ff), sized(&mut s.up, m * n_ff));
+            kernels.matmul(pool, &gate_matrix, &mut x, rows, gate);
+            kernels.matmul(pool, &up_matrix, &mut x, rows, up);
+            pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
             let down = sized(&mut s.down, m * n_embd);
-            let down_matrix = matrix(formats.down, bytes.down, n_embd, ff);
-            let mut activated = Activations::new(gate, ff, &mut s.inner_acts);
-            compute.kernels.matmul(&compute.pool, &down_matrix, &mut activated, Rows::All, down);
+            let mut activated = Activations::new(gate, n_ff, &mut s.inner_acts);
+            kernels.matmul(pool, &down_matrix, &mut activated, Rows::All, down);
             for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
                 slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
             }
         }
         let (slot_out, weights) = (&*slot_out, &s.weights);
-        compute.pool.for_rows(&mut hidden[..n * n_embd], n_embd, |t, row| {
+        pool.for_rows(hidden, n_embd, |t, row| {
             for (i, x) in row.iter_mut().enumerate() {
-                let slots = t * moe.n_used..(t + 1) * moe.n_used;
+                let slots = t * n_used..(t + 1) * n_used;
                 *x += slots.map(|slot| weights[slot] * slot_out[slot * n_embd + i]).sum::<f32>();
             }
         });

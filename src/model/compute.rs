@@ -1,0 +1,123 @@
+//! What computes, and the steps of a layer in its terms: matrix products of one token, fused and handed over together, or
+//! of a batch, one after the other. Both give the same bits.
+
+use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, Projection, RowScratch, Rows, TokenRows};
+use crate::pool::Pool;
+
+use super::weights::Linear;
+
+/// What computes: the kernels of this CPU, and its threads.
+#[derive(Debug)]
+pub struct Compute {
+    pub kernels: Kernels,
+    pub pool: Pool,
+}
+
+/// Buffers of the products, grown to the largest batch seen and then kept.
+#[derive(Debug, Default)]
+pub(super) struct ProductScratch {
+    pub token: RowScratch,
+    pub batch: ActivationScratch,
+    /// `[n, n_out]`: what is added to the residual stream, or multiplied with a gate.
+    out: Vec<f32>,
+}
+
+/// The first `n` elements of a buffer that grows when it must.
+pub(super) fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
+impl<'a> Linear<'a> {
+    pub(super) fn projection(&self) -> Projection<'_> {
+        Projection { weight: self.weight, bias: self.bias.as_deref() }
+    }
+}
+
+/// A matrix without a bias.
+pub(super) fn unbiased(weight: Matrix<'_>) -> Projection<'_> {
+    Projection { weight, bias: None }
+}
+
+impl Compute {
+    /// RMS norm of every row of `x` into `out`.
+    pub(super) fn norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let n = weight.len();
+        self.pool.for_rows(out, n, |i, out| self.kernels.rms_norm(&x[i * n..][..n], weight, eps, out));
+    }
+
+    /// `W x + b` for every matrix and row of `x`. `out`: for each matrix `[rows of x, n_out]`, one after the other.
+    pub(super) fn project<const N: usize>(
+        &self,
+        linears: [&Linear<'_>; N],
+        x: &[f32],
+        scratch: &mut ProductScratch,
+        out: &mut [f32],
+    ) {
+        let n_in = linears[0].weight.n_cols();
+        if x.len() == n_in {
+            let mut x = TokenRows::new(x, n_in, &mut scratch.token);
+            return self.kernels.project(&self.pool, &mut x, linears.map(Linear::projection), out);
+        }
+        let n = x.len() / n_in;
+        let mut x = Activations::new(x, n_in, &mut scratch.batch);
+        let mut rest = out;
+        for linear in linears {
+            let (now, later) = rest.split_at_mut(n * linear.weight.n_rows());
+            self.product(linear, &mut x, now);
+            rest = later;
+        }
+        assert!(rest.is_empty(), "output of the products");
+    }
+
+    /// `out = silu(gate x) · (up x)`, `[rows of x, n_ff]`.
+    pub(super) fn project_gated(
+        &self,
+        [gate, up]: [&Linear<'_>; 2],
+        x: &[f32],
+        scratch: &mut ProductScratch,
+        out: &mut [f32],
+    ) {
+        let (n_in, n_ff) = (gate.weight.n_cols(), gate.weight.n_rows());
+        if x.len() == n_in {
+            let mut x = TokenRows::new(x, n_in, &mut scratch.token);
+            let both = [gate.projection(), up.projection()];
+            return self.kernels.project_gated(&self.pool, &mut x, 1, |_| both, out);
+        }
+        let mut x = Activations::new(x, n_in, &mut scratch.batch);
+        let ups = sized(&mut scratch.out, out.len());
+        self.product(gate, &mut x, out);
+        self.product(up, &mut x, ups);
+        self.pool.for_rows(out, n_ff, |t, row| self.kernels.swiglu(row, &ups[t * n_ff..][..n_ff]));
+    }
+
+    /// `hidden += W x + b`, `[rows of x, n_out]`.
+    pub(super) fn add_projected(
+        &self,
+        linear: &Linear<'_>,
+        x: &[f32],
+        scratch: &mut ProductScratch,
+        hidden: &mut [f32],
+    ) {
+        let n_in = linear.weight.n_cols();
+        if x.len() == n_in {
+            let mut x = TokenRows::new(x, n_in, &mut scratch.token);
+            return self.kernels.add_projected(&self.pool, &mut x, &[1.0], |_| linear.projection(), hidden);
+        }
+        let mut x = Activations::new(x, n_in, &mut scratch.batch);
+        let out = sized(&mut scratch.out, hidden.len());
+        self.product(linear, &mut x, out);
+        let n_out = linear.weight.n_rows();
+        self.pool.for_rows(hidden, n_out, |t, row| self.kernels.add(row, &out[t * n_out..][..n_out]));
+    }
+
+    /// `out = W x + b` for a batch.
+    fn product(&self, linear: &Linear<'_>, x: &mut Activations<'_>, out: &mut [f32]) {
+        self.kernels.matmul(&self.pool, &linear.weight, x, Rows::All, out);
+        if let Some(bias) = &linear.bias {
+            self.pool.for_rows(out, bias.len(), |_, row| self.kernels.add(row, bias));
+        }
+    }
+}
