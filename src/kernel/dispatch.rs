@@ -1,9 +1,12 @@
 //! Which kernels run here: an instruction set is detected or asked for once, and what comes back is a table of functions.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
+use super::matmul::{Matrix, Output};
 use super::scalar;
+use super::tiled::Tiles;
 use crate::quant::{ActivationForm, DotFn, GgmlType};
 
 /// An instruction set that kernels are written for, from the least to the most capable.
@@ -54,6 +57,27 @@ pub(super) type Dot4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4]) -
 /// Writes activations in a form, as [`crate::quant::quantize_activations`] does and bit for bit the same.
 pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8]);
 
+/// A matrix product of more rows of activations than a dot product is good for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product {
+    /// From how many rows on it is faster than dot products.
+    pub(super) least_rows: usize,
+    /// Rows of weights that are decoded together; ranges begin at a multiple of them.
+    pub(super) panel_rows: usize,
+    /// Computes the columns of the output that belong to a range of the rows of weights.
+    pub(super) run: fn(&Operands<'_>, Range<usize>),
+}
+
+/// What a [`Product`] multiplies, and where the result goes.
+#[derive(Debug)]
+pub(super) struct Operands<'a> {
+    pub(super) weights: Matrix<'a>,
+    /// Rows of activations.
+    pub(super) n_rows: usize,
+    pub(super) tiles: Tiles<'a>,
+    pub(super) output: &'a Output<'a>,
+}
+
 /// The functions of one instruction set. Only [`Kernels::new`] builds one, after it has asked the CPU.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Table {
@@ -61,6 +85,8 @@ pub(super) struct Table {
     pub(super) dots: [Option<DotFn>; GgmlType::ALL.len()],
     /// Indexed likewise; `None` where four dot products one after the other are the best there is.
     pub(super) dot4s: [Option<Dot4Fn>; GgmlType::ALL.len()],
+    /// Indexed likewise; `None` where dot products serve any number of rows.
+    pub(super) products: [Option<Product>; GgmlType::ALL.len()],
     pub(super) quantize: QuantizeFn,
 }
 
@@ -107,6 +133,11 @@ impl Kernels {
         }
     }
 
+    /// The product for `n_rows` rows of activations and weights of format `ty`, where dot products are slower.
+    pub(super) fn product(&self, ty: GgmlType, n_rows: usize) -> Option<Product> {
+        self.table.products[ty as usize].filter(|product| n_rows >= product.least_rows)
+    }
+
     /// Writes `x` in `form` to `out`, which has exactly `form.row_bytes(x.len())` bytes. Every instruction set writes the
     /// same bytes.
     pub fn quantize(&self, form: ActivationForm, x: &[f32], out: &mut [u8]) {
@@ -116,13 +147,12 @@ impl Kernels {
 
 #[cfg(target_arch = "x86_64")]
 fn x86_table(isa: Isa) -> Option<Table> {
-    use super::{avx2, avx512};
+    use super::{amx, avx2, avx512};
     match isa {
         Isa::Scalar => None,
         Isa::Avx2 => avx2::is_available().then(avx2::table),
         Isa::Avx512 => avx512::is_available().then(avx512::table),
-        // The matrix unit serves products of many rows; a dot product is AVX-512's.
-        Isa::Amx => (avx512::is_available() && avx512::has_amx_int8()).then(avx512::table),
+        Isa::Amx => amx::is_available().then(amx::table),
     }
 }
 

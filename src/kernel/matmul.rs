@@ -3,9 +3,12 @@
 
 #![allow(unsafe_code, reason = "threads write disjoint columns of one output")]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Kernels;
+use super::dispatch::Operands;
+use super::tiled::{TileScratch, Tiles};
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, GgmlType};
 
@@ -54,6 +57,9 @@ impl<'a> Matrix<'a> {
 pub struct ActivationScratch {
     /// Indexed by [`ActivationForm`].
     forms: [Vec<u8>; ActivationForm::ALL.len()],
+    tiles: TileScratch,
+    /// The rows that the tiles are of, where they are not all.
+    tiled_rows: Vec<u32>,
 }
 
 /// Rows of activations, quantized on demand, at most once a form.
@@ -64,24 +70,34 @@ pub struct Activations<'a> {
     n_cols: usize,
     scratch: &'a mut ActivationScratch,
     ready: [bool; ActivationForm::ALL.len()],
+    tiled: Option<Tiled>,
+}
+
+/// What the tiles of the scratch hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tiled {
+    All(ActivationForm),
+    /// The rows of the scratch's `tiled_rows`.
+    Only(ActivationForm),
 }
 
 impl<'a> Activations<'a> {
     /// `rows`: `[n_rows, n_cols]`.
     pub fn new(rows: &'a [f32], n_cols: usize, scratch: &'a mut ActivationScratch) -> Activations<'a> {
         assert!(n_cols > 0 && rows.len() % n_cols == 0, "{} activations are not rows of {n_cols}", rows.len());
-        Activations { rows, n_rows: rows.len() / n_cols, n_cols, scratch, ready: [false; ActivationForm::ALL.len()] }
+        let ready = [false; ActivationForm::ALL.len()];
+        Activations { rows, n_rows: rows.len() / n_cols, n_cols, scratch, ready, tiled: None }
     }
 
     pub fn n_rows(&self) -> usize {
         self.n_rows
     }
 
-    /// The rows in `form`, and the bytes of one.
-    fn quantized(&mut self, form: ActivationForm, kernels: &Kernels, pool: &Pool) -> (&[u8], usize) {
-        let row_bytes = form.row_bytes(self.n_cols);
-        let buffer = &mut self.scratch.forms[form as usize];
+    /// Makes the rows in `form`.
+    fn quantize(&mut self, form: ActivationForm, kernels: &Kernels, pool: &Pool) {
         if !self.ready[form as usize] {
+            let row_bytes = form.row_bytes(self.n_cols);
+            let buffer = &mut self.scratch.forms[form as usize];
             let n = row_bytes * self.n_rows;
             if buffer.len() < n {
                 buffer.resize(n, 0);
@@ -92,7 +108,38 @@ impl<'a> Activations<'a> {
             });
             self.ready[form as usize] = true;
         }
-        (&buffer[..row_bytes * self.n_rows], row_bytes)
+    }
+
+    /// The rows in `form`, which have been made, and the bytes of one.
+    fn quantized(&self, form: ActivationForm) -> (&[u8], usize) {
+        let row_bytes = form.row_bytes(self.n_cols);
+        (&self.scratch.forms[form as usize][..row_bytes * self.n_rows], row_bytes)
+    }
+
+    /// The rows that `rows` names as tiles of `form`, laid out anew where the last product took others.
+    fn tiled(&mut self, form: ActivationForm, rows: Rows<'_>, kernels: &Kernels, pool: &Pool) -> Tiles<'_> {
+        self.quantize(form, kernels, pool);
+        let wanted = match rows {
+            Rows::All => Tiled::All(form),
+            Rows::Only(_) => Tiled::Only(form),
+        };
+        let same_rows = match rows {
+            Rows::All => true,
+            Rows::Only(indices) => self.scratch.tiled_rows == indices,
+        };
+        if self.tiled != Some(wanted) || !same_rows {
+            let row_bytes = form.row_bytes(self.n_cols);
+            let ActivationScratch { forms, tiles, tiled_rows } = &mut *self.scratch;
+            let bytes = &forms[form as usize];
+            let row = |i: usize| &bytes[rows.index(i) * row_bytes..][..row_bytes];
+            tiles.fill(pool, form, rows.len(self.n_rows), self.n_cols, row);
+            if let Rows::Only(indices) = rows {
+                tiled_rows.clear();
+                tiled_rows.extend_from_slice(indices);
+            }
+            self.tiled = Some(wanted);
+        }
+        self.scratch.tiles.tiles(form)
     }
 }
 
@@ -104,20 +151,40 @@ pub enum Rows<'a> {
     Only(&'a [u32]),
 }
 
+impl Rows<'_> {
+    /// How many they are, of `n_rows`.
+    fn len(&self, n_rows: usize) -> usize {
+        match self {
+            Rows::All => n_rows,
+            Rows::Only(indices) => indices.len(),
+        }
+    }
+
+    /// The number of the `i`-th.
+    fn index(&self, i: usize) -> usize {
+        match self {
+            Rows::All => i,
+            Rows::Only(indices) => indices[i] as usize,
+        }
+    }
+}
+
 /// A product's output, written by several threads, each to its own columns of every row.
-struct Output {
+#[derive(Debug)]
+pub(super) struct Output<'a> {
     base: *mut f32,
     n_rows: usize,
     n_cols: usize,
+    out: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: `write` is called for each (row, column) by one thread only, see `product`.
-unsafe impl Sync for Output {}
+// SAFETY: each (row, column) is written by one thread only, see `matmul`.
+unsafe impl Sync for Output<'_> {}
 
-impl Output {
-    fn new(out: &mut [f32], n_rows: usize, n_cols: usize) -> Output {
+impl Output<'_> {
+    fn new(out: &mut [f32], n_rows: usize, n_cols: usize) -> Output<'_> {
         assert_eq!(out.len(), n_rows * n_cols, "output is not {n_rows} x {n_cols}");
-        Output { base: out.as_mut_ptr(), n_rows, n_cols }
+        Output { base: out.as_mut_ptr(), n_rows, n_cols, out: PhantomData }
     }
 
     /// # Safety
@@ -126,6 +193,18 @@ impl Output {
         debug_assert!(row < self.n_rows && col < self.n_cols);
         // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
         unsafe { *self.base.add(row * self.n_cols + col) = value };
+    }
+
+    /// Writes neighbouring columns of a row.
+    ///
+    /// # Safety
+    /// No other thread writes or reads these elements during the product.
+    pub(super) unsafe fn write_columns(&self, row: usize, first: usize, values: &[f32]) {
+        assert!(row < self.n_rows && first + values.len() <= self.n_cols, "columns past the output");
+        // SAFETY: in bounds as just found; exclusive by the caller's promise.
+        unsafe {
+            self.base.add(row * self.n_cols + first).copy_from_nonoverlapping(values.as_ptr(), values.len());
+        }
     }
 }
 
@@ -142,43 +221,50 @@ impl Kernels {
     pub fn matmul(&self, pool: &Pool, w: &Matrix<'_>, x: &mut Activations<'_>, rows: Rows<'_>, out: &mut [f32]) {
         assert_eq!(w.n_cols, x.n_cols, "weights and activations differ in length");
         let form = w.ty.activation_form().expect("the loader admits only formats with kernels");
-        let n_rows_x = x.n_rows;
-        let (acts, act_bytes) = x.quantized(form, self, pool);
-        let n = match rows {
-            Rows::All => n_rows_x,
-            Rows::Only(indices) => {
-                assert!(indices.iter().all(|&i| (i as usize) < n_rows_x), "a row number past the activations");
-                indices.len()
-            }
-        };
-        let act = |m: usize| {
-            let row = match rows {
-                Rows::All => m,
-                Rows::Only(indices) => indices[m] as usize,
-            };
-            &acts[row * act_bytes..][..act_bytes]
-        };
-        let dot = self.dot(w.ty).expect("the loader admits only formats with kernels");
+        let n = rows.len(x.n_rows);
+        if let Rows::Only(indices) = rows {
+            assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
+        }
         let output = Output::new(out, n, w.n_rows);
-        let product = |range: Range<usize>| {
-            // The weights of a range stay in cache while the activations pass by, four rows at a time.
-            for m in (0..n / 4 * 4).step_by(4) {
-                let acts = [act(m), act(m + 1), act(m + 2), act(m + 3)];
-                for r in range.clone() {
-                    let sums = self.dot4(w.ty, w.n_cols, w.row(r), acts);
-                    for (i, sum) in sums.into_iter().enumerate() {
-                        // SAFETY: `for_ranges` gives every weight row, hence every column of the output, to one thread.
-                        unsafe { output.write(m + i, r, sum) };
-                    }
+        if let Some(product) = self.product(w.ty, n) {
+            let tiles = x.tiled(form, rows, self, pool);
+            let operands = Operands { weights: *w, n_rows: n, tiles, output: &output };
+            let grain = grain(w).next_multiple_of(product.panel_rows);
+            pool.for_ranges(w.n_rows, grain, |range| (product.run)(&operands, range));
+            return;
+        }
+        x.quantize(form, self, pool);
+        let (acts, act_bytes) = x.quantized(form);
+        let act = |m: usize| &acts[rows.index(m) * act_bytes..][..act_bytes];
+        pool.for_ranges(w.n_rows, grain(w), |range| self.dots(w, range, n, act, &output));
+    }
+
+    /// Computes the columns of the output that belong to a range of the rows of weights, which stay in cache while the
+    /// activations pass by, four rows at a time.
+    fn dots<'x>(
+        &self,
+        w: &Matrix<'_>,
+        range: Range<usize>,
+        n: usize,
+        act: impl Fn(usize) -> &'x [u8],
+        output: &Output<'_>,
+    ) {
+        let dot = self.dot(w.ty).expect("the loader admits only formats with kernels");
+        for m in (0..n / 4 * 4).step_by(4) {
+            let acts = [act(m), act(m + 1), act(m + 2), act(m + 3)];
+            for r in range.clone() {
+                let sums = self.dot4(w.ty, w.n_cols, w.row(r), acts);
+                for (i, sum) in sums.into_iter().enumerate() {
+                    // SAFETY: `for_ranges` gives every weight row, hence every column of the output, to one thread.
+                    unsafe { output.write(m + i, r, sum) };
                 }
             }
-            for m in n / 4 * 4..n {
-                for r in range.clone() {
-                    // SAFETY: as above.
-                    unsafe { output.write(m, r, dot(w.n_cols, w.row(r), act(m))) };
-                }
+        }
+        for m in n / 4 * 4..n {
+            for r in range.clone() {
+                // SAFETY: as above.
+                unsafe { output.write(m, r, dot(w.n_cols, w.row(r), act(m))) };
             }
-        };
-        pool.for_ranges(w.n_rows, grain(w), product);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! How numbers are multiplied: one table of kernels, filled once for the instruction sets that this CPU has.
 //! Rows of weights as the file has them and quantized activations in, f32 out.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,9 +13,12 @@ mod dispatch;
 mod fused;
 mod matmul;
 mod ops;
+#[cfg(test)]
+mod products_tests;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

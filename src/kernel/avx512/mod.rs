@@ -5,6 +5,7 @@
 
 mod blocks;
 mod floats;
+pub(super) mod interleaved;
 mod quantize;
 mod super_blocks;
 
@@ -47,7 +48,7 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, quantize: quantize::quantize }
+    Table { dots, dot4s, products: [None; GgmlType::ALL.len()], quantize: quantize::quantize }
 }
 
 /// Whether this CPU, and the operating system, have what [`table`] needs.
@@ -57,18 +58,6 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
-}
-
-/// Whether this CPU has AMX with products of bytes, and the operating system saves its tiles.
-pub(super) fn has_amx_int8() -> bool {
-    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
-    const TILE_STATE: u64 = 1 << 17 | 1 << 18;
-    if !is_x86_feature_detected!("xsave") || __get_cpuid_max(0).0 < 7 {
-        return false;
-    }
-    // SAFETY: the CPU has `xsave`, and AVX's detection has found that the operating system enabled it.
-    let enabled = is_x86_feature_detected!("avx") && unsafe { _xgetbv(0) } & TILE_STATE == TILE_STATE;
-    enabled && __cpuid_count(7, 0).edx & TILE_AND_INT8 == TILE_AND_INT8
 }
 
 #[inline]

@@ -1,0 +1,259 @@
+//! Sixteen rows of weights side by side: a block of each, its codes turned so that a register holds four neighbouring
+//! elements of every row. That is the layout in which byte products are summed, by AVX-512 and AMX alike.
+//!
+//! Codes are handed to a `sink` with their place: `k` stands for the elements 4k to 4k + 3 of the block.
+
+use std::arch::x86_64::*;
+
+use super::super::x86::{bytes_at, load_128};
+use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K};
+
+/// Rows side by side.
+pub(in crate::kernel) const ROWS: usize = 16;
+
+/// A block of each row.
+pub(in crate::kernel) type Blocks<'a, B> = [&'a B; ROWS];
+
+/// What scales the codes of a block of 256 elements; a lane is a row.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Header {
+    pub(in crate::kernel) d: __m512,
+    /// Zero where the format has no minima.
+    pub(in crate::kernel) dmin: __m512,
+    /// A byte for each sub-block, four in a doubleword; signed where the format's are.
+    pub(in crate::kernel) scales: [__m512i; 4],
+    /// Likewise, unsigned.
+    pub(in crate::kernel) mins: [__m512i; 4],
+}
+
+/// The doublewords of the 16 bytes at `at` of each block: register `i` holds the `i`-th of every row.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn quad<B: Block>(blocks: &Blocks<'_, B>, at: usize) -> [__m512i; 4] {
+    let gathered = |i: usize| {
+        let lane = |lane: usize| load_128(bytes_at(blocks[4 * lane + i], at));
+        let v = _mm512_castsi128_si512(lane(0));
+        let v = _mm512_inserti32x4::<1>(v, lane(1));
+        let v = _mm512_inserti32x4::<2>(v, lane(2));
+        _mm512_inserti32x4::<3>(v, lane(3))
+    };
+    let (a, b, c, d) = (gathered(0), gathered(1), gathered(2), gathered(3));
+    let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab_low, cd_low),
+        _mm512_unpackhi_epi64(ab_low, cd_low),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+/// The low halves of the doublewords as floats.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(in crate::kernel) fn low_halves(v: __m512i) -> __m512 {
+    _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v))
+}
+
+/// The high halves of the doublewords as floats.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(in crate::kernel) fn high_halves(v: __m512i) -> __m512 {
+    low_halves(_mm512_srli_epi32::<16>(v))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn and(v: __m512i, byte: u8) -> __m512i {
+    _mm512_and_si512(v, _mm512_set1_epi8(byte as i8))
+}
+
+/// `v` masked by `byte`, with the bits of `other`.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn and_or(v: __m512i, byte: u8, other: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi32::<0b1111_1000>(other, v, _mm512_set1_epi8(byte as i8))
+}
+
+/// The doublewords moved so that bit `from` of a byte stands at bit `to`; bits that came from another byte are the caller's
+/// to mask.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn moved(v: __m512i, from: usize, to: usize) -> __m512i {
+    if from > to {
+        _mm512_srlv_epi32(v, _mm512_set1_epi32((from - to) as i32))
+    } else {
+        _mm512_sllv_epi32(v, _mm512_set1_epi32((to - from) as i32))
+    }
+}
+
+/// Q4_K's and Q5_K's.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn header_with_mins<B: Block>(blocks: &Blocks<'_, B>) -> Header {
+    let [halves, low_scales, low_mins, high] = quad(blocks, 0);
+    let zero = _mm512_setzero_si512();
+    let high_scales = and_or(moved(low_scales, 6, 4), 0x30, and(high, 0x0F));
+    let high_mins = and_or(moved(low_mins, 6, 4), 0x30, and(moved(high, 4, 0), 0x0F));
+    Header {
+        d: low_halves(halves),
+        dmin: high_halves(halves),
+        scales: [and(low_scales, 63), high_scales, zero, zero],
+        mins: [and(low_mins, 63), high_mins, zero, zero],
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q4_k(blocks: &Blocks<'_, BlockQ4K>, mut sink: impl FnMut(usize, __m512i)) {
+    for sixteen in 0..8 {
+        // Two sixteens are the low and high nibbles of 64 elements.
+        let k = sixteen / 2 * 16 + sixteen % 2 * 4;
+        for (i, v) in quad(blocks, 16 + sixteen * 16).into_iter().enumerate() {
+            sink(k + i, and(v, 0x0F));
+            sink(k + i + 8, and(moved(v, 4, 0), 0x0F));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q5_k(blocks: &Blocks<'_, BlockQ5K>, mut sink: impl FnMut(usize, __m512i)) {
+    for half in 0..2 {
+        let fifth = quad(blocks, 16 + half * 16);
+        for quarter in 0..4 {
+            let k = quarter * 16 + half * 4;
+            for (i, v) in quad(blocks, 48 + quarter * 32 + half * 16).into_iter().enumerate() {
+                sink(k + i, and_or(moved(fifth[i], 2 * quarter, 4), 0x10, and(v, 0x0F)));
+                sink(k + i + 8, and_or(moved(fifth[i], 2 * quarter + 1, 4), 0x10, and(moved(v, 4, 0), 0x0F)));
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn header_q6_k(blocks: &Blocks<'_, BlockQ6K>) -> Header {
+    let zero = _mm512_setzero_si512();
+    // The block's last doubleword ends with the half.
+    let [_, _, _, last] = quad(blocks, 194);
+    Header { d: high_halves(last), dmin: _mm512_setzero_ps(), scales: quad(blocks, 192), mins: [zero; 4] }
+}
+
+/// Codes 32 too large.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q6_k(blocks: &Blocks<'_, BlockQ6K>, mut sink: impl FnMut(usize, __m512i)) {
+    for sixteen in 0..4 {
+        let (half, k) = (sixteen / 2, sixteen / 2 * 32 + sixteen % 2 * 4);
+        let at = half * 64 + sixteen % 2 * 16;
+        let (first, second) = (quad(blocks, at), quad(blocks, at + 32));
+        let upper = quad(blocks, 128 + sixteen * 16);
+        for i in 0..4 {
+            let (first, second, upper) = (first[i], second[i], upper[i]);
+            sink(k + i, and_or(moved(upper, 0, 4), 0x30, and(first, 0x0F)));
+            sink(k + i + 8, and_or(moved(upper, 2, 4), 0x30, and(second, 0x0F)));
+            sink(k + i + 16, and_or(upper, 0x30, and(moved(first, 4, 0), 0x0F)));
+            sink(k + i + 24, and_or(moved(upper, 6, 4), 0x30, and(moved(second, 4, 0), 0x0F)));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn header_q2_k(blocks: &Blocks<'_, BlockQ2K>) -> Header {
+    let packed = quad(blocks, 0);
+    let [_, _, _, halves] = quad(blocks, 68);
+    Header {
+        d: low_halves(halves),
+        dmin: high_halves(halves),
+        scales: packed.map(|v| and(v, 0x0F)),
+        mins: packed.map(|v| and(moved(v, 4, 0), 0x0F)),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q2_k(blocks: &Blocks<'_, BlockQ2K>, mut sink: impl FnMut(usize, __m512i)) {
+    for sixteen in 0..4 {
+        let k = sixteen / 2 * 32 + sixteen % 2 * 4;
+        for (i, v) in quad(blocks, 16 + sixteen * 16).into_iter().enumerate() {
+            for run in 0..4 {
+                sink(k + i + 8 * run, and(moved(v, 2 * run, 0), 3));
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn header_q3_k(blocks: &Blocks<'_, BlockQ3K>) -> Header {
+    let [_, first, second, upper] = quad(blocks, 92);
+    let [_, _, _, last] = quad(blocks, 94);
+    let zero = _mm512_setzero_si512();
+    let scales = [
+        and_or(moved(upper, 0, 4), 0x30, and(first, 0x0F)),
+        and_or(moved(upper, 2, 4), 0x30, and(second, 0x0F)),
+        and_or(upper, 0x30, and(moved(first, 4, 0), 0x0F)),
+        and_or(moved(upper, 6, 4), 0x30, and(moved(second, 4, 0), 0x0F)),
+    ];
+    Header {
+        d: high_halves(last),
+        dmin: _mm512_setzero_ps(),
+        scales: scales.map(|v| _mm512_sub_epi8(v, _mm512_set1_epi8(32))),
+        mins: [zero; 4],
+    }
+}
+
+/// Codes 4 too large.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q3_k(blocks: &Blocks<'_, BlockQ3K>, mut sink: impl FnMut(usize, __m512i)) {
+    for sixteen in 0..4 {
+        let (half, k) = (sixteen / 2, sixteen / 2 * 32 + sixteen % 2 * 4);
+        let third = quad(blocks, sixteen % 2 * 16);
+        for (i, v) in quad(blocks, 32 + sixteen * 16).into_iter().enumerate() {
+            for run in 0..4 {
+                let low = and(moved(v, 2 * run, 0), 3);
+                sink(k + i + 8 * run, and_or(moved(third[i], 4 * half + run, 2), 4, low));
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn header_iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>) -> Header {
+    let [first, nibbles, _, _] = quad(blocks, 0);
+    let zero = _mm512_setzero_si512();
+    let upper = _mm512_srli_epi32::<16>(first);
+    // Byte `i` takes nibble `i` of a half of the nibbles, and the pair of bits `i` of a half of the upper bits.
+    let four = |half: u32| {
+        let word = |v: __m512i, shift: u32| _mm512_srlv_epi32(v, _mm512_set1_epi32(shift as i32));
+        let mut scales = zero;
+        for i in 0..4 {
+            let scale = _mm512_or_si512(
+                _mm512_and_si512(word(nibbles, 16 * half + 4 * i), _mm512_set1_epi32(0x0F)),
+                _mm512_and_si512(
+                    _mm512_slli_epi32::<4>(word(upper, 8 * half + 2 * i)),
+                    _mm512_set1_epi32(0x30),
+                ),
+            );
+            scales = _mm512_or_si512(scales, _mm512_sllv_epi32(scale, _mm512_set1_epi32(8 * i as i32)));
+        }
+        _mm512_sub_epi8(scales, _mm512_set1_epi8(32))
+    };
+    Header { d: low_halves(first), dmin: _mm512_setzero_ps(), scales: [four(0), four(1), zero, zero], mins: [zero; 4] }
+}
+
+/// The nibbles, which name levels.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>, mut sink: impl FnMut(usize, __m512i)) {
+    for run in 0..8 {
+        for (i, v) in quad(blocks, 8 + run * 16).into_iter().enumerate() {
+            sink(run * 8 + i, and(v, 0x0F));
+            sink(run * 8 + i + 4, and(moved(v, 4, 0), 0x0F));
+        }
+    }
+}

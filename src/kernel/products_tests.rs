@@ -1,0 +1,179 @@
+//! Matrix products against scalar dot products: odd counts of rows on both sides, hard scales, hard activations.
+
+use super::{ActivationScratch, Activations, Isa, Kernels, Matrix, Rows};
+use crate::pool::Pool;
+use crate::quant::testing::{Random, Scales, Values, quantized, values, weights};
+use crate::quant::GgmlType;
+
+/// A matrix, activations and what scalar dot products make of them.
+struct Case {
+    ty: GgmlType,
+    n_rows: usize,
+    n_cols: usize,
+    weights: Vec<u8>,
+    x: Vec<f32>,
+    /// `[rows of x, n_rows]`
+    expected: Vec<f32>,
+    /// The largest Σ |w| · |x| of any output, which the rounding error of any order of summation is a small multiple of.
+    magnitude: f32,
+}
+
+impl Case {
+    fn new(ty: GgmlType, n_blocks: usize, n_rows: usize, scales: Scales, kinds: &[Values], random: &mut Random) -> Case {
+        let n_cols = n_blocks * ty.block_len();
+        let weights = (0..n_rows).flat_map(|_| weights(ty, n_blocks, scales, random)).collect();
+        let x = kinds.iter().flat_map(|&kind| values(n_cols, kind, random)).collect();
+        Case::of(ty, weights, n_rows, x)
+    }
+
+    fn of(ty: GgmlType, weights: Vec<u8>, n_rows: usize, x: Vec<f32>) -> Case {
+        let n_cols = weights.len() / n_rows / ty.block_bytes() * ty.block_len();
+        let (dot, form) = (ty.scalar_dot().unwrap(), ty.activation_form().unwrap());
+        let rows = || weights.chunks_exact(weights.len() / n_rows);
+        let dots = |x: &[f32]| -> Vec<f32> {
+            let x = quantized(form, x);
+            rows().map(|row| dot(n_cols, row, &x)).collect()
+        };
+        let expected = x.chunks_exact(n_cols).flat_map(dots).collect();
+        let mut decoded = vec![0.0; n_cols];
+        let mut largest = 0f32;
+        for row in rows() {
+            ty.dequantize(row, &mut decoded);
+            largest = decoded.iter().fold(largest, |m, w| m.max(w.abs()));
+        }
+        let sums = x.chunks_exact(n_cols).map(|x| x.iter().map(|x| x.abs() * largest).sum::<f32>());
+        let magnitude = sums.fold(0.0, f32::max);
+        Case { ty, n_rows, n_cols, weights, x, expected, magnitude }
+    }
+
+    fn product(&self, kernels: &Kernels, pool: &Pool, rows: Rows<'_>, n: usize) -> Vec<f32> {
+        let mut scratch = ActivationScratch::default();
+        let mut out = vec![f32::NAN; n * self.n_rows];
+        let matrix = Matrix::new(self.ty, self.n_rows, self.n_cols, &self.weights);
+        kernels.matmul(pool, &matrix, &mut Activations::new(&self.x, self.n_cols, &mut scratch), rows, &mut out);
+        out
+    }
+
+    fn check(&self, kernels: &Kernels, pool: &Pool, what: &str) {
+        let n = self.x.len() / self.n_cols;
+        let got = self.product(kernels, pool, Rows::All, n);
+        let bound = 4.0 * f32::EPSILON * self.magnitude + f32::MIN_POSITIVE;
+        for (i, (got, expected)) in got.iter().zip(&self.expected).enumerate() {
+            assert!(
+                (got - expected).abs() <= bound,
+                "{} on {}: {got} is not {expected} ± {bound:e} in row {} of {n}, column {} of {}; {what}",
+                self.ty,
+                kernels.isa(),
+                i / self.n_rows,
+                i % self.n_rows,
+                self.n_rows,
+            );
+        }
+    }
+}
+
+fn formats() -> impl Iterator<Item = GgmlType> {
+    GgmlType::ALL.into_iter().filter(|ty| ty.is_computable())
+}
+
+#[test]
+fn every_product_agrees_with_scalar() {
+    let pool = Pool::new(Some(2)).unwrap();
+    let mut random = Random(21);
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for ty in formats() {
+            for (n_rows, n, n_blocks) in
+                [(1, 1, 1), (2, 3, 2), (3, 33, 1), (15, 2, 3), (16, 15, 9), (17, 16, 1), (31, 17, 2), (33, 31, 3), (70, 48, 1)]
+            {
+                let kinds: Vec<Values> = (0..n).map(|i| Values::ALL[i % Values::ALL.len()]).collect();
+                for scales in Scales::ALL {
+                    let case = Case::new(ty, n_blocks, n_rows, scales, &kinds, &mut random);
+                    case.check(&kernels, &pool, &format!("{n_blocks} blocks, {scales:?}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn integer_sums_of_products_are_exact() {
+    // Scales of one on both sides: each block's sum is an integer, small enough in one block for every conversion to a
+    // float to be exact.
+    let pool = Pool::new(Some(1)).unwrap();
+    let mut random = Random(22);
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for ty in formats().filter(|ty| ty.block_len() > 1) {
+            let case = Case::new(ty, 1, 48, Scales::One, &[Values::Integers; 33], &mut random);
+            assert_eq!(case.product(&kernels, &pool, Rows::All, 33), case.expected, "{ty} on {}", kernels.isa());
+        }
+    }
+}
+
+#[test]
+fn the_largest_codes_do_not_overflow_a_product() {
+    // Every byte of the codes alike, every activation at its bound, of equal and of alternating signs.
+    let pool = Pool::new(Some(1)).unwrap();
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for ty in formats().filter(|ty| ty.block_len() > 1) {
+            for byte in [0x00, 0x7F, 0x80, 0xF0, 0x0F, 0xFF] {
+                let mut case = Case::new(ty, 1, 3, Scales::One, &[Values::Integers; 8], &mut Random(1));
+                let scales = case.weights.clone();
+                case.weights.fill(byte);
+                let rows = scales.chunks_exact(ty.block_bytes()).zip(case.weights.chunks_exact_mut(ty.block_bytes()));
+                rows.for_each(|(from, to)| crate::quant::testing::copy_scales(ty, from, to));
+                for (row, x) in case.x.chunks_exact_mut(case.n_cols).enumerate() {
+                    x.iter_mut().enumerate().for_each(|(i, x)| *x = if row > 3 && i % 2 == 1 { -127.0 } else { 127.0 });
+                }
+                let case = Case::of(ty, case.weights, 3, case.x);
+                case.check(&kernels, &pool, &format!("all codes {byte:#x}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn chosen_rows_and_their_order_give_the_bits_of_all_rows() {
+    let pool = Pool::new(Some(2)).unwrap();
+    let mut random = Random(23);
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for ty in formats() {
+            let case = Case::new(ty, 2, 40, Scales::Usual, &[Values::Usual; 40], &mut random);
+            let all = case.product(&kernels, &pool, Rows::All, 40);
+            let mut scratch = ActivationScratch::default();
+            let mut x = Activations::new(&case.x, case.n_cols, &mut scratch);
+            let matrix = Matrix::new(ty, case.n_rows, case.n_cols, &case.weights);
+            // The second product of the same rows, and one of all rows after it, use what lies in the scratch.
+            let chosen: Vec<u32> = (0..21).map(|i| i * 17 % 40).collect();
+            for indices in [&chosen[..], &chosen, &chosen[..20], &chosen[1..]] {
+                let mut out = vec![f32::NAN; indices.len() * case.n_rows];
+                kernels.matmul(&pool, &matrix, &mut x, Rows::Only(indices), &mut out);
+                for (&row, out) in indices.iter().zip(out.chunks_exact(case.n_rows)) {
+                    let expected = &all[row as usize * case.n_rows..][..case.n_rows];
+                    assert!(out == expected, "{ty} on {}: row {row} of {indices:?}", kernels.isa());
+                }
+            }
+            let mut again = vec![f32::NAN; all.len()];
+            kernels.matmul(&pool, &matrix, &mut x, Rows::All, &mut again);
+            assert!(again == all, "{ty} on {}", kernels.isa());
+        }
+    }
+}
+
+#[test]
+fn a_nan_or_an_infinity_reaches_its_row_of_a_product_and_no_other() {
+    let pool = Pool::new(Some(1)).unwrap();
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for ty in formats() {
+                let mut case = Case::new(ty, 512 / ty.block_len(), 5, Scales::One, &[Values::Usual; 9], &mut Random(3));
+                case.x[4 * case.n_cols + 300] = fault;
+                let out = case.product(&kernels, &pool, Rows::All, 9);
+                for (row, out) in out.chunks_exact(5).enumerate() {
+                    let spoilt = out.iter().all(|x| !x.is_finite());
+                    let sound = out.iter().all(|x| x.is_finite());
+                    assert!(if row == 4 { spoilt } else { sound }, "{ty} {fault} on {}: {out:?} in {row}", kernels.isa());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Activations as the matrix unit takes them: a block of sixteen rows side by side, padded with zeros where there are fewer.
+//! The tiles of the first block of all rows come first, then those of the second.
+
+use crate::pool::Pool;
+use crate::quant::{ActivationForm, Block, BlockQ8_0, BlockQ8_1, BlockQ8K, blocks};
+
+/// Rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+
+/// A block of 256 of sixteen rows.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub(super) struct Tile256 {
+    /// Four steps of 64 elements.
+    pub(super) codes: [[[i8; 64]; TILE_ROWS]; 4],
+    pub(super) d: [f32; TILE_ROWS],
+    /// Sums of 32 codes, two in a doubleword.
+    pub(super) sums_of_32: [[i32; 4]; TILE_ROWS],
+    /// Sums of sixteen codes, two in a doubleword.
+    pub(super) sums_of_16: [[i32; 8]; TILE_ROWS],
+}
+
+/// A block of 32 of sixteen rows.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub(super) struct Tile32 {
+    pub(super) codes: [[i8; 32]; TILE_ROWS],
+    pub(super) d: [f32; TILE_ROWS],
+    /// d · Σ codes; zero in Q8_0.
+    pub(super) s: [f32; TILE_ROWS],
+}
+
+/// A tile made of sixteen blocks `B`.
+trait Tile<B>: Clone + Send {
+    const ZERO: Self;
+
+    fn set(&mut self, row: usize, block: &B);
+}
+
+/// Two 16-bit integers in a doubleword, the first one low.
+fn pair(low: i16, high: i16) -> i32 {
+    i32::from(low as u16) | i32::from(high) << 16
+}
+
+impl Tile<BlockQ8K> for Tile256 {
+    const ZERO: Tile256 = Tile256 {
+        codes: [[[0; 64]; TILE_ROWS]; 4],
+        d: [0.0; TILE_ROWS],
+        sums_of_32: [[0; 4]; TILE_ROWS],
+        sums_of_16: [[0; 8]; TILE_ROWS],
+    };
+
+    fn set(&mut self, row: usize, block: &BlockQ8K) {
+        for (step, codes) in block.qs.as_chunks::<64>().0.iter().enumerate() {
+            self.codes[step][row] = *codes;
+        }
+        self.d[row] = block.d.get();
+        let of_16 = block.bsums.map(|sum| sum.get());
+        let of_32 = |i: usize| of_16[2 * i] + of_16[2 * i + 1];
+        self.sums_of_32[row] = std::array::from_fn(|i| pair(of_32(2 * i), of_32(2 * i + 1)));
+        self.sums_of_16[row] = std::array::from_fn(|i| pair(of_16[2 * i], of_16[2 * i + 1]));
+    }
+}
+
+const ZERO_32: Tile32 = Tile32 { codes: [[0; 32]; TILE_ROWS], d: [0.0; TILE_ROWS], s: [0.0; TILE_ROWS] };
+
+impl Tile<BlockQ8_0> for Tile32 {
+    const ZERO: Tile32 = ZERO_32;
+
+    fn set(&mut self, row: usize, block: &BlockQ8_0) {
+        self.codes[row] = block.qs;
+        self.d[row] = block.d.to_f32();
+        self.s[row] = 0.0;
+    }
+}
+
+impl Tile<BlockQ8_1> for Tile32 {
+    const ZERO: Tile32 = ZERO_32;
+
+    fn set(&mut self, row: usize, block: &BlockQ8_1) {
+        self.codes[row] = block.qs;
+        self.d[row] = block.d.to_f32();
+        self.s[row] = block.s.to_f32();
+    }
+}
+
+/// Buffers for tiles, kept between products.
+#[derive(Debug, Default)]
+pub(super) struct TileScratch {
+    of_256: Vec<Tile256>,
+    of_32: Vec<Tile32>,
+}
+
+/// Tiles of a form: `[blocks of a row, tiles]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Tiles<'a> {
+    Of256(&'a [Tile256]),
+    Of32(&'a [Tile32]),
+}
+
+impl TileScratch {
+    /// Lays out `n_rows` rows of `n_cols` activations, which are quantized in `form`.
+    pub(super) fn fill<'a>(
+        &mut self,
+        pool: &Pool,
+        form: ActivationForm,
+        n_rows: usize,
+        n_cols: usize,
+        row: impl Fn(usize) -> &'a [u8] + Sync,
+    ) {
+        let n_blocks = n_cols / form.block_len();
+        match form {
+            ActivationForm::Q8_K => fill::<BlockQ8K, _>(&mut self.of_256, pool, n_rows, n_blocks, row),
+            ActivationForm::Q8_0 => fill::<BlockQ8_0, _>(&mut self.of_32, pool, n_rows, n_blocks, row),
+            ActivationForm::Q8_1 => fill::<BlockQ8_1, _>(&mut self.of_32, pool, n_rows, n_blocks, row),
+            ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => panic!("no tiles of {form:?}"),
+        }
+    }
+
+    /// What was last laid out, if it was in `form`.
+    pub(super) fn tiles(&self, form: ActivationForm) -> Tiles<'_> {
+        match form.block_len() {
+            256 => Tiles::Of256(&self.of_256),
+            _ => Tiles::Of32(&self.of_32),
+        }
+    }
+}
+
+fn fill<'a, B: Block, T: Tile<B>>(
+    tiles: &mut Vec<T>,
+    pool: &Pool,
+    n_rows: usize,
+    n_blocks: usize,
+    row: impl Fn(usize) -> &'a [u8] + Sync,
+) where
+    B: 'a,
+{
+    let n_tiles = n_rows.div_ceil(TILE_ROWS);
+    if tiles.len() < n_tiles * n_blocks {
+        tiles.resize(n_tiles * n_blocks, T::ZERO);
+    }
+    pool.for_rows(&mut tiles[..n_tiles * n_blocks], n_tiles, |b, tiles| {
+        for (t, tile) in tiles.iter_mut().enumerate() {
+            let rows = t * TILE_ROWS..n_rows.min((t + 1) * TILE_ROWS);
+            if rows.len() < TILE_ROWS {
+                *tile = T::ZERO;
+            }
+            for (i, r) in rows.enumerate() {
+                tile.set(i, &blocks::<B>(row(r), n_blocks)[b]);
+            }
+        }
+    });
+}
