@@ -95,7 +95,7 @@ impl Kernels {
     }
 
     /// `projection` of row `i` of `x`, which is prepared in its form.
-    fn product<'a>(&self, projection: Projection<'a>, x: &'a TokenRows<'_>, i: usize) -> Product<'a> {
+    fn row_product<'a>(&self, projection: Projection<'a>, x: &'a TokenRows<'_>, i: usize) -> Product<'a> {
         let weight = &projection.weight;
         assert_eq!(weight.n_cols(), x.n_cols, "weights and activations differ in length");
         let dot = self.dot(weight.ty()).expect("the loader admits only formats with kernels");
@@ -111,7 +111,7 @@ impl Kernels {
         out: &mut [f32],
     ) {
         projections.iter().for_each(|p| x.prepare(Self::form(&p.weight), self));
-        let products = projections.map(|p| self.product(p, x, 0));
+        let products = projections.map(|p| self.row_product(p, x, 0));
         assert_eq!(out.len(), projections.iter().map(|p| p.weight.n_rows()).sum::<usize>(), "output of the products");
         let len = piece_len(projections.iter().map(|p| row_bytes(&p.weight)).max().unwrap_or(0), out.len(), pool);
         pool.for_chunks(out, len, |i, chunk| {
@@ -148,7 +148,7 @@ impl Kernels {
             while !rest.is_empty() {
                 let (slot, row) = (start / n_ff, start % n_ff);
                 let (now, later) = rest.split_at_mut((n_ff - row).min(rest.len()));
-                let [gate, up] = gate_and_up(slot).map(|p| self.product(p, x, 0));
+                let [gate, up] = gate_and_up(slot).map(|p| self.row_product(p, x, 0));
                 let mut ups = [0.0; PIECE_ROWS];
                 gate.each(row..row + now.len(), |i, value| now[i] = value);
                 up.each(row..row + now.len(), |i, value| ups[i] = value);
@@ -177,7 +177,7 @@ impl Kernels {
             let rows = i * len..i * len + chunk.len();
             let mut sums = [0.0; PIECE_ROWS];
             for (slot, weight) in weights.iter().enumerate() {
-                self.product(down(slot), x, slot).each(rows.clone(), |i, value| sums[i] += weight * value);
+                self.row_product(down(slot), x, slot).each(rows.clone(), |i, value| sums[i] += weight * value);
             }
             self.add(chunk, &sums[..chunk.len()]);
         });
@@ -227,7 +227,7 @@ mod tests {
     }
 
     /// `W x + b` as a batch computes it.
-    fn product(kernels: &Kernels, pool: &Pool, p: &Projection<'_>, x: &[f32]) -> Vec<f32> {
+    fn row_product(kernels: &Kernels, pool: &Pool, p: &Projection<'_>, x: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; p.weight.n_rows()];
         let mut scratch = ActivationScratch::default();
         kernels.matmul(pool, &p.weight, &mut Activations::new(x, N_IN, &mut scratch), Rows::All, &mut out);
