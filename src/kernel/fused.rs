@@ -227,7 +227,7 @@ mod tests {
     }
 
     /// `W x + b` as a batch computes it.
-    fn row_product(kernels: &Kernels, pool: &Pool, p: &Projection<'_>, x: &[f32]) -> Vec<f32> {
+    fn product(kernels: &Kernels, pool: &Pool, p: &Projection<'_>, x: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; p.weight.n_rows()];
         let mut scratch = ActivationScratch::default();
         kernels.matmul(pool, &p.weight, &mut Activations::new(x, N_IN, &mut scratch), Rows::All, &mut out);

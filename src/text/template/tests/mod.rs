@@ -23,6 +23,9 @@ fn render(source: &str) -> Result<String, TemplateError> {
 }
 
 /// The file's results are those of Jinja2 3.1.6 in the environment of transformers' `apply_chat_template`.
+/// What no template takes, however busy the machine: the slowest here takes half a second on an idle core.
+const HANG: Duration = Duration::from_secs(15);
+
 #[test]
 fn expressions_and_white_space_are_as_in_jinja2() {
     let file: serde_json::Value = serde_json::from_str(include_str!("jinja2.json")).unwrap();
@@ -156,7 +159,7 @@ fn a_template_built_to_hang_fails_fast() {
         let result = render(&source);
         let took = start.elapsed();
         assert!(result.is_err(), "{source}: {} bytes", result.unwrap().len());
-        assert!(took < Duration::from_secs(2), "{took:?}: {source}");
+        assert!(took < HANG, "{took:?}: {source}");
     }
 }
 
@@ -177,7 +180,7 @@ fn a_source_built_to_break_the_compiler_fails_or_compiles() {
     for source in sources {
         let start = Instant::now();
         let _ = render(&source);
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}: {}…", start.elapsed(), &source[..40]);
+        assert!(start.elapsed() < HANG, "{:?}: {}…", start.elapsed(), &source[..40]);
     }
 }
 
