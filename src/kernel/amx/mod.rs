@@ -28,7 +28,12 @@ macro_rules! proven {
 /// The table of this instruction set, for a CPU that has it, and for no other.
 pub(super) fn table() -> Table {
     let mut products = [None; GgmlType::ALL.len()];
+    products[GgmlType::Q2_K as usize] = proven!(super_blocks::q2_k);
+    products[GgmlType::Q3_K as usize] = proven!(super_blocks::q3_k);
     products[GgmlType::Q4_K as usize] = proven!(super_blocks::q4_k);
+    products[GgmlType::Q5_K as usize] = proven!(super_blocks::q5_k);
+    products[GgmlType::Q6_K as usize] = proven!(super_blocks::q6_k);
+    products[GgmlType::IQ4_XS as usize] = proven!(super_blocks::iq4_xs);
     Table { products, ..avx512::table() }
 }
 

@@ -4,15 +4,52 @@
 //! Codes are handed to a `sink` with their place: `k` stands for the elements 4k to 4k + 3 of the block.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-use super::super::x86::{bytes_at, load_128};
+use super::super::x86::load_128;
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K};
 
 /// Rows side by side.
 pub(in crate::kernel) const ROWS: usize = 16;
 
-/// A block of each row.
-pub(in crate::kernel) type Blocks<'a, B> = [&'a B; ROWS];
+/// A block of each row, at equal distances.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Blocks<'a, B> {
+    /// Those of the rows 0, 4, 8 and 12.
+    fourths: [*const u8; 4],
+    row_bytes: usize,
+    blocks: PhantomData<&'a B>,
+}
+
+impl<'a, B: Block> Blocks<'a, B> {
+    /// The block at `at` of sixteen rows of `row_blocks` blocks.
+    pub(in crate::kernel) fn new(rows: &'a [B], row_blocks: usize, at: usize) -> Blocks<'a, B> {
+        assert!(at < row_blocks && rows.len() >= ROWS * row_blocks, "sixteen rows of {row_blocks} blocks");
+        let row_bytes = row_blocks * size_of::<B>();
+        let fourths = std::array::from_fn(|i| rows[i * 4 * row_blocks + at].as_bytes().as_ptr());
+        Blocks { fourths, row_bytes, blocks: PhantomData }
+    }
+
+    /// The sixteen bytes at `at` of the block of a row.
+    #[inline(always)]
+    fn bytes_at(&self, row: usize, at: usize) -> &'a [u8; 16] {
+        assert!(row < ROWS && at + 16 <= size_of::<B>(), "bytes past a block");
+        // SAFETY: as just asserted, they are bytes of a block of the slice that `new` was given, which had all rows.
+        unsafe { &*self.fourths[row / 4].add(row % 4 * self.row_bytes + at).cast() }
+    }
+
+    /// Asks for the blocks that follow in the rows.
+    #[inline(always)]
+    pub(in crate::kernel) fn prefetch_next(&self) {
+        for row in 0..ROWS {
+            let block = self.fourths[row / 4].wrapping_add(row % 4 * self.row_bytes + size_of::<B>());
+            for line in 0..size_of::<B>().div_ceil(64) {
+                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line * 64).cast()) }
+            }
+        }
+    }
+}
 
 /// What scales the codes of a block of 256 elements; a lane is a row.
 #[derive(Clone, Copy)]
@@ -31,7 +68,7 @@ pub(in crate::kernel) struct Header {
 #[target_feature(enable = "avx512bw,avx512vl")]
 pub(in crate::kernel) fn quad<B: Block>(blocks: &Blocks<'_, B>, at: usize) -> [__m512i; 4] {
     let gathered = |i: usize| {
-        let lane = |lane: usize| load_128(bytes_at(blocks[4 * lane + i], at));
+        let lane = |lane: usize| load_128(blocks.bytes_at(4 * lane + i, at));
         let v = _mm512_castsi128_si512(lane(0));
         let v = _mm512_inserti32x4::<1>(v, lane(1));
         let v = _mm512_inserti32x4::<2>(v, lane(2));
@@ -234,10 +271,7 @@ pub(in crate::kernel) fn header_iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>) -> Heade
         for i in 0..4 {
             let scale = _mm512_or_si512(
                 _mm512_and_si512(word(nibbles, 16 * half + 4 * i), _mm512_set1_epi32(0x0F)),
-                _mm512_and_si512(
-                    _mm512_slli_epi32::<4>(word(upper, 8 * half + 2 * i)),
-                    _mm512_set1_epi32(0x30),
-                ),
+                _mm512_and_si512(_mm512_slli_epi32::<4>(word(upper, 8 * half + 2 * i)), _mm512_set1_epi32(0x30)),
             );
             scales = _mm512_or_si512(scales, _mm512_sllv_epi32(scale, _mm512_set1_epi32(8 * i as i32)));
         }
