@@ -9,15 +9,11 @@ use super::super::avx512::interleaved::{self, Blocks, Header, ROWS};
 use super::super::dispatch::Operands;
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
+use super::lanes::{
+    GROUPS, Lanes, MOST_TILES, Out, PANELS, load_i32x16, load_lanes, store_codes, store_lanes, with_panel, write,
+};
 use super::unit::{Before, Codes, Sums, Unit};
-use zerocopy::{FromZeros, IntoBytes};
-
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
-
-/// Sixteen floats, a row of weights each.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Lanes([f32; ROWS]);
 
 /// The codes of a block of sixteen rows of weights, as tiles of B: four steps of 64 elements, each [elements / 4, rows, 4].
 /// Where there are two parts, the first counts `1 << SHIFT` times.
@@ -35,16 +31,6 @@ struct Scales {
     mins: [[i32; ROWS]; 8],
 }
 
-/// Panels of sixteen rows that are decoded together.
-const PANELS: usize = 2;
-
-/// Rows of weights that a pass over the activations serves. More of them read the activations less often from the cache
-/// that is shared, fewer keep more of the sums in the cache that is not.
-const GROUPS: usize = 4;
-
-/// Tiles of activations that a panel meets before it is decoded again.
-const MOST_TILES: usize = 32;
-
 /// What a thread works on, kept between products.
 struct Scratch {
     parts: [Parts; PANELS],
@@ -53,7 +39,7 @@ struct Scratch {
     /// Sums that the unit has stored.
     sums: [Sums; 4],
     /// `[groups, tiles of activations, panels, rows of a tile]`
-    out: Vec<[[Lanes; TILE_ROWS]; PANELS]>,
+    out: Vec<Out>,
 }
 
 impl Default for Scratch {
@@ -121,21 +107,10 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
                     set = 1 - set;
                     for panel in 0..PANELS {
                         let row = first_row + (group * PANELS + panel) * ROWS;
-                        let of_panel = &rows[row.min(weights.n_rows()) * n_blocks..];
-                        if of_panel.len() >= ROWS * n_blocks {
-                            let blocks = Blocks::new(of_panel, n_blocks, b);
-                            blocks.prefetch_next();
-                            decode(&blocks, &mut parts[panel], &mut scales[set][panel]);
-                        } else {
-                            // The last rows are filled up with zeros, whose results are not written.
-                            let mut padded = <[B; ROWS]>::new_zeroed();
-                            let last = of_panel.iter().skip(b).step_by(n_blocks);
-                            padded
-                                .iter_mut()
-                                .zip(last)
-                                .for_each(|(padded, block)| padded.as_mut_bytes().copy_from_slice(block.as_bytes()));
-                            decode(&Blocks::new(&padded, 1, 0), &mut parts[panel], &mut scales[set][panel]);
-                        }
+                        with_panel(rows, n_blocks, row, b, |blocks| {
+                            blocks.prefetch(1);
+                            decode(blocks, &mut parts[panel], &mut scales[set][panel]);
+                        });
                     }
                     pipeline.multiply(
                         parts,
@@ -153,28 +128,6 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
     });
 }
 
-/// Writes the sums of groups with `n` tiles from a row of weights and a tile of activations on.
-fn write(operands: &Operands<'_>, first_row: usize, first_tile: usize, n: usize, out: &[[[Lanes; TILE_ROWS]; PANELS]]) {
-    for (i, results) in out.iter().enumerate() {
-        let (group, tile) = (i / n, first_tile + i % n);
-        for (panel, result) in results.iter().enumerate() {
-            let column = first_row + (group * PANELS + panel) * ROWS;
-            let n_columns = operands.weights.n_rows().saturating_sub(column).min(ROWS);
-            let n_rows = (operands.n_rows - tile * TILE_ROWS).min(TILE_ROWS);
-            for (row, Lanes(sums)) in (tile * TILE_ROWS..).zip(&result[..n_rows]) {
-                // SAFETY: the range of the product is this thread's alone.
-                unsafe {
-                    match n_columns {
-                        0 => {}
-                        ROWS => operands.output.write_columns(row, column, sums),
-                        n => operands.output.write_columns(row, column, &sums[..n]),
-                    }
-                }
-            }
-        }
-    }
-}
-
 impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
     /// Adds the products of two panels with the tiles of a range to `out` from the place `first` on.
     #[inline]
@@ -185,7 +138,7 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
         scales: &[[Scales; PANELS]; 2],
         set: usize,
         tiles: Range<usize>,
-        out: &mut [[[Lanes; TILE_ROWS]; PANELS]],
+        out: &mut [Out],
         first: usize,
     ) {
         let n = tiles.len();
@@ -210,13 +163,7 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
 
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn step(
-        &mut self,
-        parts: &[Parts; PANELS],
-        scales: &[[Scales; PANELS]; 2],
-        step: Step,
-        out: &mut [[[Lanes; TILE_ROWS]; PANELS]],
-    ) {
+    fn step(&mut self, parts: &[Parts; PANELS], scales: &[[Scales; PANELS]; 2], step: Step, out: &mut [Out]) {
         let part = |panel: usize, part: usize, k: usize| parts[panel].0[part][16 * k].as_ptr();
         let a = |result: usize, k: usize| self.tiles[step.results[result].1].codes[k].as_ptr().cast::<u8>();
         let paired = step.results[0].1 != step.results[step.n_results - 1].1;
@@ -254,7 +201,7 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
 
     /// Scales what is still on its way.
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn drain(&mut self, scales: &[[Scales; PANELS]; 2], out: &mut [[[Lanes; TILE_ROWS]; PANELS]]) {
+    fn drain(&mut self, scales: &[[Scales; PANELS]; 2], out: &mut [Out]) {
         let Some(last) = self.last.take() else { return };
         self.unit.store(self.sums);
         for quarter in 0..4 {
@@ -265,13 +212,7 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
     /// Scales a quarter of the sums of a step and adds them to `out`.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn scale_quarter(
-        &self,
-        step: &Step,
-        quarter: usize,
-        scales: &[[Scales; PANELS]; 2],
-        out: &mut [[[Lanes; TILE_ROWS]; PANELS]],
-    ) {
+    fn scale_quarter(&self, step: &Step, quarter: usize, scales: &[[Scales; PANELS]; 2], out: &mut [Out]) {
         let (result, first_row, n_rows) = match step.n_results {
             4 => (quarter, 0, TILE_ROWS),
             _ => (quarter / 2, quarter % 2 * (TILE_ROWS / 2), TILE_ROWS / 2),
@@ -301,34 +242,6 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
             store_lanes(out, _mm512_fmadd_ps(scaled, _mm512_set1_ps(tile.d[row]), load_lanes(out)));
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_lanes(lanes: &Lanes) -> __m512 {
-    // SAFETY: the reference covers the 64 bytes, at an address that is a multiple of 64.
-    unsafe { _mm512_load_ps(lanes.0.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_lanes(lanes: &mut Lanes, v: __m512) {
-    // SAFETY: as for a load.
-    unsafe { _mm512_store_ps(lanes.0.as_mut_ptr(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_i32x16(values: &[i32; 16]) -> __m512i {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_codes(bytes: &mut [u8; 64], v: __m512i) {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) }
 }
 
 /// For each doubleword, two of its bytes as the low bytes of words.

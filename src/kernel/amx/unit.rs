@@ -93,7 +93,7 @@ pub(super) enum Codes {
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [[i32; 16]; 16]);
 
-/// A tile of A or B in memory: sixteen rows of 64 bytes.
+/// A tile of A or B in memory, its rows one after the other.
 type Tile = *const u8;
 
 /// What happens to C before a product is added to it.
@@ -228,6 +228,43 @@ impl Unit {
         }
         // SAFETY: the caller's promise.
         unsafe { run!(step, codes, before) }
+    }
+
+    /// `C[2i + j] = A[i] · B[i][j]` after the sums of the last step have been stored; `B[i]` is two tiles, one after the other.
+    ///
+    /// # Safety
+    /// The unit is configured for 32 bytes; each tile of A has 512 readable bytes, each two of B
+    /// 1024, and the place for stores 4096 writable ones.
+    #[inline(always)]
+    pub(super) unsafe fn two_by_pairs(&self, a: [Tile; 2], b: [Tile; 2], c: *mut Sums) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{a0} + {half}*1]",
+                "tileloadd tmm6, [{b0} + {stride}*1]",
+                "tilestored [{c} + {stride}*1], tmm0",
+                "tilezero tmm0",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b0} + {stride}*1 + 512]",
+                "tilestored [{c} + {stride}*1 + 1024], tmm1",
+                "tilezero tmm1",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {half}*1]",
+                "tileloadd tmm6, [{b1} + {stride}*1]",
+                "tilestored [{c} + {stride}*1 + 2048], tmm2",
+                "tilezero tmm2",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b1} + {stride}*1 + 512]",
+                "tilestored [{c} + {stride}*1 + 3072], tmm3",
+                "tilezero tmm3",
+                "tdpbssd tmm3, tmm5, tmm7",
+                a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1], c = in(reg) c,
+                stride = in(reg) 64usize, half = in(reg) 32usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 
     /// Stores C.
