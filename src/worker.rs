@@ -162,6 +162,8 @@ impl Worker {
         words.warnings.iter().for_each(|w| self.tell(Event::Warning(w.clone())));
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            // What every token needs is on its way while the person still types.
+            scope.spawn(|| file.advise_dense_willneed());
             scope.spawn(|| sample_gauges(&file, &watch, self.options.ram, &done));
             let _stop_sampling = SetOnDrop(&done);
             Ok(self.answer(&mut chat, &watch))

@@ -129,7 +129,7 @@ fn last_logits(isa: Isa, threads: usize, batch: usize) -> Vec<f32> {
 }
 
 #[test]
-fn threads_change_no_bit_and_batches_only_what_the_matrix_unit_rounds() {
+fn threads_change_no_bit_and_batches_only_the_rounding() {
     for isa in Isa::ALL.into_iter().filter(|&isa| Kernels::new(isa).is_some()) {
         for batch in [1, 7, 100] {
             let judge = last_logits(isa, 1, batch);
@@ -138,7 +138,8 @@ fn threads_change_no_bit_and_batches_only_what_the_matrix_unit_rounds() {
             }
             let whole = last_logits(isa, 1, 100);
             let kl = common::mean_kl(&whole, &judge, whole.len());
-            let bound = if isa == Isa::Amx { 2e-4 } else { 0.0 };
+            // Products of many rows may sum floats in another order than dot products; nothing else may differ.
+            let bound = if isa == Isa::Scalar { 0.0 } else { 2e-4 };
             assert!(kl.abs() <= bound, "{isa}, batches of {batch}: KL {kl:.1e} to one batch");
         }
     }

@@ -80,6 +80,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let mut session = Session::new(&model, &compute, options.context_for(&model));
     let mut ids = Ids { state: 1, n_vocab: model.hyperparameters().n_vocab };
     let control = watch.control();
+    file.advise_dense_willneed();
 
     if !args.no_warmup {
         warm_up(&mut session, &mut ids, args, control)?;

@@ -70,6 +70,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         (None, text) => chat.prompt(&messages(args.system, text.clone().unwrap_or_default()), now())?,
     };
+    file.advise_dense_willneed();
     let mut said = String::new();
     let mut failed = None;
     let cancel = Arc::clone(&watch.cancel);

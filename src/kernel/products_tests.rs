@@ -2,8 +2,8 @@
 
 use super::{ActivationScratch, Activations, Isa, Kernels, Matrix, Rows};
 use crate::pool::Pool;
-use crate::quant::testing::{Random, Scales, Values, quantized, values, weights};
 use crate::quant::GgmlType;
+use crate::quant::testing::{Random, Scales, Values, quantized, values, weights};
 
 /// A matrix, activations and what scalar dot products make of them.
 struct Case {
@@ -19,7 +19,14 @@ struct Case {
 }
 
 impl Case {
-    fn new(ty: GgmlType, n_blocks: usize, n_rows: usize, scales: Scales, kinds: &[Values], random: &mut Random) -> Case {
+    fn new(
+        ty: GgmlType,
+        n_blocks: usize,
+        n_rows: usize,
+        scales: Scales,
+        kinds: &[Values],
+        random: &mut Random,
+    ) -> Case {
         let n_cols = n_blocks * ty.block_len();
         let weights = (0..n_rows).flat_map(|_| weights(ty, n_blocks, scales, random)).collect();
         let x = kinds.iter().flat_map(|&kind| values(n_cols, kind, random)).collect();
@@ -82,9 +89,17 @@ fn every_product_agrees_with_scalar() {
     let mut random = Random(21);
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for ty in formats() {
-            for (n_rows, n, n_blocks) in
-                [(1, 1, 1), (2, 3, 2), (3, 33, 1), (15, 2, 3), (16, 15, 9), (17, 16, 1), (31, 17, 2), (33, 31, 3), (70, 48, 1)]
-            {
+            for (n_rows, n, n_blocks) in [
+                (1, 1, 1),
+                (2, 3, 2),
+                (3, 33, 1),
+                (15, 2, 3),
+                (16, 15, 9),
+                (17, 16, 1),
+                (31, 17, 2),
+                (33, 31, 3),
+                (70, 48, 1),
+            ] {
                 let kinds: Vec<Values> = (0..n).map(|i| Values::ALL[i % Values::ALL.len()]).collect();
                 for scales in Scales::ALL {
                     let case = Case::new(ty, n_blocks, n_rows, scales, &kinds, &mut random);
@@ -104,7 +119,9 @@ fn integer_sums_of_products_are_exact() {
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for ty in formats().filter(|ty| ty.block_len() > 1) {
             let case = Case::new(ty, 1, 48, Scales::One, &[Values::Integers; 33], &mut random);
-            assert_eq!(case.product(&kernels, &pool, Rows::All, 33), case.expected, "{ty} on {}", kernels.isa());
+            let out = case.product(&kernels, &pool, Rows::All, 33);
+            let wrong = out.iter().zip(&case.expected).find(|(got, expected)| got != expected);
+            assert_eq!(wrong, None, "{ty} on {}", kernels.isa());
         }
     }
 }
@@ -171,7 +188,11 @@ fn a_nan_or_an_infinity_reaches_its_row_of_a_product_and_no_other() {
                 for (row, out) in out.chunks_exact(5).enumerate() {
                     let spoilt = out.iter().all(|x| !x.is_finite());
                     let sound = out.iter().all(|x| x.is_finite());
-                    assert!(if row == 4 { spoilt } else { sound }, "{ty} {fault} on {}: {out:?} in {row}", kernels.isa());
+                    assert!(
+                        if row == 4 { spoilt } else { sound },
+                        "{ty} {fault} on {}: {out:?} in {row}",
+                        kernels.isa()
+                    );
                 }
             }
         }

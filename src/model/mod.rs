@@ -48,6 +48,7 @@ impl<'a> Model<'a> {
         let weights = Weights::bind(file, &hyperparameters)?;
         let rope = Rope::new(&hyperparameters, weights.rope_factors.as_deref());
         let experts = ExpertStore::new(file, &weights.experts)?;
+        file.advise_dense_sequential();
         Ok(Model { hyperparameters, weights, rope, experts })
     }
 

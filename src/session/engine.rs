@@ -117,6 +117,9 @@ impl Watch {
         model: &Model<'_>,
         prefetch: Prefetch,
     ) -> Watch {
+        if prefetch == Prefetch::Off {
+            file.advise_experts_sequential();
+        }
         let experts = Arc::new(model.expert_map());
         telemetry.set_experts(Some(Arc::clone(&experts)));
         telemetry.file_bytes.set(file.gguf().file_bytes());

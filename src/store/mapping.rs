@@ -125,6 +125,21 @@ impl ModelFile {
         &self.files[range.file].map[range.offset as usize..][..range.n_bytes as usize]
     }
 
+    /// Tells the kernel that the dense weights will be read from end to end. Until then, and for experts always, a page
+    /// that is touched comes in alone: a few norms read at load would else bring in megabytes around each.
+    pub fn advise_dense_sequential(&self) {
+        for tensor in self.gguf.tensors.iter().filter(|t| !is_expert_tensor(t)) {
+            self.files[tensor.file].advise(Advice::Normal, tensor.offset, tensor.n_bytes);
+        }
+    }
+
+    /// Lets touched pages of experts bring in what lies around them, for a run that never asks for experts ahead.
+    pub fn advise_experts_sequential(&self) {
+        for tensor in self.gguf.tensors.iter().filter(|t| is_expert_tensor(t)) {
+            self.files[tensor.file].advise(Advice::Normal, tensor.offset, tensor.n_bytes);
+        }
+    }
+
     /// Asks the kernel to read in all that every token needs: every tensor but the experts'. Returns before the bytes
     /// are there.
     pub fn advise_dense_willneed(&self) {
@@ -142,7 +157,7 @@ impl ModelFile {
         let mut start = range.offset;
         while start < end {
             let next = (start + 1).next_multiple_of(file.piece_bytes).min(end);
-            file.will_need(start, next - start);
+            file.advise(Advice::WillNeed, start, next - start);
             start = next;
         }
     }
@@ -175,18 +190,35 @@ impl MappedFile {
             return Err(StoreError::Changed { path: path.to_owned(), expected, found: map.len() as u64 });
         }
         let piece_bytes = system::piece_bytes(&file);
-        Ok(MappedFile { map, file: Some(file), piece_bytes })
+        let mapped = MappedFile { map, file: Some(file), piece_bytes };
+        mapped.advise(Advice::Random, 0, expected);
+        Ok(mapped)
     }
 
+    /// The range is within the mapping; its start is rounded down to a page there. A refusal changes nothing but speed.
     #[cfg(unix)]
-    fn will_need(&self, offset: u64, n_bytes: u64) {
-        // The range is within the mapping, and its start is rounded down to a page there. A refusal changes nothing:
-        // the bytes are then read when they are touched.
-        let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset as usize, n_bytes as usize);
+    fn advise(&self, advice: Advice, offset: u64, n_bytes: u64) {
+        let advice = match advice {
+            Advice::Random => memmap2::Advice::Random,
+            Advice::Normal => memmap2::Advice::Normal,
+            Advice::WillNeed => memmap2::Advice::WillNeed,
+        };
+        let _ = self.map.advise_range(advice, offset as usize, n_bytes as usize);
     }
 
     #[cfg(not(unix))]
-    fn will_need(&self, _offset: u64, _n_bytes: u64) {}
+    fn advise(&self, _advice: Advice, _offset: u64, _n_bytes: u64) {}
+}
+
+/// What the kernel is told of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Advice {
+    /// A touched page comes in alone.
+    Random,
+    /// A touched page brings in what follows.
+    Normal,
+    /// To be read in now.
+    WillNeed,
 }
 
 #[cfg(test)]

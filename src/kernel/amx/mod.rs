@@ -6,6 +6,8 @@
 #![allow(unsafe_code, reason = "tiles are loaded and stored by assembly")]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
 
+mod blocks;
+mod lanes;
 mod super_blocks;
 mod unit;
 
@@ -28,7 +30,19 @@ macro_rules! proven {
 /// The table of this instruction set, for a CPU that has it, and for no other.
 pub(super) fn table() -> Table {
     let mut products = [None; GgmlType::ALL.len()];
+    products[GgmlType::Q4_0 as usize] = proven!(blocks::q4_0);
+    products[GgmlType::Q4_1 as usize] = proven!(blocks::q4_1);
+    products[GgmlType::Q5_0 as usize] = proven!(blocks::q5_0);
+    products[GgmlType::Q5_1 as usize] = proven!(blocks::q5_1);
+    products[GgmlType::Q8_0 as usize] = proven!(blocks::q8_0);
+    products[GgmlType::IQ4_NL as usize] = proven!(blocks::iq4_nl);
+    products[GgmlType::MXFP4 as usize] = proven!(blocks::mxfp4);
+    products[GgmlType::Q2_K as usize] = proven!(super_blocks::q2_k);
+    products[GgmlType::Q3_K as usize] = proven!(super_blocks::q3_k);
     products[GgmlType::Q4_K as usize] = proven!(super_blocks::q4_k);
+    products[GgmlType::Q5_K as usize] = proven!(super_blocks::q5_k);
+    products[GgmlType::Q6_K as usize] = proven!(super_blocks::q6_k);
+    products[GgmlType::IQ4_XS as usize] = proven!(super_blocks::iq4_xs);
     Table { products, ..avx512::table() }
 }
 

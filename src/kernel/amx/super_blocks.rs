@@ -9,19 +9,22 @@ use super::super::avx512::interleaved::{self, Blocks, Header, ROWS};
 use super::super::dispatch::Operands;
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
-use super::unit::{Codes, Sums, Unit};
-use crate::quant::{Block, BlockQ4K, blocks};
+use super::lanes::{
+    GROUPS, Lanes, MOST_TILES, Out, PANELS, load_i32x16, load_lanes, store_codes, store_lanes, with_panel, write,
+};
+use super::unit::{Before, Codes, Sums, Unit};
+use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
 
-/// Sixteen floats, a row of weights each.
+/// The codes of a block of sixteen rows of weights, as tiles of B: four steps of 64 elements, each [elements / 4, rows, 4].
+/// Where there are two parts, the first counts `1 << SHIFT` times.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Lanes([f32; ROWS]);
+struct Parts([[[u8; 64]; 64]; 2]);
 
-/// A block of sixteen rows of weights, as tiles of B: four steps of 64 elements, each [elements / 4, rows, 4].
+/// What scales their sums.
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Panel {
-    /// Where there are two parts, the first counts `1 << shift` times.
-    parts: [[[u8; 64]; 64]; 2],
+struct Scales {
     d: Lanes,
     dmin: Lanes,
     /// 16-bit factors of the sums of activations, two in a doubleword.
@@ -30,25 +33,22 @@ struct Panel {
 
 /// What a thread works on, kept between products.
 struct Scratch {
-    panels: [Panel; 2],
-    /// The step that the unit has finished last, and the one before.
-    sums: [[Sums; 4]; 2],
-    /// `[tiles of activations, panels, rows of a tile]`
-    out: Vec<[[Lanes; TILE_ROWS]; 2]>,
+    parts: [Parts; PANELS],
+    /// Those of the panels at hand and of the pair before, whose last sums are not yet scaled.
+    scales: [[Scales; PANELS]; 2],
+    /// Sums that the unit has stored.
+    sums: [Sums; 4],
+    /// `[groups, tiles of activations, panels, rows of a tile]`
+    out: Vec<Out>,
 }
-
-const ZERO_PANEL: Panel = Panel {
-    parts: [[[0; 64]; 64]; 2],
-    d: Lanes([0.0; ROWS]),
-    dmin: Lanes([0.0; ROWS]),
-    mins: [[0; ROWS]; 8],
-};
 
 impl Default for Scratch {
     fn default() -> Scratch {
+        let scales = Scales { d: Lanes([0.0; ROWS]), dmin: Lanes([0.0; ROWS]), mins: [[0; ROWS]; 8] };
         Scratch {
-            panels: [ZERO_PANEL; 2],
-            sums: std::array::from_fn(|_| std::array::from_fn(|_| Sums([[0; 16]; 16]))),
+            parts: [Parts([[[0; 64]; 64]; 2]); PANELS],
+            scales: [[scales; PANELS]; 2],
+            sums: std::array::from_fn(|_| Sums([[0; 16]; 16])),
             out: Vec::new(),
         }
     }
@@ -58,201 +58,190 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
 }
 
-/// Tiles of activations that a panel meets before it is decoded again; their sums stay in the second level of cache.
-const MOST_TILES: usize = 32;
-
-/// What the unit has summed in one go: up to four tiles of C.
+/// What a step of the unit computes: up to four tiles of C, each or each pair a result.
 #[derive(Clone, Copy)]
 struct Step {
-    /// Which of the buffers holds the sums.
-    buffer: usize,
-    /// `(panel, tile of activations)` of each result.
-    results: [(usize, usize); 4],
+    /// Which scales.
+    set: usize,
+    /// `(panel, tile of activations, place in out)` of each result.
+    results: [(usize, usize, usize); 4],
     n_results: usize,
 }
 
-/// What differs between the formats.
-struct Format<D> {
+/// Steps on their way through the unit: while it multiplies for one, the sums of the one before are scaled.
+struct Pipeline<'s, const SHIFT: u32, const MINS: usize> {
+    unit: Unit,
     codes: Codes,
-    decode: D,
+    tiles: &'s [Tile256],
+    sums: &'s mut [Sums; 4],
+    /// The step whose sums are in the unit.
+    last: Option<Step>,
 }
 
-/// `SHIFT`: see [`Panel::parts`]; zero where there is only one part. `MINS`: pairs of minima.
+/// `SHIFT`: see [`Parts`]; zero where there is only one. `MINS`: pairs of minima.
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn product<B: Block, const SHIFT: u32, const MINS: usize>(
     operands: &Operands<'_>,
     range: Range<usize>,
-    format: &Format<impl Fn(&Blocks<'_, B>, &mut Panel)>,
+    codes: Codes,
+    decode: impl Fn(&Blocks<'_, B>, &mut Parts, &mut Scales),
 ) {
     let weights = &operands.weights;
     let n_blocks = weights.n_cols() / 256;
     let rows = blocks::<B>(weights.bytes(), weights.n_rows() * n_blocks);
-    let Tiles::Of256(all_tiles) = operands.tiles else { panic!("tiles of 32 for blocks of 256") };
+    let Tiles::Of256(tiles) = operands.tiles else { panic!("tiles of 32 for blocks of 256") };
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
-    // SAFETY: the table with this function was handed out after the unit had been found; the loops below use no other.
-    let unit = unsafe { Unit::configured::<64>() };
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { panels, sums, out } = &mut **scratch;
-        for first_row in range.clone().step_by(2 * ROWS) {
+        let Scratch { parts, scales, sums, out } = &mut **scratch;
+        // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
+        let unit = unsafe { Unit::configured::<64>() };
+        let mut pipeline: Pipeline<'_, SHIFT, MINS> = Pipeline { unit, codes, tiles, sums, last: None };
+        for first_row in range.clone().step_by(GROUPS * PANELS * ROWS) {
+            let n_groups = (range.end - first_row).div_ceil(PANELS * ROWS).min(GROUPS);
             for first_tile in (0..n_tiles).step_by(MOST_TILES) {
                 let n = MOST_TILES.min(n_tiles - first_tile);
                 out.clear();
-                out.resize(n, [[Lanes([0.0; ROWS]); TILE_ROWS]; 2]);
-                for b in 0..n_blocks {
-                    for (g, panel) in panels.iter_mut().enumerate() {
-                        // Rows past the end repeat the last one; their results are not written.
-                        let row = |i: usize| (first_row + g * ROWS + i).min(weights.n_rows() - 1);
-                        (format.decode)(&std::array::from_fn(|i| &rows[row(i) * n_blocks + b]), panel);
+                out.resize(n_groups * n, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
+                let mut set = 0;
+                for (b, group) in (0..n_blocks).flat_map(|b| (0..n_groups).map(move |group| (b, group))) {
+                    set = 1 - set;
+                    for panel in 0..PANELS {
+                        let row = first_row + (group * PANELS + panel) * ROWS;
+                        with_panel(rows, n_blocks, row, b, |blocks| {
+                            blocks.prefetch(1);
+                            decode(blocks, &mut parts[panel], &mut scales[set][panel]);
+                        });
                     }
-                    let tiles = &all_tiles[b * n_tiles + first_tile..][..n];
-                    multiply::<SHIFT, MINS>(&unit, format.codes, panels, tiles, sums, out);
+                    pipeline.multiply(
+                        parts,
+                        scales,
+                        set,
+                        b * n_tiles + first_tile..b * n_tiles + first_tile + n,
+                        &mut out[..],
+                        group * n,
+                    );
                 }
-                for (t, results) in out.iter().enumerate() {
-                    for (g, result) in results.iter().enumerate() {
-                        for (i, lanes) in result.iter().enumerate() {
-                            let (row, column) = ((first_tile + t) * TILE_ROWS + i, first_row + g * ROWS);
-                            if row < operands.n_rows && column < weights.n_rows() {
-                                let n = ROWS.min(weights.n_rows() - column);
-                                // SAFETY: `range` is this thread's alone.
-                                unsafe { operands.output.write_columns(row, column, &lanes.0[..n]) };
-                            }
-                        }
-                    }
-                }
+                pipeline.drain(scales, out);
+                write(operands, first_row, first_tile, n, out);
             }
         }
     });
 }
 
-/// Adds the products of two panels with all tiles to `out`.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn multiply<const SHIFT: u32, const MINS: usize>(
-    unit: &Unit,
-    codes: Codes,
-    panels: &[Panel; 2],
-    tiles: &[Tile256],
-    sums: &mut [[Sums; 4]; 2],
-    out: &mut [[[Lanes; TILE_ROWS]; 2]],
-) {
-    let mut buffer = 0;
-    let mut last: Option<Step> = None;
-    let mut step = |results: [(usize, usize); 4], n_results: usize| {
-        let part = |panel: usize, part: usize, k: usize| panels[panel].parts[part][16 * k].as_ptr();
-        let a = |result: usize, k: usize| tiles[results[result].1].codes[k].as_ptr().cast::<u8>();
-        let paired = results[0].1 != results[n_results - 1].1;
-        unit.clear();
+impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
+    /// Adds the products of two panels with the tiles of a range to `out` from the place `first` on.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn multiply(
+        &mut self,
+        parts: &[Parts; PANELS],
+        scales: &[[Scales; PANELS]; 2],
+        set: usize,
+        tiles: Range<usize>,
+        out: &mut [Out],
+        first: usize,
+    ) {
+        let n = tiles.len();
+        let result = |panel: usize, tile: usize| (panel, tiles.start + tile, first + tile);
+        let none = (0, 0, 0);
+        for t in (0..n / 2 * 2).step_by(2) {
+            if SHIFT > 0 {
+                for panel in 0..PANELS {
+                    let results = [result(panel, t), result(panel, t + 1), none, none];
+                    self.step(parts, scales, Step { set, results, n_results: 2 }, out);
+                }
+            } else {
+                let results = [result(0, t), result(1, t), result(0, t + 1), result(1, t + 1)];
+                self.step(parts, scales, Step { set, results, n_results: 4 }, out);
+            }
+        }
+        if n % 2 == 1 {
+            let results = [result(0, n - 1), result(1, n - 1), none, none];
+            self.step(parts, scales, Step { set, results, n_results: 2 }, out);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn step(&mut self, parts: &[Parts; PANELS], scales: &[[Scales; PANELS]; 2], step: Step, out: &mut [Out]) {
+        let part = |panel: usize, part: usize, k: usize| parts[panel].0[part][16 * k].as_ptr();
+        let a = |result: usize, k: usize| self.tiles[step.results[result].1].codes[k].as_ptr().cast::<u8>();
+        let paired = step.results[0].1 != step.results[step.n_results - 1].1;
+        let codes = self.codes;
         for k in 0..4 {
-            // SAFETY: steps of the panels and tiles are 1024 bytes.
+            let before = match k {
+                0 => Before::StoreAndClear(self.sums.as_mut_ptr()),
+                _ => Before::Nothing,
+            };
+            // SAFETY: the tiles of parts and activations are 1024 bytes, a buffer of sums 4096.
             unsafe {
                 match (SHIFT > 0, paired) {
                     (true, true) => {
-                        let g = results[0].0;
-                        unit.two_by_two(codes, [a(0, k), a(1, k)], [part(g, 0, k), part(g, 1, k)]);
+                        let g = step.results[0].0;
+                        self.unit.two_by_two(codes, [a(0, k), a(1, k)], [part(g, 0, k), part(g, 1, k)], before);
                     }
                     (true, false) => {
-                        unit.one_by_four(codes, a(0, k), [part(0, 0, k), part(0, 1, k), part(1, 0, k), part(1, 1, k)]);
+                        let b = [part(0, 0, k), part(0, 1, k), part(1, 0, k), part(1, 1, k)];
+                        self.unit.one_by_four(codes, a(0, k), b, before);
                     }
-                    (false, true) => unit.two_by_two(codes, [a(0, k), a(2, k)], [part(0, 0, k), part(1, 0, k)]),
-                    (false, false) => unit.one_by_two(codes, a(0, k), [part(0, 0, k), part(1, 0, k)]),
+                    (false, true) => {
+                        self.unit.two_by_two(codes, [a(0, k), a(2, k)], [part(0, 0, k), part(1, 0, k)], before);
+                    }
+                    (false, false) => {
+                        self.unit.one_by_two(codes, a(0, k), [part(0, 0, k), part(1, 0, k)], before);
+                    }
                 }
             }
-            // While the unit works, the sums that it has left are scaled, a quarter a time.
-            if let Some(last) = &last {
-                finish_quarter::<SHIFT, MINS>(last, k, panels, tiles, &sums[last.buffer], out);
+            if let Some(last) = &self.last {
+                self.scale_quarter(last, k, scales, out);
             }
         }
-        unit.store(&mut sums[buffer]);
-        last = Some(Step { buffer, results, n_results });
-        buffer = 1 - buffer;
-    };
-    for pair in 0..tiles.len() / 2 {
-        let (t, u) = (2 * pair, 2 * pair + 1);
-        if SHIFT > 0 {
-            step([(0, t), (0, u), (0, 0), (0, 0)], 2);
-            step([(1, t), (1, u), (0, 0), (0, 0)], 2);
-        } else {
-            step([(0, t), (1, t), (0, u), (1, u)], 4);
-        }
+        self.last = Some(step);
     }
-    if tiles.len() % 2 == 1 {
-        let t = tiles.len() - 1;
-        step([(0, t), (1, t), (0, 0), (0, 0)], 2);
-    }
-    if let Some(last) = last {
-        for k in 0..4 {
-            finish_quarter::<SHIFT, MINS>(&last, k, panels, tiles, &sums[last.buffer], out);
-        }
-    }
-}
 
-/// Scales a quarter of the sums of a step and adds them to `out`.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn finish_quarter<const SHIFT: u32, const MINS: usize>(
-    step: &Step,
-    quarter: usize,
-    panels: &[Panel; 2],
-    tiles: &[Tile256],
-    sums: &[Sums; 4],
-    out: &mut [[[Lanes; TILE_ROWS]; 2]],
-) {
-    let (result, rows) = match step.n_results {
-        4 => (quarter, 0..TILE_ROWS),
-        _ => (quarter / 2, quarter % 2 * 8..quarter % 2 * 8 + 8),
-    };
-    let (g, t) = step.results[result];
-    let (panel, tile, out) = (&panels[g], &tiles[t], &mut out[t][g]);
-    let load = |sums: &Sums, row: usize| load_i32x16(&sums.0[row]);
-    let (d, dmin) = (load_lanes(&panel.d), load_lanes(&panel.dmin));
-    let mins: [__m512i; MINS] = std::array::from_fn(|i| load_i32x16(&panel.mins[i]));
-    for row in rows {
-        let sum = if SHIFT > 0 {
-            let high = _mm512_sllv_epi32(load(&sums[2 * result], row), _mm512_set1_epi32(SHIFT as i32));
-            _mm512_add_epi32(high, load(&sums[2 * result + 1], row))
-        } else {
-            load(&sums[result], row)
+    /// Scales what is still on its way.
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn drain(&mut self, scales: &[[Scales; PANELS]; 2], out: &mut [Out]) {
+        let Some(last) = self.last.take() else { return };
+        self.unit.store(self.sums);
+        for quarter in 0..4 {
+            self.scale_quarter(&last, quarter, scales, out);
+        }
+    }
+
+    /// Scales a quarter of the sums of a step and adds them to `out`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn scale_quarter(&self, step: &Step, quarter: usize, scales: &[[Scales; PANELS]; 2], out: &mut [Out]) {
+        let (result, first_row, n_rows) = match step.n_results {
+            4 => (quarter, 0, TILE_ROWS),
+            _ => (quarter / 2, quarter % 2 * (TILE_ROWS / 2), TILE_ROWS / 2),
         };
-        let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), d);
-        if MINS > 0 {
-            let mut of_mins = _mm512_setzero_si512();
-            for (i, &mins) in mins.iter().enumerate() {
-                let pair = if MINS == 4 { tile.sums_of_32[row][i] } else { tile.sums_of_16[row][i] };
-                of_mins = _mm512_dpwssd_epi32(of_mins, mins, _mm512_set1_epi32(pair));
+        let (panel, tile, place) = step.results[result];
+        let (scales, tile) = (&scales[step.set][panel], &self.tiles[tile]);
+        let out = &mut out[place][panel][first_row..first_row + n_rows];
+        let (d, dmin) = (load_lanes(&scales.d), load_lanes(&scales.dmin));
+        let mins: [__m512i; MINS] = std::array::from_fn(|i| load_i32x16(&scales.mins[i]));
+        for (row, out) in (first_row..).zip(out) {
+            let sum = if SHIFT > 0 {
+                let high = load_i32x16(&self.sums[2 * result].0[row]);
+                let high = _mm512_sllv_epi32(high, _mm512_set1_epi32(SHIFT as i32));
+                _mm512_add_epi32(high, load_i32x16(&self.sums[2 * result + 1].0[row]))
+            } else {
+                load_i32x16(&self.sums[result].0[row])
+            };
+            let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), d);
+            if MINS > 0 {
+                let pair = |i: usize| if MINS == 4 { tile.sums_of_32[row][i] } else { tile.sums_of_16[row][i] };
+                let mut of_mins = _mm512_madd_epi16(mins[0], _mm512_set1_epi32(pair(0)));
+                for i in 1..MINS {
+                    of_mins = _mm512_dpwssd_epi32(of_mins, mins[i], _mm512_set1_epi32(pair(i)));
+                }
+                scaled = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins), dmin, scaled);
             }
-            scaled = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins), dmin, scaled);
+            store_lanes(out, _mm512_fmadd_ps(scaled, _mm512_set1_ps(tile.d[row]), load_lanes(out)));
         }
-        let sum = _mm512_fmadd_ps(scaled, _mm512_set1_ps(tile.d[row]), load_lanes(&out[row]));
-        store_lanes(&mut out[row], sum);
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_lanes(lanes: &Lanes) -> __m512 {
-    // SAFETY: the reference covers the 64 bytes, at an address that is a multiple of 64.
-    unsafe { _mm512_load_ps(lanes.0.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_lanes(lanes: &mut Lanes, v: __m512) {
-    // SAFETY: as for a load.
-    unsafe { _mm512_store_ps(lanes.0.as_mut_ptr(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_i32x16(values: &[i32; 16]) -> __m512i {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_codes(bytes: &mut [u8; 64], v: __m512i) {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) }
 }
 
 /// For each doubleword, two of its bytes as the low bytes of words.
@@ -279,11 +268,11 @@ fn shuffled(v: __m512i, index: &[u8; 16]) -> __m512i {
     _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(load_128(index)))
 }
 
-impl Panel {
-    /// Takes over everything but the codes; `MINS` pairs of minima.
+impl Scales {
+    /// Takes over what stands in a header; `MINS` pairs of minima.
     #[inline]
     #[target_feature(enable = "avx512bw")]
-    fn set_header<const MINS: usize>(&mut self, header: &Header) {
+    fn set<const MINS: usize>(&mut self, header: &Header) {
         store_lanes(&mut self.d, header.d);
         store_lanes(&mut self.dmin, header.dmin);
         for i in 0..MINS {
@@ -298,22 +287,116 @@ impl Panel {
 /// stays in its byte and two are made by one multiplication of words.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-fn two_unsigned_parts<'s>(header: &'s Header, parts: &'s mut [[[u8; 64]; 64]; 2]) -> impl FnMut(usize, __m512i) + 's {
+fn two_unsigned_parts<'s>(header: &Header, parts: &'s mut Parts) -> impl FnMut(usize, __m512i) + 's {
     let scales: [__m512i; 8] = std::array::from_fn(|i| shuffled(header.scales[i / 4], &TWICE[i % 4]));
     let high = scales.map(|scale| _mm512_srli_epi16::<3>(scale));
     let low = scales.map(|scale| _mm512_and_si512(scale, _mm512_set1_epi16(7)));
     move |k, codes| {
-        store_codes(&mut parts[0][k], _mm512_mullo_epi16(codes, high[k / 8]));
-        store_codes(&mut parts[1][k], _mm512_mullo_epi16(codes, low[k / 8]));
+        store_codes(&mut parts.0[0][k], _mm512_mullo_epi16(codes, high[k / 8]));
+        store_codes(&mut parts.0[1][k], _mm512_mullo_epi16(codes, low[k / 8]));
+    }
+}
+
+/// Signed codes times signed scales, a product of up to thirteen bits: seven of them are the low part, which is not negative,
+/// and the others, with the sign, the high one.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+fn two_signed_parts<'s, const SUB_BLOCKS: usize>(
+    header: &Header,
+    parts: &'s mut Parts,
+) -> impl FnMut(usize, __m512i) + 's {
+    // In the upper byte of both words.
+    let scales: [__m512i; SUB_BLOCKS] =
+        std::array::from_fn(|i| _mm512_slli_epi16::<8>(shuffled(header.scales[i / 4], &TWICE[i % 4])));
+    let even = _mm512_set1_epi16(0x00FF);
+    move |k, codes| {
+        // The upper half of the product of two upper bytes is the product of the bytes.
+        let scale = scales[k * SUB_BLOCKS / 64];
+        let of_even = _mm512_mulhi_epi16(_mm512_slli_epi16::<8>(codes), scale);
+        let of_odd = _mm512_mulhi_epi16(_mm512_andnot_si512(even, codes), scale);
+        let bytes = |of_even, of_odd| _mm512_ternarylogic_epi32::<0b1011_1000>(of_odd, even, of_even);
+        let low = bytes(of_even, _mm512_slli_epi16::<8>(of_odd));
+        let high = bytes(_mm512_srai_epi16::<7>(of_even), _mm512_slli_epi16::<1>(of_odd));
+        store_codes(&mut parts.0[0][k], high);
+        store_codes(&mut parts.0[1][k], _mm512_and_si512(low, _mm512_set1_epi8(0x7F)));
+    }
+}
+
+/// Signed codes times signed scales where the product, with its sign turned, fits in a byte.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+fn one_turned_part<'s>(header: &Header, parts: &'s mut Parts) -> impl FnMut(usize, __m512i) + 's {
+    let scales: [__m512i; 16] = std::array::from_fn(|i| shuffled(header.scales[i / 4], &TWICE[i % 4]));
+    let even = _mm512_set1_epi16(0x00FF);
+    move |k, codes| {
+        let turned = _mm512_sub_epi8(_mm512_setzero_si512(), codes);
+        // The lower byte of a product of words is that of the product of their lower bytes.
+        let of_even = _mm512_mullo_epi16(turned, scales[k / 4]);
+        let of_odd = _mm512_mullo_epi16(_mm512_andnot_si512(even, turned), scales[k / 4]);
+        store_codes(&mut parts.0[0][k], _mm512_ternarylogic_epi32::<0b1011_1000>(of_odd, even, of_even));
     }
 }
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
-    let decode = |blocks: &Blocks<'_, BlockQ4K>, panel: &mut Panel| {
+    product::<BlockQ4K, 3, 4>(operands, range, Codes::Unsigned, |blocks, parts, scales| {
         let header = interleaved::header_with_mins(blocks);
-        panel.set_header::<4>(&header);
-        interleaved::q4_k(blocks, two_unsigned_parts(&header, &mut panel.parts));
-    };
-    product::<BlockQ4K, 3, 4>(operands, range, &Format { codes: Codes::Unsigned, decode });
+        scales.set::<4>(&header);
+        interleaved::q4_k(blocks, two_unsigned_parts(&header, parts));
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ5K, 3, 4>(operands, range, Codes::Unsigned, |blocks, parts, scales| {
+        let header = interleaved::header_with_mins(blocks);
+        scales.set::<4>(&header);
+        interleaved::q5_k(blocks, two_unsigned_parts(&header, parts));
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ6K, 7, 0>(operands, range, Codes::Signed, |blocks, parts, scales| {
+        let header = interleaved::header_q6_k(blocks);
+        scales.set::<0>(&header);
+        let mut cut = two_signed_parts::<16>(&header, parts);
+        interleaved::q6_k(blocks, |k, codes| cut(k, _mm512_sub_epi8(codes, _mm512_set1_epi8(32))));
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn iq4_xs(operands: &Operands<'_>, range: Range<usize>) {
+    let levels: [u8; 16] = IQ4_VALUES.map(|value| value as u8);
+    let levels = _mm512_broadcast_i32x4(load_128(&levels));
+    product::<BlockIq4Xs, 7, 0>(operands, range, Codes::Signed, |blocks, parts, scales| {
+        let header = interleaved::header_iq4_xs(blocks);
+        scales.set::<0>(&header);
+        let mut cut = two_signed_parts::<8>(&header, parts);
+        interleaved::iq4_xs(blocks, |k, codes| cut(k, _mm512_shuffle_epi8(levels, codes)));
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ3K, 0, 0>(operands, range, Codes::Signed, |blocks, parts, scales| {
+        let mut header = interleaved::header_q3_k(blocks);
+        header.d = _mm512_sub_ps(_mm512_setzero_ps(), header.d);
+        scales.set::<0>(&header);
+        let mut cut = one_turned_part(&header, parts);
+        interleaved::q3_k(blocks, |k, codes| cut(k, _mm512_sub_epi8(codes, _mm512_set1_epi8(4))));
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ2K, 0, 8>(operands, range, Codes::Unsigned, |blocks, parts, scales| {
+        let header = interleaved::header_q2_k(blocks);
+        scales.set::<8>(&header);
+        // A product of two bits and four stays in its byte, so two are made by one multiplication of words.
+        let of_block: [__m512i; 16] = std::array::from_fn(|i| shuffled(header.scales[i / 4], &TWICE[i % 4]));
+        interleaved::q2_k(blocks, |k, codes| {
+            store_codes(&mut parts.0[0][k], _mm512_mullo_epi16(codes, of_block[k / 4]));
+        });
+    });
 }

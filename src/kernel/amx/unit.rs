@@ -93,117 +93,177 @@ pub(super) enum Codes {
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [[i32; 16]; 16]);
 
-/// A step of 64 elements, or one block of 32: where the tiles of A or B lie.
+/// A tile of A or B in memory, its rows one after the other.
 type Tile = *const u8;
 
-impl Unit {
-    /// C = 0 in all four tiles.
-    #[inline(always)]
-    pub(super) fn clear(&self) {
-        // SAFETY: the tiles are configured as long as `self` lives.
-        unsafe {
-            asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                options(nostack, nomem, preserves_flags),
-            );
-        }
-    }
+/// What happens to C before a product is added to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Before {
+    Nothing,
+    /// The sums of the last step are stored, four [`Sums`], and C begins at zero. A store that waits for the last product
+    /// costs the unit nothing when the next product on other tiles is under way.
+    StoreAndClear(*mut Sums),
+}
 
-    /// `C[2i + j] += A[i] · B[j]`, 64 elements.
+/// Runs a step's assembly, which is a macro of the name of the product, what precedes the product on each of the tiles
+/// of C, and the place for stores.
+macro_rules! run {
+    ($step:ident, $codes:expr, $before:expr) => {
+        match ($codes, $before) {
+            (Codes::Signed, Before::Nothing) => $step!("tdpbssd", ["", "", "", ""], std::ptr::null_mut::<Sums>()),
+            (Codes::Unsigned, Before::Nothing) => $step!("tdpbsud", ["", "", "", ""], std::ptr::null_mut::<Sums>()),
+            (Codes::Signed, Before::StoreAndClear(c)) => run!(@swap $step, "tdpbssd", c),
+            (Codes::Unsigned, Before::StoreAndClear(c)) => run!(@swap $step, "tdpbsud", c),
+        }
+    };
+    (@swap $step:ident, $tdp:literal, $c:expr) => {
+        $step!(
+            $tdp,
+            [
+                "tilestored [{c} + {stride}*1], tmm0\ntilezero tmm0",
+                "tilestored [{c} + {stride}*1 + 1024], tmm1\ntilezero tmm1",
+                "tilestored [{c} + {stride}*1 + 2048], tmm2\ntilezero tmm2",
+                "tilestored [{c} + {stride}*1 + 3072], tmm3\ntilezero tmm3"
+            ],
+            $c
+        )
+    };
+}
+
+impl Unit {
+    /// `C[2i + j] += A[i] · B[j]`.
     ///
     /// # Safety
-    /// Each pointer has 1024 readable bytes; the unit is configured for 64.
+    /// The unit is configured for 64 bytes; each tile has 1024 readable bytes, and the place for stores 4096 writable ones.
     #[inline(always)]
-    pub(super) unsafe fn two_by_two(&self, codes: Codes, a: [Tile; 2], b: [Tile; 2]) {
+    pub(super) unsafe fn two_by_two(&self, codes: Codes, a: [Tile; 2], b: [Tile; 2], before: Before) {
         macro_rules! step {
-            ($tdp:literal) => {
+            ($tdp:literal, [$c0:literal, $c1:literal, $c2:literal, $c3:literal], $c:expr) => {
                 asm!(
+                    "// {c}",
                     "tileloadd tmm4, [{a0} + {stride}*1]",
                     "tileloadd tmm6, [{b0} + {stride}*1]",
+                    $c0,
                     concat!($tdp, " tmm0, tmm4, tmm6"),
                     "tileloadd tmm7, [{b1} + {stride}*1]",
+                    $c1,
                     concat!($tdp, " tmm1, tmm4, tmm7"),
                     "tileloadd tmm5, [{a1} + {stride}*1]",
+                    $c2,
                     concat!($tdp, " tmm2, tmm5, tmm6"),
+                    $c3,
                     concat!($tdp, " tmm3, tmm5, tmm7"),
-                    a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1], stride = in(reg) 64usize,
+                    a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1],
+                    c = in(reg) $c, stride = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack, readonly, preserves_flags),
+                    options(nostack, preserves_flags),
                 )
             };
         }
         // SAFETY: the caller's promise.
-        unsafe {
-            match codes {
-                Codes::Signed => step!("tdpbssd"),
-                Codes::Unsigned => step!("tdpbsud"),
-            }
-        }
+        unsafe { run!(step, codes, before) }
     }
 
-    /// `C[j] += A · B[j]`, 64 elements.
+    /// `C[j] += A · B[j]`.
     ///
     /// # Safety
     /// As [`Unit::two_by_two`].
     #[inline(always)]
-    pub(super) unsafe fn one_by_four(&self, codes: Codes, a: Tile, b: [Tile; 4]) {
+    pub(super) unsafe fn one_by_four(&self, codes: Codes, a: Tile, b: [Tile; 4], before: Before) {
         macro_rules! step {
-            ($tdp:literal) => {
+            ($tdp:literal, [$c0:literal, $c1:literal, $c2:literal, $c3:literal], $c:expr) => {
                 asm!(
+                    "// {c}",
                     "tileloadd tmm4, [{a} + {stride}*1]",
                     "tileloadd tmm6, [{b0} + {stride}*1]",
+                    $c0,
                     concat!($tdp, " tmm0, tmm4, tmm6"),
                     "tileloadd tmm7, [{b1} + {stride}*1]",
+                    $c1,
                     concat!($tdp, " tmm1, tmm4, tmm7"),
                     "tileloadd tmm5, [{b2} + {stride}*1]",
+                    $c2,
                     concat!($tdp, " tmm2, tmm4, tmm5"),
                     "tileloadd tmm6, [{b3} + {stride}*1]",
+                    $c3,
                     concat!($tdp, " tmm3, tmm4, tmm6"),
                     a = in(reg) a, b0 = in(reg) b[0], b1 = in(reg) b[1], b2 = in(reg) b[2], b3 = in(reg) b[3],
-                    stride = in(reg) 64usize,
+                    c = in(reg) $c, stride = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack, readonly, preserves_flags),
+                    options(nostack, preserves_flags),
                 )
             };
         }
         // SAFETY: the caller's promise.
-        unsafe {
-            match codes {
-                Codes::Signed => step!("tdpbssd"),
-                Codes::Unsigned => step!("tdpbsud"),
-            }
-        }
+        unsafe { run!(step, codes, before) }
     }
 
-    /// `C[j] += A · B[j]`, 64 elements, for two tiles of B.
+    /// `C[j] += A · B[j]` for two tiles of B; what is stored of the other two of C is of no meaning.
     ///
     /// # Safety
     /// As [`Unit::two_by_two`].
     #[inline(always)]
-    pub(super) unsafe fn one_by_two(&self, codes: Codes, a: Tile, b: [Tile; 2]) {
+    pub(super) unsafe fn one_by_two(&self, codes: Codes, a: Tile, b: [Tile; 2], before: Before) {
         macro_rules! step {
-            ($tdp:literal) => {
+            ($tdp:literal, [$c0:literal, $c1:literal, $c2:literal, $c3:literal], $c:expr) => {
                 asm!(
+                    "// {c}",
                     "tileloadd tmm4, [{a} + {stride}*1]",
                     "tileloadd tmm6, [{b0} + {stride}*1]",
+                    $c0,
                     concat!($tdp, " tmm0, tmm4, tmm6"),
                     "tileloadd tmm7, [{b1} + {stride}*1]",
+                    $c1,
                     concat!($tdp, " tmm1, tmm4, tmm7"),
-                    a = in(reg) a, b0 = in(reg) b[0], b1 = in(reg) b[1], stride = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack, readonly, preserves_flags),
+                    $c2,
+                    $c3,
+                    a = in(reg) a, b0 = in(reg) b[0], b1 = in(reg) b[1], c = in(reg) $c, stride = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack, preserves_flags),
                 )
             };
         }
         // SAFETY: the caller's promise.
+        unsafe { run!(step, codes, before) }
+    }
+
+    /// `C[2i + j] = A[i] · B[i][j]` after the sums of the last step have been stored; `B[i]` is two tiles, one after the other.
+    ///
+    /// # Safety
+    /// The unit is configured for 32 bytes; each tile of A has 512 readable bytes, each two of B
+    /// 1024, and the place for stores 4096 writable ones.
+    #[inline(always)]
+    pub(super) unsafe fn two_by_pairs(&self, a: [Tile; 2], b: [Tile; 2], c: *mut Sums) {
+        // SAFETY: the caller's promise.
         unsafe {
-            match codes {
-                Codes::Signed => step!("tdpbssd"),
-                Codes::Unsigned => step!("tdpbsud"),
-            }
+            asm!(
+                "tileloadd tmm4, [{a0} + {half}*1]",
+                "tileloadd tmm6, [{b0} + {stride}*1]",
+                "tilestored [{c} + {stride}*1], tmm0",
+                "tilezero tmm0",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b0} + {stride}*1 + 512]",
+                "tilestored [{c} + {stride}*1 + 1024], tmm1",
+                "tilezero tmm1",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {half}*1]",
+                "tileloadd tmm6, [{b1} + {stride}*1]",
+                "tilestored [{c} + {stride}*1 + 2048], tmm2",
+                "tilezero tmm2",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b1} + {stride}*1 + 512]",
+                "tilestored [{c} + {stride}*1 + 3072], tmm3",
+                "tilezero tmm3",
+                "tdpbssd tmm3, tmm5, tmm7",
+                a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1], c = in(reg) c,
+                stride = in(reg) 64usize, half = in(reg) 32usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags),
+            );
         }
     }
 

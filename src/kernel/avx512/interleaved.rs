@@ -4,15 +4,55 @@
 //! Codes are handed to a `sink` with their place: `k` stands for the elements 4k to 4k + 3 of the block.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-use super::super::x86::{bytes_at, load_128};
-use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K};
+use super::super::x86::load_128;
+use crate::quant::{
+    Block, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0,
+    BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, IQ4_VALUES, MXFP4_DOUBLED_VALUES,
+};
 
 /// Rows side by side.
 pub(in crate::kernel) const ROWS: usize = 16;
 
-/// A block of each row.
-pub(in crate::kernel) type Blocks<'a, B> = [&'a B; ROWS];
+/// A block of each row, at equal distances.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Blocks<'a, B> {
+    /// Those of the rows 0, 4, 8 and 12.
+    fourths: [*const u8; 4],
+    row_bytes: usize,
+    blocks: PhantomData<&'a B>,
+}
+
+impl<'a, B: Block> Blocks<'a, B> {
+    /// The block at `at` of sixteen rows of `row_blocks` blocks.
+    pub(in crate::kernel) fn new(rows: &'a [B], row_blocks: usize, at: usize) -> Blocks<'a, B> {
+        assert!(at < row_blocks && rows.len() >= ROWS * row_blocks, "sixteen rows of {row_blocks} blocks");
+        let row_bytes = row_blocks * size_of::<B>();
+        let fourths = std::array::from_fn(|i| rows[i * 4 * row_blocks + at].as_bytes().as_ptr());
+        Blocks { fourths, row_bytes, blocks: PhantomData }
+    }
+
+    /// The sixteen bytes at `at` of the block of a row.
+    #[inline(always)]
+    fn bytes_at(&self, row: usize, at: usize) -> &'a [u8; 16] {
+        assert!(row < ROWS && at + 16 <= size_of::<B>(), "bytes past a block");
+        // SAFETY: as just asserted, they are bytes of a block of the slice that `new` was given, which had all rows.
+        unsafe { &*self.fourths[row / 4].add(row % 4 * self.row_bytes + at).cast() }
+    }
+
+    /// Asks for the `n` blocks that come `n` later in the rows.
+    #[inline(always)]
+    pub(in crate::kernel) fn prefetch(&self, n: usize) {
+        for row in 0..ROWS {
+            let block = self.fourths[row / 4].wrapping_add(row % 4 * self.row_bytes + n * size_of::<B>());
+            for line in 0..(n * size_of::<B>()).div_ceil(64) {
+                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line * 64).cast()) }
+            }
+        }
+    }
+}
 
 /// What scales the codes of a block of 256 elements; a lane is a row.
 #[derive(Clone, Copy)]
@@ -31,7 +71,7 @@ pub(in crate::kernel) struct Header {
 #[target_feature(enable = "avx512bw,avx512vl")]
 pub(in crate::kernel) fn quad<B: Block>(blocks: &Blocks<'_, B>, at: usize) -> [__m512i; 4] {
     let gathered = |i: usize| {
-        let lane = |lane: usize| load_128(bytes_at(blocks[4 * lane + i], at));
+        let lane = |lane: usize| load_128(blocks.bytes_at(4 * lane + i, at));
         let v = _mm512_castsi128_si512(lane(0));
         let v = _mm512_inserti32x4::<1>(v, lane(1));
         let v = _mm512_inserti32x4::<2>(v, lane(2));
@@ -234,10 +274,7 @@ pub(in crate::kernel) fn header_iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>) -> Heade
         for i in 0..4 {
             let scale = _mm512_or_si512(
                 _mm512_and_si512(word(nibbles, 16 * half + 4 * i), _mm512_set1_epi32(0x0F)),
-                _mm512_and_si512(
-                    _mm512_slli_epi32::<4>(word(upper, 8 * half + 2 * i)),
-                    _mm512_set1_epi32(0x30),
-                ),
+                _mm512_and_si512(_mm512_slli_epi32::<4>(word(upper, 8 * half + 2 * i)), _mm512_set1_epi32(0x30)),
             );
             scales = _mm512_or_si512(scales, _mm512_sllv_epi32(scale, _mm512_set1_epi32(8 * i as i32)));
         }
@@ -256,4 +293,113 @@ pub(in crate::kernel) fn iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>, mut sink: impl 
             sink(run * 8 + i + 4, and(moved(v, 4, 0), 0x0F));
         }
     }
+}
+
+/// The scale of a block of 32 elements and what is added to each, which is zero where the format has no minima.
+pub(in crate::kernel) type Linear = (__m512, __m512);
+
+/// The low nibbles of sixteen bytes and then the high ones.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+fn nibbles<B: Block>(blocks: &Blocks<'_, B>, at: usize) -> [__m512i; 8] {
+    let [a, b, c, d] = quad(blocks, at);
+    [a, b, c, d, moved(a, 4, 0), moved(b, 4, 0), moved(c, 4, 0), moved(d, 4, 0)].map(|v| and(v, 0x0F))
+}
+
+/// The first doubleword of each block.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+fn first<B: Block>(blocks: &Blocks<'_, B>) -> __m512i {
+    let [first, _, _, _] = quad(blocks, 0);
+    first
+}
+
+/// Codes with fifth bits, of which bit `i` of a doubleword belongs to element `i`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+fn with_fifth(codes: [__m512i; 8], fifth: __m512i) -> [__m512i; 8] {
+    std::array::from_fn(|k| {
+        // All four bytes take the byte with the bits of these elements, and each tests its own.
+        let byte = _mm512_shuffle_epi8(fifth, _mm512_broadcast_i32x4(load_128(&BYTE_FOUR_TIMES[k / 2])));
+        let bits = _mm512_set1_epi32(0x0804_0201 << (k % 2 * 4));
+        _mm512_mask_add_epi8(codes[k], _mm512_test_epi8_mask(byte, bits), codes[k], _mm512_set1_epi8(16))
+    })
+}
+
+/// Byte `i` of a doubleword in all its places.
+const BYTE_FOUR_TIMES: [[u8; 16]; 4] = {
+    let mut index = [[0; 16]; 4];
+    let mut i = 0;
+    while i < 64 {
+        index[i / 16][i % 16] = (i % 16 / 4 * 4 + i / 16) as u8;
+        i += 1;
+    }
+    index
+};
+
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn minus(codes: [__m512i; 8], offset: i8) -> [__m512i; 8] {
+    codes.map(|v| _mm512_sub_epi8(v, _mm512_set1_epi8(offset)))
+}
+
+/// The entries of a table of sixteen that nibbles name.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn looked_up(table: [i8; 16], nibbles: [__m512i; 8]) -> [__m512i; 8] {
+    let table = _mm512_broadcast_i32x4(load_128(&table.map(|value| value as u8)));
+    nibbles.map(|v| _mm512_shuffle_epi8(table, v))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q4_0(blocks: &Blocks<'_, BlockQ4_0>) -> ([__m512i; 8], Linear) {
+    (minus(nibbles(blocks, 2), 8), (low_halves(first(blocks)), _mm512_setzero_ps()))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q4_1(blocks: &Blocks<'_, BlockQ4_1>) -> ([__m512i; 8], Linear) {
+    let first = first(blocks);
+    (nibbles(blocks, 4), (low_halves(first), high_halves(first)))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q5_0(blocks: &Blocks<'_, BlockQ5_0>) -> ([__m512i; 8], Linear) {
+    let [first, second, _, _] = quad(blocks, 0);
+    let fifth = _mm512_or_si512(_mm512_srli_epi32::<16>(first), _mm512_slli_epi32::<16>(second));
+    (with_fifth(minus(nibbles(blocks, 6), 16), fifth), (low_halves(first), _mm512_setzero_ps()))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q5_1(blocks: &Blocks<'_, BlockQ5_1>) -> ([__m512i; 8], Linear) {
+    let [first, fifth, _, _] = quad(blocks, 0);
+    (with_fifth(nibbles(blocks, 8), fifth), (low_halves(first), high_halves(first)))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q8_0(blocks: &Blocks<'_, BlockQ8_0>) -> ([__m512i; 8], Linear) {
+    let ([a, b, c, d], [e, f, g, h]) = (quad(blocks, 2), quad(blocks, 18));
+    ([a, b, c, d, e, f, g, h], (low_halves(first(blocks)), _mm512_setzero_ps()))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn iq4_nl(blocks: &Blocks<'_, BlockIq4Nl>) -> ([__m512i; 8], Linear) {
+    (looked_up(IQ4_VALUES, nibbles(blocks, 2)), (low_halves(first(blocks)), _mm512_setzero_ps()))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn mxfp4(blocks: &Blocks<'_, BlockMxfp4>) -> ([__m512i; 8], Linear) {
+    // As `BlockMxfp4::half_scale`: a power of two, of which the two smallest are subnormal.
+    let e = _mm512_and_si512(first(blocks), _mm512_set1_epi32(0xFF));
+    let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
+    let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
+    let is_normal = _mm512_cmpge_epu32_mask(e, _mm512_set1_epi32(2));
+    let d = _mm512_castsi512_ps(_mm512_mask_mov_epi32(subnormal, is_normal, normal));
+    (looked_up(MXFP4_DOUBLED_VALUES, nibbles(blocks, 1)), (d, _mm512_setzero_ps()))
 }

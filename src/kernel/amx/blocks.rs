@@ -1,0 +1,216 @@
+//! The formats of 32 elements. Both sides have a float scale for each block, so the sums of every block are scaled and added as
+//! floats: the unit computes two blocks of two panels at a time while the vector units scale those before.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::super::avx512::interleaved::{self, Blocks, Linear, ROWS};
+use super::super::dispatch::Operands;
+use super::super::tiled::{TILE_ROWS, Tile32, Tiles};
+use super::lanes::{
+    GROUPS, Lanes, MOST_TILES, Out, PANELS, load_i32x16, load_lanes, store_codes, store_lanes, with_panel, write,
+};
+use super::unit::{Sums, Unit};
+use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, blocks};
+
+/// Blocks of a row that are decoded together; an even number.
+const CHUNK: usize = 8;
+
+/// The codes of a block of each panel, as tiles of B: [panels, elements / 4, rows, 4].
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Codes([[[u8; 64]; 8]; PANELS]);
+
+/// What scales their sums.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Scales {
+    d: [Lanes; PANELS],
+    m: [Lanes; PANELS],
+}
+
+/// What a thread works on, kept between products.
+struct Scratch {
+    codes: [Codes; CHUNK],
+    /// Those of the chunk at hand and of the one before, whose last sums are not yet scaled.
+    scales: [[Scales; CHUNK]; 2],
+    /// Sums that the unit has stored.
+    sums: [Sums; 4],
+    /// `[groups, tiles of activations]`
+    out: Vec<Out>,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        let zero = [Lanes([0.0; ROWS]); PANELS];
+        Scratch {
+            codes: [Codes([[[0; 64]; 8]; PANELS]); CHUNK],
+            scales: [[Scales { d: zero, m: zero }; CHUNK]; 2],
+            sums: std::array::from_fn(|_| Sums([[0; 16]; 16])),
+            out: Vec::new(),
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
+}
+
+/// What a step of the unit computes: two blocks of two panels and a tile of activations.
+#[derive(Clone, Copy)]
+struct Step {
+    /// Which scales.
+    set: usize,
+    /// The first of two blocks in the chunk.
+    block: usize,
+    /// The tiles of activations of both.
+    tiles: [usize; 2],
+    /// The place in the output.
+    place: usize,
+}
+
+/// `MINS`: whether the format has minima.
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn product<B: Block, const MINS: bool>(
+    operands: &Operands<'_>,
+    range: Range<usize>,
+    decode: impl Fn(&Blocks<'_, B>) -> ([__m512i; 8], Linear),
+) {
+    let weights = &operands.weights;
+    let n_blocks = weights.n_cols() / 32;
+    let rows = blocks::<B>(weights.bytes(), weights.n_rows() * n_blocks);
+    let Tiles::Of32(tiles) = operands.tiles else { panic!("tiles of 256 for blocks of 32") };
+    let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { codes, scales, sums, out } = &mut **scratch;
+        // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
+        let unit = unsafe { Unit::configured::<32>() };
+        for first_row in range.clone().step_by(GROUPS * PANELS * ROWS) {
+            let n_groups = (range.end - first_row).div_ceil(PANELS * ROWS).min(GROUPS);
+            for first_tile in (0..n_tiles).step_by(MOST_TILES) {
+                let n = MOST_TILES.min(n_tiles - first_tile);
+                out.clear();
+                out.resize(n_groups * n, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
+                let mut last: Option<Step> = None;
+                let mut set = 0;
+                for first_block in (0..n_blocks).step_by(CHUNK) {
+                    let chunk = CHUNK.min(n_blocks - first_block);
+                    for group in 0..n_groups {
+                        set = 1 - set;
+                        let row = first_row + group * PANELS * ROWS;
+                        decode_chunk(rows, n_blocks, row, first_block, chunk, &decode, codes, &mut scales[set]);
+                        for t in 0..n {
+                            for block in (0..chunk).step_by(2) {
+                                // An odd last block has another of zeros beside it.
+                                let second = (block + 1).min(chunk - 1);
+                                let tile = |block: usize| (first_block + block) * n_tiles + first_tile + t;
+                                let step =
+                                    Step { set, block, tiles: [tile(block), tile(second)], place: group * n + t };
+                                let a = step.tiles.map(|tile| tiles[tile].codes.as_ptr().cast());
+                                let b = [block, block + 1].map(|block| codes[block].0.as_ptr().cast());
+                                // SAFETY: tiles of activations are 512 bytes, codes of a block 1024, the sums 4096.
+                                unsafe { unit.two_by_pairs(a, b, sums.as_mut_ptr()) };
+                                if let Some(last) = last.replace(step) {
+                                    scale::<MINS>(&last, sums, scales, tiles, out);
+                                }
+                            }
+                        }
+                    }
+                }
+                if let Some(last) = last {
+                    unit.store(sums);
+                    scale::<MINS>(&last, sums, scales, tiles, out);
+                }
+                write(operands, first_row, first_tile, n, out);
+            }
+        }
+    });
+}
+
+/// Decodes `chunk` blocks of two panels of rows; where they are odd, a block of zeros follows.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+#[allow(clippy::too_many_arguments, reason = "a place in a matrix, and where its codes and scales go")]
+fn decode_chunk<B: Block>(
+    rows: &[B],
+    n_blocks: usize,
+    first_row: usize,
+    first_block: usize,
+    chunk: usize,
+    decode: &impl Fn(&Blocks<'_, B>) -> ([__m512i; 8], Linear),
+    codes: &mut [Codes; CHUNK],
+    scales: &mut [Scales; CHUNK],
+) {
+    for block in 0..chunk {
+        for panel in 0..PANELS {
+            with_panel(rows, n_blocks, first_row + panel * ROWS, first_block + block, |blocks| {
+                if block == 0 {
+                    blocks.prefetch(CHUNK);
+                }
+                let (decoded, (d, m)) = decode(blocks);
+                for (codes, decoded) in codes[block].0[panel].iter_mut().zip(decoded) {
+                    store_codes(codes, decoded);
+                }
+                store_lanes(&mut scales[block].d[panel], d);
+                store_lanes(&mut scales[block].m[panel], m);
+            });
+        }
+    }
+    if chunk % 2 == 1 {
+        codes[chunk] = Codes([[[0; 64]; 8]; PANELS]);
+        let zero = [Lanes([0.0; ROWS]); PANELS];
+        scales[chunk] = Scales { d: zero, m: zero };
+    }
+}
+
+/// Scales the sums of a step and adds them to `out`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn scale<const MINS: bool>(
+    step: &Step,
+    sums: &[Sums; 4],
+    scales: &[[Scales; CHUNK]; 2],
+    tiles: &[Tile32],
+    out: &mut [Out],
+) {
+    let scales: &[Scales; 2] = scales[step.set][step.block..].first_chunk().expect("chunks are even");
+    let d: [[__m512; PANELS]; 2] = std::array::from_fn(|i| scales[i].d.each_ref().map(|d| load_lanes(d)));
+    let m: [[__m512; PANELS]; 2] = std::array::from_fn(|i| scales[i].m.each_ref().map(|m| load_lanes(m)));
+    let tiles = step.tiles.map(|tile| &tiles[tile]);
+    let out = &mut out[step.place];
+    for row in 0..TILE_ROWS {
+        for panel in 0..PANELS {
+            let mut sum = load_lanes(&out[panel][row]);
+            for i in 0..2 {
+                let scale = _mm512_mul_ps(d[i][panel], _mm512_set1_ps(tiles[i].d[row]));
+                let products = _mm512_cvtepi32_ps(load_i32x16(&sums[2 * i + panel].0[row]));
+                sum = _mm512_fmadd_ps(products, scale, sum);
+                if MINS {
+                    sum = _mm512_fmadd_ps(m[i][panel], _mm512_set1_ps(tiles[i].s[row]), sum);
+                }
+            }
+            store_lanes(&mut out[panel][row], sum);
+        }
+    }
+}
+
+/// Defines the product of a format by its decoding and whether it has minima.
+macro_rules! products {
+    ($($format:ident: $block:ty, $mins:literal;)*) => {$(
+        #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+        pub(super) fn $format(operands: &Operands<'_>, range: Range<usize>) {
+            product::<$block, $mins>(operands, range, |blocks| interleaved::$format(blocks));
+        }
+    )*};
+}
+
+products! {
+    q4_0: BlockQ4_0, false;
+    q4_1: BlockQ4_1, true;
+    q5_0: BlockQ5_0, false;
+    q5_1: BlockQ5_1, true;
+    q8_0: BlockQ8_0, false;
+    iq4_nl: BlockIq4Nl, false;
+    mxfp4: BlockMxfp4, false;
+}
