@@ -427,7 +427,17 @@ fn a_full_context_asks_and_goes_on_without_the_oldest_turn() {
 fn real_chat(home: &Path, size: (u16, u16)) -> Pty {
     let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_wayinfer"));
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mixtral-Q4_K_M.gguf");
-    command.args([model, "--greedy", "--frequency-penalty=-10", "--ctx", "100000", "--isa", "scalar", "--threads", "1"]);
+    command.args([
+        model,
+        "--greedy",
+        "--frequency-penalty=-10",
+        "--ctx",
+        "100000",
+        "--isa",
+        "scalar",
+        "--threads",
+        "1",
+    ]);
     command.env("TERM", "xterm-256color");
     command.env("COLORTERM", "truecolor");
     command.env("HOME", home);

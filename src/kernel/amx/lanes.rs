@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::FromZeros;
 
 use super::super::avx512::interleaved::{Blocks, ROWS};
 use super::super::dispatch::Operands;
