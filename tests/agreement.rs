@@ -16,7 +16,7 @@ fn run(path: &Path, isa: Isa, ids: &[u32], n_greedy: usize) -> (Vec<f32>, Vec<u3
     let file = open_file(path).unwrap();
     let model = bind_model(path, &file).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut session = Session::new(&model, &compute, 512);
+    let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     let mut logits = Vec::new();
     session.all_logits(ids, watch.control(), &mut |_, rows| logits.extend_from_slice(rows)).unwrap();
     let mut greedy = Vec::new();
@@ -114,7 +114,7 @@ fn neither_threads_nor_batches_change_a_bit() {
         let file = open_file(&path).unwrap();
         let model = bind_model(&path, &file).unwrap();
         let watch = Watch::unattended(&file, &model, options.prefetch);
-        let mut session = Session::new(&model, &compute, 128);
+        let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
         ids.chunks(batch).map(|ids| session.feed(ids, watch.control()).unwrap().to_vec()).last().unwrap()
     };
     let judge = logits(1, 100);

@@ -77,7 +77,7 @@ pub(super) fn bench(args: BenchArgs) -> anyhow::Result<()> {
     let model = session::bind_model(path, &file)?;
     let load_ms = began.elapsed().as_secs_f64() * 1000.0;
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut session = Session::new(&model, &compute, options.context_for(&model));
+    let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let mut ids = Ids { state: 1, n_vocab: model.hyperparameters().n_vocab };
     let control = watch.control();
 
