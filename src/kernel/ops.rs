@@ -117,7 +117,9 @@ fn exponentials(x: &mut [f32], max: f32, sum: &mut f64) {
     let (whole, rest) = x.as_chunks_mut::<LANES>();
     *sum = 0.0;
     for chunk in whole {
-        *chunk = chunk.map(|v| exp(v - max));
+        for v in chunk.iter_mut() {
+            *v = exp(*v - max);
+        }
         *sum += f64::from(fold_lanes(*chunk));
     }
     let mut lanes = [0.0; LANES];

@@ -108,7 +108,13 @@ impl<'m> Session<'m> {
         self.keep(0);
     }
 
-    fn keep(&mut self, len: usize) {
+    /// Bytes of the KV cache.
+    pub fn kv_bytes(&self) -> usize {
+        self.state.kv.bytes()
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub fn keep(&mut self, len: usize) {
         self.cached.truncate(len);
         self.state.kv.truncate(len);
     }

@@ -219,10 +219,9 @@ mod x86 {
         fn fold4([a, b, c, d]: [Self; 4]) -> [f32; 4] {
             // Each step adds the upper half of what is left of a number's lanes to the lower half; the four share registers.
             unsafe {
-                let halves = |x: __m512, y: __m512| {
-                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(x, y), _mm512_shuffle_f32x4::<0xEE>(x, y))
-                };
-                let (ab, cd) = (halves(a.0, b.0), halves(c.0, d.0));
+                let (a, b, c, d) = (a.0, b.0, c.0, d.0);
+                let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xEE>(a, b));
+                let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xEE>(c, d));
                 let four = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xDD>(ab, cd));
                 let two = _mm512_add_ps(four, _mm512_permute_ps::<0b01_00_11_10>(four));
                 let one = _mm512_add_ps(two, _mm512_permute_ps::<0b10_11_00_01>(two));
@@ -280,10 +279,20 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx2([__m256; 2]);
 
-    /// Both halves of something.
-    #[inline(always)]
-    fn both<T>(half: impl Fn(usize) -> T) -> [T; 2] {
-        [half(0), half(1)]
+    /// Both halves of something. A closure would not be compiled for the instruction set.
+    macro_rules! both {
+        (|$i:ident| $half:expr) => {
+            [
+                {
+                    let $i = 0;
+                    $half
+                },
+                {
+                    let $i = 1;
+                    $half
+                },
+            ]
+        };
     }
 
     // Every block below calls intrinsics of AVX2, FMA and F16C.
@@ -301,24 +310,24 @@ mod x86 {
 
         #[inline(always)]
         fn load(x: &[f32; LANES]) -> Self {
-            Avx2(both(|i| unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) }))
+            Avx2(both!(|i| unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) }))
         }
 
         #[inline(always)]
         fn from_halves(x: &[Half; LANES]) -> Self {
-            Avx2(both(|i| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8 * i).cast())) }))
+            Avx2(both!(|i| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8 * i).cast())) }))
         }
 
         #[inline(always)]
         fn from_i8(x: &[i8; LANES]) -> Self {
-            Avx2(both(|i| unsafe {
+            Avx2(both!(|i| unsafe {
                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().add(8 * i).cast())))
             }))
         }
 
         #[inline(always)]
         fn from_low_nibbles(x: &[u8; LANES]) -> Self {
-            Avx2(both(|i| unsafe {
+            Avx2(both!(|i| unsafe {
                 let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(x.as_ptr().add(8 * i).cast()));
                 let codes = _mm256_and_si256(bytes, _mm256_set1_epi32(0x0F));
                 _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(8)))
@@ -327,7 +336,7 @@ mod x86 {
 
         #[inline(always)]
         fn from_high_nibbles(x: &[u8; LANES]) -> Self {
-            Avx2(both(|i| unsafe {
+            Avx2(both!(|i| unsafe {
                 let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(x.as_ptr().add(8 * i).cast()));
                 let codes = _mm256_srli_epi32::<4>(bytes);
                 _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(8)))
@@ -343,37 +352,37 @@ mod x86 {
 
         #[inline(always)]
         fn add(self, other: Self) -> Self {
-            Avx2(both(|i| unsafe { _mm256_add_ps(self.0[i], other.0[i]) }))
+            Avx2(both!(|i| unsafe { _mm256_add_ps(self.0[i], other.0[i]) }))
         }
 
         #[inline(always)]
         fn mul(self, other: Self) -> Self {
-            Avx2(both(|i| unsafe { _mm256_mul_ps(self.0[i], other.0[i]) }))
+            Avx2(both!(|i| unsafe { _mm256_mul_ps(self.0[i], other.0[i]) }))
         }
 
         #[inline(always)]
         fn mul_add(self, factor: Self, sum: Self) -> Self {
-            Avx2(both(|i| unsafe { _mm256_fmadd_ps(self.0[i], factor.0[i], sum.0[i]) }))
+            Avx2(both!(|i| unsafe { _mm256_fmadd_ps(self.0[i], factor.0[i], sum.0[i]) }))
         }
 
         #[inline(always)]
         fn max(self, other: Self) -> Self {
-            Avx2(both(|i| unsafe { _mm256_max_ps(self.0[i], other.0[i]) }))
+            Avx2(both!(|i| unsafe { _mm256_max_ps(self.0[i], other.0[i]) }))
         }
 
         #[inline(always)]
         fn round_to_f16(self) -> Self {
-            Avx2(both(|i| unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<NEAREST>(self.0[i])) }))
+            Avx2(both!(|i| unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<NEAREST>(self.0[i])) }))
         }
 
         #[inline(always)]
         fn fold4(four: [Self; 4]) -> [f32; 4] {
             unsafe {
-                let [a, b, c, d] = four.map(|Avx2([low, high])| _mm256_add_ps(low, high));
-                let quarters = |x: __m256, y: __m256| {
-                    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y))
-                };
-                let (ab, cd) = (quarters(a, b), quarters(c, d));
+                let [a, b, c, d] = four;
+                let (a, b) = (_mm256_add_ps(a.0[0], a.0[1]), _mm256_add_ps(b.0[0], b.0[1]));
+                let (c, d) = (_mm256_add_ps(c.0[0], c.0[1]), _mm256_add_ps(d.0[0], d.0[1]));
+                let ab = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
+                let cd = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(c, d), _mm256_permute2f128_ps::<0x31>(c, d));
                 let two = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xEE>(ab, cd));
                 // Halves hold a and c, then b and d, two lanes each.
                 let one = _mm256_add_ps(two, _mm256_permute_ps::<0b10_11_00_01>(two));
@@ -393,22 +402,22 @@ mod x86 {
 
         #[inline(always)]
         fn signed_bytes(x: &[u8; 64]) -> [__m256i; 2] {
-            both(|i| unsafe { _mm256_loadu_si256(x.as_ptr().add(32 * i).cast()) })
+            both!(|i| unsafe { _mm256_loadu_si256(x.as_ptr().add(32 * i).cast()) })
         }
 
         #[inline(always)]
         fn nibbles(x: &[u8; 64]) -> [[__m256i; 2]; 2] {
             let (bytes, mask) = (Self::signed_bytes(x), unsafe { _mm256_set1_epi8(0x0F) });
             [
-                both(|i| unsafe { _mm256_and_si256(bytes[i], mask) }),
-                both(|i| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(bytes[i]), mask) }),
+                both!(|i| unsafe { _mm256_and_si256(bytes[i], mask) }),
+                both!(|i| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(bytes[i]), mask) }),
             ]
         }
 
         #[inline(always)]
         fn dot(sum: [__m256i; 2], bytes: [__m256i; 2], factors: i32) -> [__m256i; 2] {
             // Two products of magnitudes up to 127 fit sixteen bits.
-            both(|i| unsafe {
+            both!(|i| unsafe {
                 let factors = _mm256_sign_epi8(_mm256_set1_epi32(factors), bytes[i]);
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(bytes[i]), factors);
                 _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
@@ -417,7 +426,7 @@ mod x86 {
 
         #[inline(always)]
         fn to_floats(ints: [__m256i; 2]) -> Self {
-            Avx2(both(|i| unsafe { _mm256_cvtepi32_ps(ints[i]) }))
+            Avx2(both!(|i| unsafe { _mm256_cvtepi32_ps(ints[i]) }))
         }
     }
 }

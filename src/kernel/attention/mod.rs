@@ -8,6 +8,7 @@
 //! sums over the values.
 
 #![allow(unsafe_code, reason = "AVX2 and AVX-512 intrinsics, called on the proof that they are there")]
+#![allow(clippy::needless_range_loop, reason = "sums, rows and lanes are indexed side by side")]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
 
 mod cache;

@@ -1,5 +1,6 @@
 //! Scores: queries times the keys of a plane, and the exponentials of the softmax over them. The queries of a group of
-//! heads, and of several tokens, share each load of a key.
+//! heads, and of several tokens, share each load of a key. Loops here are plain ones: what goes through a closure of an
+//! iterator or an array is not compiled for the instruction set.
 
 use super::cache::{BLOCK, KeyLayout, KvFormat, PLANE_POSITIONS, padded};
 use super::lanes::Lanes;
@@ -95,28 +96,8 @@ fn tile_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: &[usize], til
     };
     match job.format {
         KvFormat::F16 => half_scores::<L, G>(job, rows, tile, out),
-        KvFormat::Q8_0 => {
-            let start = |sum| L::ints(-L::SIGNED_OFFSET * sum);
-            integer_scores::<L, G>(job, rows, tile, out, start, |fours, words, sums| {
-                for (j, four) in fours.iter().enumerate() {
-                    let keys = L::signed_bytes(four);
-                    for g in 0..G {
-                        sums[g] = L::dot(sums[g], keys, words[g][j]);
-                    }
-                }
-            });
-        }
-        KvFormat::Q4_0 => {
-            let start = |sum| L::ints(-8 * sum);
-            integer_scores::<L, G>(job, rows, tile, out, start, |fours, words, sums| {
-                for (j, four) in fours.iter().enumerate() {
-                    let [first, second] = L::nibbles(four);
-                    for g in 0..G {
-                        sums[g] = L::dot(L::dot(sums[g], first, words[g][j]), second, words[g][j + BLOCK / 8]);
-                    }
-                }
-            });
-        }
+        KvFormat::Q8_0 => integer_scores::<L, Bytes, G>(job, rows, tile, out),
+        KvFormat::Q4_0 => integer_scores::<L, Nibbles, G>(job, rows, tile, out),
     }
 }
 
@@ -125,47 +106,102 @@ fn tile_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: &[usize], til
 fn half_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: [usize; G], tile: usize, out: &mut [RowScores; G]) {
     let n_chunks = padded(job.dim) / LANES;
     let keys = blocks::<[Half; LANES]>(job.plane, PLANE_POSITIONS * n_chunks);
-    let queries =
-        rows.map(|row| job.queries.floats[row * n_chunks * LANES..][..n_chunks * LANES].as_chunks::<LANES>().0);
+    let all_queries = job.queries.floats.as_chunks::<LANES>().0;
+    let mut queries: [&[[f32; LANES]]; G] = [&[]; G];
+    for g in 0..G {
+        queries[g] = &all_queries[rows[g] * n_chunks..][..n_chunks];
+    }
     for p in (tile * LANES..(tile + 1) * LANES).step_by(4) {
-        let four: [&[[Half; LANES]]; 4] = std::array::from_fn(|i| &keys[(p + i) * n_chunks..][..n_chunks]);
+        let four = &keys[p * n_chunks..][..4 * n_chunks];
         let mut sums = [[L::splat(0.0); 4]; G];
         for c in 0..n_chunks {
-            let four: [L; 4] = std::array::from_fn(|i| L::from_halves(&four[i][c]));
+            let mut keys = [L::splat(0.0); 4];
+            for i in 0..4 {
+                keys[i] = L::from_halves(&four[i * n_chunks + c]);
+            }
             for g in 0..G {
                 let query = L::load(&queries[g][c]);
                 for i in 0..4 {
-                    sums[g][i] = query.mul_add(four[i], sums[g][i]);
+                    sums[g][i] = query.mul_add(keys[i], sums[g][i]);
                 }
             }
         }
         for g in 0..G {
-            let scores = L::fold4(sums[g]).map(|sum| job.scale * sum);
-            out[g].values[p..p + 4].copy_from_slice(&scores);
+            let scores = L::fold4(sums[g]);
+            for i in 0..4 {
+                out[g].values[p + i] = job.scale * scores[i];
+            }
+        }
+    }
+}
+
+/// How 64 bytes of codes of keys, four a position, are multiplied with a query.
+trait Codes<L: Lanes> {
+    /// What is added to a code in the bytes.
+    const OFFSET: i32;
+    /// Elements of a position in its four bytes.
+    const ELEMENTS: usize;
+    /// Adds to the sums of `G` queries the products with `codes`, which are number `j` of their block; `words`: four
+    /// elements of each query's block each.
+    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]);
+}
+
+struct Bytes;
+
+impl<L: Lanes> Codes<L> for Bytes {
+    const OFFSET: i32 = L::SIGNED_OFFSET;
+    const ELEMENTS: usize = 4;
+
+    #[inline(always)]
+    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
+        let keys = L::signed_bytes(codes);
+        for g in 0..G {
+            sums[g] = L::dot(sums[g], keys, words[g][j]);
+        }
+    }
+}
+
+struct Nibbles;
+
+impl<L: Lanes> Codes<L> for Nibbles {
+    const OFFSET: i32 = 8;
+    const ELEMENTS: usize = 8;
+
+    #[inline(always)]
+    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
+        let [first, second] = L::nibbles(codes);
+        for g in 0..G {
+            sums[g] = L::dot(L::dot(sums[g], first, words[g][j]), second, words[g][j + BLOCK / 8]);
         }
     }
 }
 
 /// Keys as codes, sixteen positions side by side.
 #[inline(always)]
-fn integer_scores<L: Lanes, const G: usize>(
+fn integer_scores<L: Lanes, C: Codes<L>, const G: usize>(
     job: &ScoreJob<'_>,
     rows: [usize; G],
     tile: usize,
     out: &mut [RowScores; G],
-    start: impl Fn(i32) -> L::Ints,
-    add: impl Fn(&[[u8; 64]], &[&[i32]; G], &mut [L::Ints; G]),
 ) {
     let n_blocks = job.dim / BLOCK;
     let (scales, codes) = KeyLayout::new(job.format, job.dim).tile(job.plane, tile);
     let codes = codes.as_chunks::<64>().0;
-    let fours = codes.len() / n_blocks;
+    let scales = blocks::<[Half; LANES]>(scales, n_blocks);
     let mut scores = [L::splat(0.0); G];
-    for (b, scales) in blocks::<[Half; LANES]>(scales, n_blocks).iter().enumerate() {
-        let words = rows.map(|row| &job.queries.words[(row * n_blocks + b) * BLOCK / 4..][..BLOCK / 4]);
-        let mut sums = rows.map(|row| start(job.queries.sums[row * n_blocks + b]));
-        add(&codes[b * fours..][..fours], &words, &mut sums);
-        let scales = L::from_halves(scales);
+    for b in 0..n_blocks {
+        let mut words: [&[i32]; G] = [&[]; G];
+        let mut sums = [L::ints(0); G];
+        for g in 0..G {
+            let block = rows[g] * n_blocks + b;
+            words[g] = &job.queries.words[block * BLOCK / 4..][..BLOCK / 4];
+            sums[g] = L::ints(-C::OFFSET * job.queries.sums[block]);
+        }
+        let n = BLOCK / C::ELEMENTS;
+        for (j, codes) in codes[b * n..][..n].iter().enumerate() {
+            C::add(codes, j, &words, &mut sums);
+        }
+        let scales = L::from_halves(&scales[b]);
         for g in 0..G {
             let scale = scales.mul(L::splat(job.queries.floats[rows[g] * n_blocks + b]));
             scores[g] = L::to_floats(sums[g]).mul_add(scale, scores[g]);

@@ -1,5 +1,6 @@
 //! Weighted sums of values: `lane[p % 16] += weight[p] · value[p]`, each lane in the order of the positions, so that the
-//! result is the same however positions are cut into planes and lanes dealt out to threads.
+//! result is the same however positions are cut into planes and lanes dealt out to threads. Loops here are plain ones:
+//! what goes through a closure of an iterator or an array is not compiled for the instruction set.
 
 use super::cache::{BLOCK, KvFormat, PLANE_POSITIONS, padded};
 use super::lanes::Lanes;
@@ -124,21 +125,22 @@ pub(super) fn sums<L: Lanes>(job: &SumJob<'_>, sums: &mut [f32]) {
         KvFormat::F16 => (&[][..], job.plane),
         KvFormat::Q8_0 | KvFormat::Q4_0 => job.plane.split_at(n_blocks * PLANE_POSITIONS * size_of::<Half>()),
     };
-    let scales = || Scales { halves: blocks(scales, n_blocks), floats: [0.0; PLANE_POSITIONS] };
     let (n, chunk) = (PLANE_POSITIONS * n_chunks, 0);
     match job.format {
-        KvFormat::F16 => sums_of::<L>(job, &mut Halves { rows: blocks(codes, n), n_chunks, chunk }, sums),
+        KvFormat::F16 => sums_of::<L, _>(job, &mut Halves { rows: blocks(codes, n), n_chunks, chunk }, sums),
         KvFormat::Q8_0 => {
-            sums_of::<L>(job, &mut Bytes { scales: scales(), codes: blocks(codes, n), n_chunks, chunk }, sums);
+            let scales = Scales { halves: blocks(scales, n_blocks), floats: [0.0; PLANE_POSITIONS] };
+            sums_of::<L, _>(job, &mut Bytes { scales, codes: blocks(codes, n), n_chunks, chunk }, sums);
         }
         KvFormat::Q4_0 => {
-            sums_of::<L>(job, &mut Nibbles { scales: scales(), codes: blocks(codes, n / 2), n_chunks, chunk }, sums);
+            let scales = Scales { halves: blocks(scales, n_blocks), floats: [0.0; PLANE_POSITIONS] };
+            sums_of::<L, _>(job, &mut Nibbles { scales, codes: blocks(codes, n / 2), n_chunks, chunk }, sums);
         }
     }
 }
 
 #[inline(always)]
-fn sums_of<L: Lanes>(job: &SumJob<'_>, values: &mut impl Values<L>, sums: &mut [f32]) {
+fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &mut V, sums: &mut [f32]) {
     let n_rows = job.weights.len();
     let n_chunks = padded(job.dim) / LANES;
     // `[lanes][queries][chunks]`
@@ -157,7 +159,7 @@ fn sums_of<L: Lanes>(job: &SumJob<'_>, values: &mut impl Values<L>, sums: &mut [
                 super::prefetch(next, (group * n_chunks + chunk) * part, part);
             }
             values.turn_to(chunk);
-            one_by_one::<L>(job, values, (chunk, lane), |(from, to)| (from, to.min(rounds.0 * LANES)), sums);
+            one_by_one::<L>(job, values, (chunk, lane), (0, rounds.0 * LANES), sums);
             let n_parts = n_rows.div_ceil(L::SUM_ROWS);
             for part in 0..n_parts {
                 let (start, stop) = (part * n_rows / n_parts, (part + 1) * n_rows / n_parts);
@@ -171,7 +173,7 @@ fn sums_of<L: Lanes>(job: &SumJob<'_>, values: &mut impl Values<L>, sums: &mut [
                     _ => whole_rounds::<L, 6>(job, values, rounds, at, sums),
                 }
             }
-            one_by_one::<L>(job, values, (chunk, lane), |(from, to)| (from.max(rounds.1 * LANES), to), sums);
+            one_by_one::<L>(job, values, (chunk, lane), (rounds.1 * LANES, PLANE_POSITIONS), sums);
         }
     }
 }
@@ -186,6 +188,14 @@ struct Place {
     first_row: usize,
 }
 
+impl Place {
+    /// The sum of a lane of the group and one of the queries.
+    #[inline(always)]
+    fn place(&self, lane: usize, g: usize) -> usize {
+        (lane * self.n_rows + self.first_row + g) * self.n_chunks + self.chunk
+    }
+}
+
 /// Rounds of sixteen positions, of which a group of lanes takes four, for `G` queries that all see them.
 #[inline(always)]
 fn whole_rounds<L: Lanes, const G: usize>(
@@ -195,13 +205,19 @@ fn whole_rounds<L: Lanes, const G: usize>(
     at: Place,
     sums: &mut [[f32; LANES]],
 ) {
-    let place = |lane: usize, g: usize| (lane * at.n_rows + at.first_row + g) * at.n_chunks + at.chunk;
-    let weights: [&[[f32; LANE_GROUP]]; G] =
-        std::array::from_fn(|g| job.weights[at.first_row + g].as_chunks::<LANE_GROUP>().0);
-    let mut held: [[L; LANE_GROUP]; G] =
-        std::array::from_fn(|g| std::array::from_fn(|lane| L::load(&sums[place(lane, g)])));
+    let mut weights: [&[[f32; LANE_GROUP]]; G] = [&[]; G];
+    let mut held = [[L::splat(0.0); LANE_GROUP]; G];
+    for g in 0..G {
+        weights[g] = job.weights[at.first_row + g].as_chunks::<LANE_GROUP>().0;
+        for lane in 0..LANE_GROUP {
+            held[g][lane] = L::load(&sums[at.place(lane, g)]);
+        }
+    }
     for round in rounds.0..rounds.1 {
-        let four: [L; LANE_GROUP] = std::array::from_fn(|lane| values.load(round * LANES + at.lane + lane));
+        let mut four = [L::splat(0.0); LANE_GROUP];
+        for lane in 0..LANE_GROUP {
+            four[lane] = values.load(round * LANES + at.lane + lane);
+        }
         for g in 0..G {
             let weights = &weights[g][round * (LANES / LANE_GROUP) + at.lane / LANE_GROUP];
             for lane in 0..LANE_GROUP {
@@ -211,24 +227,24 @@ fn whole_rounds<L: Lanes, const G: usize>(
     }
     for g in 0..G {
         for lane in 0..LANE_GROUP {
-            held[g][lane].store(&mut sums[place(lane, g)]);
+            held[g][lane].store(&mut sums[at.place(lane, g)]);
         }
     }
 }
 
-/// The positions of each query's span, cut by `cut`, in the lanes of a group.
+/// The positions of each query's span that are within `cut`, in the lanes of a group.
 #[inline(always)]
 fn one_by_one<L: Lanes>(
     job: &SumJob<'_>,
     values: &impl Values<L>,
     (chunk, first_lane): (usize, usize),
-    cut: impl Fn(Span) -> Span,
+    cut: Span,
     sums: &mut [[f32; LANES]],
 ) {
     let n_rows = job.weights.len();
     let n_chunks = sums.len() / (LANE_GROUP * n_rows);
     for (row, (weights, &span)) in job.weights.iter().zip(job.spans).enumerate() {
-        let (from, to) = cut(span);
+        let (from, to) = (span.0.max(cut.0), span.1.min(cut.1));
         for lane in 0..LANE_GROUP {
             let sum = &mut sums[(lane * n_rows + row) * n_chunks + chunk];
             // The first position of the lane that is not before `from`.
@@ -256,8 +272,10 @@ pub(super) fn folded<L: Lanes>(sums: &[f32], n_rows: usize, row: usize, out: &mu
     let n_chunks = padded(out.len()) / LANES;
     let sums = sums.as_chunks::<LANES>().0;
     for (chunk, out) in out.chunks_mut(LANES).enumerate() {
-        let mut lanes: [L; LANES] =
-            std::array::from_fn(|lane| L::load(&sums[(lane * n_rows + row) * n_chunks + chunk]));
+        let mut lanes = [L::splat(0.0); LANES];
+        for lane in 0..LANES {
+            lanes[lane] = L::load(&sums[(lane * n_rows + row) * n_chunks + chunk]);
+        }
         for half in [8, 4, 2, 1] {
             for i in 0..half {
                 lanes[i] = lanes[i].add(lanes[i + half]);
