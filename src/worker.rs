@@ -155,7 +155,7 @@ impl Worker {
         let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
         let watch =
             Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);
-        let mut chat = session::chat(&model, &self.compute, &words, &self.options);
+        let mut chat = session::chat(&model, &self.compute, &words, &self.options)?;
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
         self.telemetry.kv_used.set(0);
         self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));

@@ -23,7 +23,7 @@ fn run(path: &Path, isa: Isa, ids: &[u32], n_greedy: usize) -> (Vec<f32>, Vec<u3
     let file = open_file(path).unwrap();
     let model = bind_model(path, &file).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut session = Session::new(&model, &compute, 512);
+    let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     let mut logits = Vec::new();
     session.all_logits(ids, watch.control(), &mut |_, rows| logits.extend_from_slice(rows)).unwrap();
     let mut greedy = Vec::new();
@@ -124,7 +124,7 @@ fn last_logits(isa: Isa, threads: usize, batch: usize) -> Vec<f32> {
     let file = open_file(&path).unwrap();
     let model = bind_model(&path, &file).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut session = Session::new(&model, &compute, 128);
+    let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     ids.chunks(batch).map(|ids| session.feed(ids, watch.control()).unwrap().to_vec()).last().unwrap()
 }
 
@@ -214,12 +214,12 @@ fn experts_that_are_copies_answer_as_the_dense_model() {
         "2, 4, 6, 8, 10, 12, 14, 16, 18, 20,",
         "Water boils at",
     ];
-    let options = EngineOptions::default();
+    let options = EngineOptions { context: Some(512), ..EngineOptions::default() };
     let compute = options.compute().unwrap();
     let file = open_file(&path).unwrap();
     let model = bind_model(&path, &file).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut session = Session::new(&model, &compute, 512);
+    let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     for prompt in prompts {
         let (ids, said) = continued(&dense, prompt, 64);
         // Given the dense model's own text, the experts must choose its next token; left alone, rounding may fork them at

@@ -22,6 +22,9 @@ pub(super) struct BenchArgs {
     /// Tokens of the generation test; 0: none
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     generate: usize,
+    /// Tokens of context that are there before a test begins
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 0)]
+    depth: usize,
     /// Repetitions
     #[arg(short = 'r', long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
@@ -69,7 +72,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
     if options.context.is_none() {
-        options.context = Some(args.prompt.max(args.generate).max(1));
+        options.context = Some(args.depth + args.prompt.max(args.generate).max(1));
     }
     let began = Instant::now();
     let compute = options.compute()?;
@@ -77,7 +80,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let model = session::bind_model(path, &file)?;
     let load_ms = began.elapsed().as_secs_f64() * 1000.0;
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut session = Session::new(&model, &compute, options.context_for(&model));
+    let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let mut ids = Ids { state: 1, n_vocab: model.hyperparameters().n_vocab };
     let control = watch.control();
     file.advise_dense_willneed();
@@ -90,9 +93,11 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     for i in 0..args.repetitions {
         progress.show(i as usize, args.repetitions as usize);
         if args.prompt > 0 {
+            deepen(&mut session, &mut ids, args.depth, control)?;
             prompt.push(prompt_speed(&mut session, &mut ids, args.prompt, control)?);
         }
         if args.generate > 0 {
+            deepen(&mut session, &mut ids, args.depth, control)?;
             generate.push(generate_speed(&mut session, &mut ids, args.generate, control)?);
         }
     }
@@ -105,6 +110,9 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
             "model": path.display().to_string(),
             "threads": compute.pool.n_threads(),
             "isa": isa.name(),
+            "depth": args.depth,
+            "kv": options.kv.name(),
+            "kv_bytes": session.kv_bytes(),
             "prompt": prompt.as_ref().map(Speeds::json),
             "generate": generate.as_ref().map(Speeds::json),
             "load_ms": load_ms,
@@ -151,15 +159,26 @@ fn warm_up(
 ) -> Result<(), SessionError> {
     if args.prompt > 0 {
         prompt_speed(session, ids, args.prompt, control)?;
+        session.clear();
     }
     if args.generate > 0 {
+        deepen(session, ids, args.depth, control)?;
         generate_speed(session, ids, 1, control)?;
     }
     Ok(())
 }
 
+/// Makes the context hold `depth` tokens: those of the last test that it still has, and new ones where they are too few.
+fn deepen(session: &mut Session<'_>, ids: &mut Ids, depth: usize, control: Control<'_>) -> Result<(), SessionError> {
+    session.keep(depth);
+    let missing = depth - session.cached().len();
+    if missing > 0 {
+        session.feed(&ids.take(missing), control)?;
+    }
+    Ok(())
+}
+
 fn prompt_speed(session: &mut Session<'_>, ids: &mut Ids, n: usize, control: Control<'_>) -> Result<f64, SessionError> {
-    session.clear();
     let ids = ids.take(n);
     let began = Instant::now();
     session.feed(&ids, control)?;
@@ -172,7 +191,6 @@ fn generate_speed(
     n: usize,
     control: Control<'_>,
 ) -> Result<f64, SessionError> {
-    session.clear();
     let began = Instant::now();
     for _ in 0..n {
         session.feed(&[ids.next()], control)?;

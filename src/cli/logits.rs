@@ -36,7 +36,7 @@ pub(super) fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut session = Session::new(&model, &compute, options.context_for(&model));
+    let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let name = args.out.display();
     let out = std::fs::File::create(&args.out).map_err(|e| anyhow::anyhow!("cannot write {name}: {e}"))?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, out);

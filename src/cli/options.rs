@@ -49,13 +49,11 @@ impl Common {
         if self.paging == "direct" {
             return Err(usage("--paging direct is not in this version; use mapped"));
         }
-        if self.kv != "f16" {
-            return Err(usage(format!("--kv {} is not in this version; use f16", self.kv)));
-        }
         Ok(EngineOptions {
             threads: self.threads.map(|n| n as usize),
             context: self.ctx.map(|n| n as usize),
             isa: self.isa.as_deref().map(str::parse::<Isa>).transpose()?,
+            kv: self.kv.parse()?,
             prefetch: if self.no_prefetch { Prefetch::Off } else { Prefetch::On },
             ram: self.ram,
         })

@@ -61,7 +61,7 @@ pub(super) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
         ids.len()
     );
 
-    let mut session = Session::new(&model, &compute, n_ctx);
+    let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let mut progress = Progress::new("chunk");
     let mut score = Score::default();
     for (i, chunk) in ids.chunks_exact(n_ctx).enumerate() {

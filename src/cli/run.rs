@@ -60,7 +60,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
     words.warnings.iter().for_each(|w| output::warn(w));
     let watch = Watch::unattended(&file, &model, options.prefetch);
-    let mut chat = session::chat(&model, &compute, &words, &options);
+    let mut chat = session::chat(&model, &compute, &words, &options)?;
 
     let prompt = match (&args.ids_file, &text) {
         (Some(ids), _) => output::read_ids(ids)?,

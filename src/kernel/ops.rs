@@ -55,6 +55,10 @@ per_isa! {
     softmax(x: &mut [f32])
 }
 per_isa! {
+    /// `x = exp(x - max)`, and their sum: in f32 within each sixteen, in f64 beyond, as ggml does.
+    exponentials(x: &mut [f32], max: f32, sum: &mut f64)
+}
+per_isa! {
     /// `x += y`.
     add(x: &mut [f32], y: &[f32])
 }
@@ -100,19 +104,30 @@ fn swiglu(gate: &mut [f32], up: &[f32]) {
 #[inline(always)]
 fn softmax(x: &mut [f32]) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0f64;
-    for chunk in x.chunks_mut(LANES) {
-        let mut lanes = [0.0; LANES];
-        for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
-            *v = exp(*v - max);
-            *lane = *v;
-        }
-        sum += f64::from(fold_lanes(lanes));
-    }
+    let mut sum = 0.0;
+    exponentials(x, max, &mut sum);
     let scale = (1.0 / sum) as f32;
     for v in x.iter_mut() {
         *v *= scale;
     }
+}
+
+#[inline(always)]
+fn exponentials(x: &mut [f32], max: f32, sum: &mut f64) {
+    let (whole, rest) = x.as_chunks_mut::<LANES>();
+    *sum = 0.0;
+    for chunk in whole {
+        for v in chunk.iter_mut() {
+            *v = exp(*v - max);
+        }
+        *sum += f64::from(fold_lanes(*chunk));
+    }
+    let mut lanes = [0.0; LANES];
+    for (v, lane) in rest.iter_mut().zip(&mut lanes) {
+        *v = exp(*v - max);
+        *lane = *v;
+    }
+    *sum += f64::from(fold_lanes(lanes));
 }
 
 #[inline(always)]

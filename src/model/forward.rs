@@ -4,11 +4,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::kernel::round_to_f16;
+use crate::kernel::AttentionScratch;
 use crate::telemetry::{ExpertMap, Telemetry};
 
 use super::compute::{Compute, ProductScratch, sized};
-use super::kv_cache::{KvCache, KvCacheError};
+use super::kv_cache::{KvCache, KvCacheError, KvParams};
 use super::moe::{MoeScratch, RoutedLayer};
 use super::weights::{FeedForward, Layer, Linear};
 use super::{Hyperparameters, Model};
@@ -70,14 +70,15 @@ pub(super) struct Scratch {
     gate: Vec<f32>,
     /// `[n, n_vocab]`
     logits: Vec<f32>,
+    attention: AttentionScratch,
     pub products: ProductScratch,
     pub moe: MoeScratch,
 }
 
 impl State {
-    /// A fresh sequence of up to `context` positions.
-    pub fn new(h: &Hyperparameters, context: usize) -> State {
-        State { kv: KvCache::new(h, context), scratch: Scratch::default() }
+    /// A fresh sequence.
+    pub fn new(h: &Hyperparameters, kv: KvParams) -> Result<State, KvCacheError> {
+        Ok(State { kv: KvCache::new(h, kv)?, scratch: Scratch::default() })
     }
 }
 
@@ -161,8 +162,7 @@ impl Model<'_> {
     fn attention(&self, compute: &Compute, state: &mut State, i: usize, layer: &Layer<'_>, n: usize) {
         let h = &self.hyperparameters;
         let State { kv, scratch } = state;
-        let Scratch { hidden, normed, qkv, attn, angles, products, .. } = scratch;
-        let start = kv.len();
+        let Scratch { hidden, normed, qkv, attn, angles, attention, products, .. } = scratch;
         let hidden = &mut hidden[..n * h.n_embd];
         let normed = sized(normed, n * h.n_embd);
         let (n_q, n_k, n_v) = (h.n_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_v);
@@ -185,22 +185,11 @@ impl Model<'_> {
         };
         turn(q, n_q, layer.q_norm.as_ref());
         turn(k, n_k, layer.k_norm.as_ref());
-        for t in 0..n {
-            kv.store(i, start + t, &k[t * n_k..][..n_k], &v[t * n_v..][..n_v]);
-        }
-
-        let scale = 1.0 / (h.head_dim_k as f32).sqrt();
-        q.iter_mut().for_each(|q| *q = round_to_f16(*q));
-        let group = h.n_heads / h.n_kv_heads;
+        kv.store(compute, i, k, v);
         let attn = sized(attn, n * h.n_heads * h.head_dim_v);
-        let (kv, q) = (&*kv, &*q);
-        compute.pool.for_rows(attn, h.head_dim_v, |row, acc| {
-            let (t, head) = (row / h.n_heads, row % h.n_heads);
-            let end = start + t + 1;
-            let first = h.sliding_window.map_or(0, |window| end.saturating_sub(window));
-            let q = &q[t * n_q + head * h.head_dim_k..][..h.head_dim_k];
-            compute.kernels.attend(q, scale, first, kv.runs(i, head / group, first, end), acc);
-        });
+        let (kv, shape) = (&*kv, h.attention_shape(kv.format()));
+        let planes = |head, plane| kv.planes(i, head, plane);
+        compute.kernels.attend(&compute.pool, &shape, kv.len(), q, planes, attention, attn);
         compute.add_projected(&layer.attn_out, attn, products, hidden);
     }
 

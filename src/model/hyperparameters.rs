@@ -1,6 +1,7 @@
 //! Hyperparameters: GGUF metadata in, checked numbers out. Past this file nothing is optional just in case.
 
 use crate::gguf::{GgufError, Metadata};
+use crate::kernel::{AttentionShape, KvFormat};
 
 /// How the two halves of a rotated pair lie in a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +180,18 @@ impl Reader<'_> {
 }
 
 impl Hyperparameters {
+    /// What attention needs of them, over a KV cache in `format`.
+    pub fn attention_shape(&self, format: KvFormat) -> AttentionShape {
+        AttentionShape {
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim_k: self.head_dim_k,
+            head_dim_v: self.head_dim_v,
+            sliding_window: self.sliding_window,
+            format,
+        }
+    }
+
     /// Reads the metadata of a model whose embedding has `n_vocab` rows.
     pub fn from_metadata(metadata: &Metadata, n_vocab: usize) -> Result<Hyperparameters, HyperparameterError> {
         let found = metadata

@@ -1,36 +1,48 @@
-//! The KV cache: keys and values of every position in f16, in blocks of positions that are allocated as the context
-//! grows, so that a large context costs nothing until it is used.
+//! The KV cache: keys and values of every position, in blocks of positions that are allocated as the context grows, so
+//! that a large context costs nothing until it is used.
 
-use half::f16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::kernel::{Kernels, KvFormat, PLANE_POSITIONS, Planes};
+
+use super::compute::Compute;
 use super::hyperparameters::Hyperparameters;
-
-/// Positions a block.
-pub const BLOCK_POSITIONS: usize = 256;
 
 /// Keys and values of one sequence.
 #[derive(Debug)]
 pub struct KvCache {
+    params: KvParams,
     n_kv_heads: usize,
     head_dim_k: usize,
     head_dim_v: usize,
     n_layers: usize,
-    capacity: usize,
     /// Positions whose keys and values are whole in every layer.
     len: usize,
     blocks: Vec<Block>,
 }
 
-/// 256 positions of every layer and head.
-#[derive(Debug)]
-struct Block {
-    /// `[n_layers, n_kv_heads, BLOCK_POSITIONS, head_dim_k]`
-    keys: Vec<f16>,
-    /// `[n_layers, n_kv_heads, BLOCK_POSITIONS, head_dim_v]`
-    values: Vec<f16>,
+/// How many positions a cache may hold, and in which format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvParams {
+    pub capacity: usize,
+    pub format: KvFormat,
 }
 
-/// Why the cache cannot hold more positions.
+/// The keys and values of [`PLANE_POSITIONS`] positions in every layer.
+#[derive(Debug)]
+struct Block {
+    /// `[n_layers, n_kv_heads]` planes
+    keys: Vec<CacheLine>,
+    /// `[n_layers, n_kv_heads]` planes
+    values: Vec<CacheLine>,
+}
+
+/// Planes are whole cache lines, so that no load crosses two.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+struct CacheLine([u8; 64]);
+
+/// Why the cache cannot hold keys and values.
 #[derive(Debug, thiserror::Error)]
 pub enum KvCacheError {
     #[error(
@@ -39,20 +51,35 @@ pub enum KvCacheError {
     Full { needed: usize, capacity: usize },
     #[error("no memory for {bytes} more bytes of KV cache; start with a smaller --ctx")]
     OutOfMemory { bytes: usize },
+    #[error(
+        "the model's heads have {dim} elements, which are not whole blocks of 32; its KV cache cannot be {format}, use --kv f16"
+    )]
+    HeadDim { format: KvFormat, dim: usize },
+}
+
+impl KvParams {
+    /// Says whether the heads of a model can be in the format.
+    pub fn check(&self, h: &Hyperparameters) -> Result<(), KvCacheError> {
+        match [h.head_dim_k, h.head_dim_v].into_iter().find(|&dim| !self.format.holds(dim)) {
+            Some(dim) => Err(KvCacheError::HeadDim { format: self.format, dim }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl KvCache {
-    /// An empty cache for up to `capacity` positions.
-    pub fn new(h: &Hyperparameters, capacity: usize) -> KvCache {
-        KvCache {
+    /// An empty cache.
+    pub fn new(h: &Hyperparameters, params: KvParams) -> Result<KvCache, KvCacheError> {
+        params.check(h)?;
+        Ok(KvCache {
+            params,
             n_kv_heads: h.n_kv_heads,
             head_dim_k: h.head_dim_k,
             head_dim_v: h.head_dim_v,
             n_layers: h.n_layers,
-            capacity,
             len: 0,
             blocks: Vec::new(),
-        }
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -64,12 +91,16 @@ impl KvCache {
     }
 
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.params.capacity
+    }
+
+    pub fn format(&self) -> KvFormat {
+        self.params.format
     }
 
     /// Bytes allocated so far.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|b| 2 * (b.keys.len() + b.values.len())).sum()
+        self.blocks.iter().map(|b| size_of::<CacheLine>() * (b.keys.len() + b.values.len())).sum()
     }
 
     /// Forgets all positions from `len` on.
@@ -79,65 +110,72 @@ impl KvCache {
 
     /// Makes room for positions up to `end`.
     pub(super) fn reserve(&mut self, end: usize) -> Result<(), KvCacheError> {
-        if end > self.capacity {
-            return Err(KvCacheError::Full { needed: end, capacity: self.capacity });
+        if end > self.params.capacity {
+            return Err(KvCacheError::Full { needed: end, capacity: self.params.capacity });
         }
-        while self.blocks.len() * BLOCK_POSITIONS < end {
-            let rows = self.n_layers * self.n_kv_heads * BLOCK_POSITIONS;
-            let keys = zeros(rows * self.head_dim_k)?;
-            let values = zeros(rows * self.head_dim_v)?;
-            self.blocks.push(Block { keys, values });
+        while self.blocks.len() * PLANE_POSITIONS < end {
+            let [keys, values] = [self.head_dim_k, self.head_dim_v]
+                .map(|dim| zeros(self.n_layers * self.n_kv_heads * self.params.format.plane_bytes(dim)));
+            self.blocks.push(Block { keys: keys?, values: values? });
         }
         Ok(())
     }
 
     /// Says that all layers hold positions up to `len`.
     pub(super) fn commit(&mut self, len: usize) {
-        assert!(len <= self.blocks.len() * BLOCK_POSITIONS, "positions committed that were never stored");
+        assert!(len <= self.blocks.len() * PLANE_POSITIONS, "positions committed that were never stored");
         self.len = len;
     }
 
-    /// Stores one position of one layer. `keys`: `[n_kv_heads, head_dim_k]`; `values`: `[n_kv_heads, head_dim_v]`.
-    pub(super) fn store(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
-        let block = &mut self.blocks[position / BLOCK_POSITIONS];
-        for head in 0..self.n_kv_heads {
-            let row = (layer * self.n_kv_heads + head) * BLOCK_POSITIONS + position % BLOCK_POSITIONS;
-            to_f16(&keys[head * self.head_dim_k..][..self.head_dim_k], &mut block.keys[row * self.head_dim_k..]);
-            to_f16(&values[head * self.head_dim_v..][..self.head_dim_v], &mut block.values[row * self.head_dim_v..]);
+    /// Stores one layer of the positions after those in the cache. `keys`: `[n, n_kv_heads, head_dim_k]`; `values`:
+    /// `[n, n_kv_heads, head_dim_v]`.
+    pub(super) fn store(&mut self, compute: &Compute, layer: usize, keys: &[f32], values: &[f32]) {
+        let (n_heads, format, start) = (self.n_kv_heads, self.params.format, self.len);
+        let end = start + keys.len() / (n_heads * self.head_dim_k);
+        for b in start / PLANE_POSITIONS..end.div_ceil(PLANE_POSITIONS) {
+            let positions = start.max(b * PLANE_POSITIONS)..end.min((b + 1) * PLANE_POSITIONS);
+            let write = |planes: &mut [CacheLine], dim: usize, x: &[f32], store: StoreFn| {
+                let plane_bytes = format.plane_bytes(dim);
+                let plane = |head: usize, plane: &mut [u8]| {
+                    for position in positions.clone() {
+                        let row = ((position - start) * n_heads + head) * dim;
+                        store(&compute.kernels, format, &x[row..][..dim], plane, position % PLANE_POSITIONS);
+                    }
+                };
+                let planes = &mut planes.as_mut_bytes()[layer * n_heads * plane_bytes..][..n_heads * plane_bytes];
+                if positions.len() == 1 {
+                    planes.chunks_exact_mut(plane_bytes).enumerate().for_each(|(head, bytes)| plane(head, bytes));
+                } else {
+                    compute.pool.for_chunks(planes, plane_bytes, plane);
+                }
+            };
+            let block = &mut self.blocks[b];
+            write(&mut block.keys, self.head_dim_k, keys, Kernels::store_key);
+            write(&mut block.values, self.head_dim_v, values, Kernels::store_value);
         }
     }
 
-    /// Keys and values of `start..end` of one layer and head, in runs that lie together: `([n, head_dim_k], [n, head_dim_v])`.
-    pub(super) fn runs(
-        &self,
-        layer: usize,
-        head: usize,
-        start: usize,
-        end: usize,
-    ) -> impl Iterator<Item = (&[f16], &[f16])> + Clone {
-        let first = start / BLOCK_POSITIONS;
-        (first..end.div_ceil(BLOCK_POSITIONS)).map(move |b| {
-            let from = start.max(b * BLOCK_POSITIONS) - b * BLOCK_POSITIONS;
-            let to = end.min((b + 1) * BLOCK_POSITIONS) - b * BLOCK_POSITIONS;
-            let row = (layer * self.n_kv_heads + head) * BLOCK_POSITIONS;
-            let block = &self.blocks[b];
-            (
-                &block.keys[(row + from) * self.head_dim_k..(row + to) * self.head_dim_k],
-                &block.values[(row + from) * self.head_dim_v..(row + to) * self.head_dim_v],
-            )
-        })
+    /// The planes of one layer and head, the `i`th [`PLANE_POSITIONS`] positions.
+    pub(super) fn planes(&self, layer: usize, head: usize, i: usize) -> Planes<'_> {
+        let place = |dim| {
+            let n_bytes = self.params.format.plane_bytes(dim);
+            let first = (layer * self.n_kv_heads + head) * n_bytes;
+            first..first + n_bytes
+        };
+        let block = &self.blocks[i];
+        Planes {
+            keys: &block.keys.as_bytes()[place(self.head_dim_k)],
+            values: &block.values.as_bytes()[place(self.head_dim_v)],
+        }
     }
 }
 
-fn zeros(n: usize) -> Result<Vec<f16>, KvCacheError> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(n).map_err(|_| KvCacheError::OutOfMemory { bytes: 2 * n })?;
-    v.resize(n, f16::ZERO);
-    Ok(v)
-}
+/// Writes a key or a value to its place in a plane.
+type StoreFn = fn(&Kernels, KvFormat, &[f32], &mut [u8], usize);
 
-fn to_f16(from: &[f32], to: &mut [f16]) {
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to = f16::from_f32(from);
-    }
+fn zeros(n_bytes: usize) -> Result<Vec<CacheLine>, KvCacheError> {
+    let (n, mut lines) = (n_bytes.div_ceil(size_of::<CacheLine>()), Vec::new());
+    lines.try_reserve_exact(n).map_err(|_| KvCacheError::OutOfMemory { bytes: n_bytes })?;
+    lines.resize(n, CacheLine([0; 64]));
+    Ok(lines)
 }

@@ -11,7 +11,7 @@ mod weights;
 pub use compute::Compute;
 pub use forward::{Control, ForwardError, MAX_BATCH, Prefetch, State};
 pub use hyperparameters::{Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling};
-pub use kv_cache::{KvCache, KvCacheError};
+pub use kv_cache::{KvCache, KvCacheError, KvParams};
 pub use weights::WeightError;
 
 use rope::Rope;

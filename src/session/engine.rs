@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::{Chat, Session};
-use crate::kernel::{Isa, Kernels};
-use crate::model::{Compute, Control, Model, ModelError, Prefetch};
+use crate::kernel::{Isa, Kernels, KvFormat};
+use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, Prefetch};
 use crate::pool::{Pool, PoolError};
 use crate::store::{ModelFile, StoreError};
 use crate::telemetry::{ExpertMap, Telemetry};
@@ -20,6 +20,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Positions of context; `None`: the model's own.
     pub context: Option<usize>,
+    /// The format of the KV cache.
+    pub kv: KvFormat,
     /// The instruction set; `None`: the best there is.
     pub isa: Option<Isa>,
     /// Whether experts are asked for ahead of their use.
@@ -37,6 +39,8 @@ pub enum EngineError {
     Pool(#[from] PoolError),
     #[error("cannot start the worker's thread: {0}")]
     Thread(std::io::Error),
+    #[error(transparent)]
+    KvCache(#[from] KvCacheError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{}: {source}", path.display())]
@@ -59,9 +63,10 @@ impl EngineOptions {
         Ok(Compute { kernels, pool: Pool::new(self.threads)? })
     }
 
-    /// Positions of context for a model.
-    pub fn context_for(&self, model: &Model<'_>) -> usize {
-        self.context.unwrap_or(model.hyperparameters().context_length)
+    /// The KV cache for a model.
+    pub fn kv_for(&self, model: &Model<'_>) -> KvParams {
+        let capacity = self.context.unwrap_or(model.hyperparameters().context_length);
+        KvParams { capacity, format: self.kv }
     }
 }
 
@@ -137,10 +142,12 @@ impl Watch {
 }
 
 /// A conversation with a model.
-pub fn chat<'m>(model: &'m Model<'m>, compute: &'m Compute, words: &'m Words, options: &EngineOptions) -> Chat<'m> {
-    Chat {
-        session: Session::new(model, compute, options.context_for(model)),
-        tokenizer: &words.tokenizer,
-        format: &words.format,
-    }
+pub fn chat<'m>(
+    model: &'m Model<'m>,
+    compute: &'m Compute,
+    words: &'m Words,
+    options: &EngineOptions,
+) -> Result<Chat<'m>, EngineError> {
+    let session = Session::new(model, compute, options.kv_for(model))?;
+    Ok(Chat { session, tokenizer: &words.tokenizer, format: &words.format })
 }

@@ -10,7 +10,7 @@ pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, ope
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::model::{Compute, Control, ForwardError, MAX_BATCH, Model, State};
+use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, MAX_BATCH, Model, State};
 use crate::sampler::Sampler;
 
 /// A model, a KV cache, and the tokens that are in it.
@@ -92,9 +92,9 @@ pub enum SessionError {
 }
 
 impl<'m> Session<'m> {
-    /// An empty session of up to `context` positions.
-    pub fn new(model: &'m Model<'m>, compute: &'m Compute, context: usize) -> Session<'m> {
-        Session { model, compute, state: State::new(model.hyperparameters(), context), cached: Vec::new() }
+    /// An empty session with a KV cache as `kv` says.
+    pub fn new(model: &'m Model<'m>, compute: &'m Compute, kv: KvParams) -> Result<Session<'m>, KvCacheError> {
+        Ok(Session { model, compute, state: State::new(model.hyperparameters(), kv)?, cached: Vec::new() })
     }
 
     pub fn capacity(&self) -> usize {
@@ -111,7 +111,13 @@ impl<'m> Session<'m> {
         self.keep(0);
     }
 
-    fn keep(&mut self, len: usize) {
+    /// Bytes of the KV cache.
+    pub fn kv_bytes(&self) -> usize {
+        self.state.kv.bytes()
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub fn keep(&mut self, len: usize) {
         self.cached.truncate(len);
         self.state.kv.truncate(len);
     }

@@ -72,7 +72,8 @@ fn compute(file: &ModelFile, model: &Model<'_>) {
         options.compute().expect("one thread can be started")
     });
     let watch = Watch::unattended(file, model, Prefetch::On);
-    let mut session = Session::new(model, &COMPUTE, 4);
+    let options = EngineOptions { context: Some(4), ..EngineOptions::default() };
+    let Ok(mut session) = Session::new(model, &COMPUTE, options.kv_for(model)) else { return };
     if let Ok(logits) = session.feed(&[0, 0, 0], watch.control()) {
         assert_eq!(logits.len(), model.hyperparameters().n_vocab);
         Sampler::new(SamplingParams { seed: Some(1), ..SamplingParams::default() }).sample(logits);

@@ -1,0 +1,237 @@
+//! Scores: queries times the keys of a plane, and the exponentials of the softmax over them. The queries of a group of
+//! heads, and of several tokens, share each load of a key. Loops here are plain ones: what goes through a closure of an
+//! iterator or an array is not compiled for the instruction set.
+
+use super::cache::{BLOCK, KeyLayout, KvFormat, PLANE_POSITIONS, padded};
+use super::lanes::Lanes;
+use crate::quant::{Half, LANES, blocks};
+
+/// How far ahead of their use keys are asked for, in bytes, at the least.
+const PREFETCH_BYTES: usize = 2048;
+
+/// The scores of one query over the positions of a plane, later their exponentials.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct RowScores {
+    pub values: [f32; PLANE_POSITIONS],
+    /// The largest score of the positions that the query sees; negative infinity where it sees none.
+    pub max: f32,
+    /// The sum of the exponentials.
+    pub sum: f64,
+}
+
+impl RowScores {
+    pub(super) const EMPTY: RowScores = RowScores { values: [0.0; PLANE_POSITIONS], max: f32::NEG_INFINITY, sum: 0.0 };
+}
+
+/// Queries as the keys of the cache want them, all heads of all tokens one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Queries {
+    /// F16: `[n, padded dim]`, rounded to f16; else the scales `[n, dim / 32]`.
+    pub floats: Vec<f32>,
+    /// Four signed bytes each: `[n, dim / 4]`; for F16 empty.
+    pub words: Vec<i32>,
+    /// The sums of the bytes of each block: `[n, dim / 32]`; for F16 empty.
+    pub sums: Vec<i32>,
+}
+
+/// Rounds whole registers of queries to f16.
+#[inline(always)]
+pub(super) fn round<L: Lanes>(x: &mut [f32]) {
+    for x in x.as_chunks_mut::<LANES>().0 {
+        L::load(x).round_to_f16().store(x);
+    }
+}
+
+/// `[a, b)` within a plane.
+pub(super) type Span = (usize, usize);
+
+/// What the scores of some queries over one plane are made of.
+pub(super) struct ScoreJob<'j> {
+    pub format: KvFormat,
+    pub dim: usize,
+    pub scale: f32,
+    pub queries: &'j Queries,
+    /// The places of the queries.
+    pub rows: &'j [usize],
+    /// The positions that each query sees.
+    pub spans: &'j [Span],
+    pub plane: &'j [u8],
+    /// What is read after this plane, to be asked for ahead.
+    pub next: Option<&'j [u8]>,
+}
+
+/// Fills `out`, one a query.
+#[inline(always)]
+pub(super) fn scores<L: Lanes>(job: &ScoreJob<'_>, out: &mut [RowScores]) {
+    let first = job.spans.iter().map(|s| s.0).min().unwrap_or(0);
+    let end = job.spans.iter().map(|s| s.1).max().unwrap_or(0);
+    let n_groups = job.rows.len().div_ceil(L::SCORE_ROWS);
+    let tile_bytes = job.plane.len() / (PLANE_POSITIONS / LANES);
+    for tile in first / LANES..end.div_ceil(LANES) {
+        prefetch(job, tile * tile_bytes + tile_bytes.max(PREFETCH_BYTES), tile_bytes);
+        let mut start = 0;
+        for group in 0..n_groups {
+            let stop = (group + 1) * job.rows.len() / n_groups;
+            let (rows, out) = (&job.rows[start..stop], &mut out[start..stop]);
+            match rows.len() {
+                1 => tile_scores::<L, 1>(job, rows, tile, out),
+                2 => tile_scores::<L, 2>(job, rows, tile, out),
+                3 => tile_scores::<L, 3>(job, rows, tile, out),
+                _ => tile_scores::<L, 4>(job, rows, tile, out),
+            }
+            start = stop;
+        }
+    }
+    for (row, &(from, to)) in out.iter_mut().zip(job.spans) {
+        row.max = largest::<L>(&row.values[from..to]);
+    }
+}
+
+/// The scores of `G` queries over sixteen positions, whatever lies there beyond those that the queries see.
+#[inline(always)]
+fn tile_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: &[usize], tile: usize, out: &mut [RowScores]) {
+    let (Ok(rows), Ok(out)) = (<[usize; G]>::try_from(rows), <&mut [RowScores; G]>::try_from(out)) else {
+        unreachable!("a group of {} queries", rows.len())
+    };
+    match job.format {
+        KvFormat::F16 => half_scores::<L, G>(job, rows, tile, out),
+        KvFormat::Q8_0 => integer_scores::<L, Bytes, G>(job, rows, tile, out),
+        KvFormat::Q4_0 => integer_scores::<L, Nibbles, G>(job, rows, tile, out),
+    }
+}
+
+/// Keys as rows of halves, four at a time.
+#[inline(always)]
+fn half_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: [usize; G], tile: usize, out: &mut [RowScores; G]) {
+    let n_chunks = padded(job.dim) / LANES;
+    let keys = blocks::<[Half; LANES]>(job.plane, PLANE_POSITIONS * n_chunks);
+    let all_queries = job.queries.floats.as_chunks::<LANES>().0;
+    let mut queries: [&[[f32; LANES]]; G] = [&[]; G];
+    for g in 0..G {
+        queries[g] = &all_queries[rows[g] * n_chunks..][..n_chunks];
+    }
+    for p in (tile * LANES..(tile + 1) * LANES).step_by(4) {
+        let four = &keys[p * n_chunks..][..4 * n_chunks];
+        let mut sums = [[L::splat(0.0); 4]; G];
+        for c in 0..n_chunks {
+            let mut keys = [L::splat(0.0); 4];
+            for i in 0..4 {
+                keys[i] = L::from_halves(&four[i * n_chunks + c]);
+            }
+            for g in 0..G {
+                let query = L::load(&queries[g][c]);
+                for i in 0..4 {
+                    sums[g][i] = query.mul_add(keys[i], sums[g][i]);
+                }
+            }
+        }
+        for g in 0..G {
+            let scores = L::fold4(sums[g]);
+            for i in 0..4 {
+                out[g].values[p + i] = job.scale * scores[i];
+            }
+        }
+    }
+}
+
+/// How 64 bytes of codes of keys, four a position, are multiplied with a query.
+trait Codes<L: Lanes> {
+    /// What is added to a code in the bytes.
+    const OFFSET: i32;
+    /// Elements of a position in its four bytes.
+    const ELEMENTS: usize;
+    /// Adds to the sums of `G` queries the products with `codes`, which are number `j` of their block; `words`: four
+    /// elements of each query's block each.
+    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]);
+}
+
+struct Bytes;
+
+impl<L: Lanes> Codes<L> for Bytes {
+    const OFFSET: i32 = L::SIGNED_OFFSET;
+    const ELEMENTS: usize = 4;
+
+    #[inline(always)]
+    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
+        let keys = L::signed_bytes(codes);
+        for g in 0..G {
+            sums[g] = L::dot(sums[g], keys, words[g][j]);
+        }
+    }
+}
+
+struct Nibbles;
+
+impl<L: Lanes> Codes<L> for Nibbles {
+    const OFFSET: i32 = 8;
+    const ELEMENTS: usize = 8;
+
+    #[inline(always)]
+    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
+        let [first, second] = L::nibbles(codes);
+        for g in 0..G {
+            sums[g] = L::dot(L::dot(sums[g], first, words[g][j]), second, words[g][j + BLOCK / 8]);
+        }
+    }
+}
+
+/// Keys as codes, sixteen positions side by side.
+#[inline(always)]
+fn integer_scores<L: Lanes, C: Codes<L>, const G: usize>(
+    job: &ScoreJob<'_>,
+    rows: [usize; G],
+    tile: usize,
+    out: &mut [RowScores; G],
+) {
+    let n_blocks = job.dim / BLOCK;
+    let (scales, codes) = KeyLayout::new(job.format, job.dim).tile(job.plane, tile);
+    let codes = codes.as_chunks::<64>().0;
+    let scales = blocks::<[Half; LANES]>(scales, n_blocks);
+    let mut scores = [L::splat(0.0); G];
+    for b in 0..n_blocks {
+        let mut words: [&[i32]; G] = [&[]; G];
+        let mut sums = [L::ints(0); G];
+        for g in 0..G {
+            let block = rows[g] * n_blocks + b;
+            words[g] = &job.queries.words[block * BLOCK / 4..][..BLOCK / 4];
+            sums[g] = L::ints(-C::OFFSET * job.queries.sums[block]);
+        }
+        let n = BLOCK / C::ELEMENTS;
+        for (j, codes) in codes[b * n..][..n].iter().enumerate() {
+            C::add(codes, j, &words, &mut sums);
+        }
+        let scales = L::from_halves(&scales[b]);
+        for g in 0..G {
+            let scale = scales.mul(L::splat(job.queries.floats[rows[g] * n_blocks + b]));
+            scores[g] = L::to_floats(sums[g]).mul_add(scale, scores[g]);
+        }
+    }
+    for g in 0..G {
+        let to = out[g].values.as_chunks_mut::<LANES>().0;
+        scores[g].mul(L::splat(job.scale)).store(&mut to[tile]);
+    }
+}
+
+/// Asks for `n` bytes at `at` of the plane, or of the next one where that is beyond its end.
+#[inline(always)]
+fn prefetch(job: &ScoreJob<'_>, at: usize, n: usize) {
+    match job.next {
+        _ if at < job.plane.len() => super::prefetch(job.plane, at, n),
+        Some(next) => super::prefetch(next, at - job.plane.len(), n),
+        None => {}
+    }
+}
+
+/// The largest number; negative infinity where there is none.
+#[inline(always)]
+fn largest<L: Lanes>(x: &[f32]) -> f32 {
+    let (whole, rest) = x.as_chunks::<LANES>();
+    let mut max = L::splat(f32::NEG_INFINITY);
+    for chunk in whole {
+        max = L::load(chunk).max(max);
+    }
+    let mut lanes = [0.0; LANES];
+    max.store(&mut lanes);
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
