@@ -1,5 +1,7 @@
 //! Agreement with the reference engine: logits, greedy continuations and perplexity, on every instruction set.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says why it skips")]
+
 mod common;
 
 use std::fs::File;
@@ -142,6 +144,22 @@ fn threads_change_no_bit_and_batches_only_the_rounding() {
             let bound = if isa == Isa::Scalar { 0.0 } else { 2e-4 };
             assert!(kl.abs() <= bound, "{isa}, batches of {batch}: KL {kl:.1e} to one batch");
         }
+    }
+}
+
+#[test]
+fn the_real_models_give_the_reference_logits() {
+    for file in ["SmolLM2-135M-Instruct.Q4_1.gguf", "qwen-0.5b-q4.gguf", "qwen-1.5b-q4.gguf"] {
+        let Some(folder) = common::shared("real models", "conformance/logits") else { return };
+        let Some(path) = common::real_model("real models", file) else { continue };
+        let expected = expected(&folder.join(file.replace(".gguf", ".json")));
+        let isa = Kernels::detect().isa();
+        let (logits, _) = run(&path, isa, &expected.ids, 0);
+        let row = |&p: &usize| &logits[p * expected.n_vocab..][..expected.n_vocab];
+        let found: Vec<f32> = expected.positions.as_ref().unwrap().iter().flat_map(row).copied().collect();
+        let kl = common::mean_kl(&expected.logits, &found, expected.n_vocab);
+        println!("{file} {isa} mean KL {kl:.2e}");
+        assert!(kl <= 5e-3, "{file}: mean KL {kl:.2e}");
     }
 }
 

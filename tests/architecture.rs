@@ -1,6 +1,8 @@
 //! The floors of `ARCHITECTURE.md`, checked: a module imports only from floors below its own, `unsafe` stays in its
 //! rooms, printing in its own, and no file of the project names a place of one machine.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! The command line as a person or a script uses it: exit codes, stdout alone for results, JSON keys that stay.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says why it skips")]
+
 mod common;
 
 use assert_cmd::Command;
