@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::matmul::{Matrix, Output};
 use super::scalar;
-use super::tiled::Tiles;
+use super::tiled::{TileCodes, Tiles};
 use crate::quant::{ActivationForm, DotFn, GgmlType};
 
 /// An instruction set that kernels are written for, from the least to the most capable.
@@ -64,9 +64,12 @@ pub(super) struct Product {
     pub(super) least_rows: usize,
     /// Rows of weights that are decoded together; ranges begin at a multiple of them.
     pub(super) panel_rows: usize,
-    /// Computes the columns of the output that belong to a range of the rows of weights.
-    pub(super) run: fn(&Operands<'_>, Range<usize>),
+    pub(super) codes: TileCodes,
+    pub(super) run: RunFn,
 }
+
+/// Computes the columns of the output that belong to a range of the rows of weights.
+pub(super) type RunFn = fn(&Operands<'_>, Range<usize>);
 
 /// What a [`Product`] multiplies, and where the result goes.
 #[derive(Debug)]

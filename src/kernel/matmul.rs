@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::Kernels;
 use super::dispatch::Operands;
-use super::tiled::{TileScratch, Tiles};
+use super::tiled::{TileCodes, TileScratch, Tiles};
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, GgmlType};
 
@@ -75,10 +75,17 @@ pub struct Activations<'a> {
 
 /// What the tiles of the scratch hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tiled {
-    All(ActivationForm),
-    /// The rows of the scratch's `tiled_rows`.
-    Only(ActivationForm),
+struct Tiled {
+    form: ActivationForm,
+    codes: TileCodes,
+    rows: TiledRows,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TiledRows {
+    All,
+    /// Those of the scratch's `tiled_rows`.
+    Only,
 }
 
 impl<'a> Activations<'a> {
@@ -117,22 +124,26 @@ impl<'a> Activations<'a> {
     }
 
     /// The rows that `rows` names as tiles of `form`, laid out anew where the last product took others.
-    fn tiled(&mut self, form: ActivationForm, rows: Rows<'_>, kernels: &Kernels, pool: &Pool) -> Tiles<'_> {
+    fn tiled(
+        &mut self,
+        form: ActivationForm,
+        codes: TileCodes,
+        rows: Rows<'_>,
+        kernels: &Kernels,
+        pool: &Pool,
+    ) -> Tiles<'_> {
         self.quantize(form, kernels, pool);
-        let wanted = match rows {
-            Rows::All => Tiled::All(form),
-            Rows::Only(_) => Tiled::Only(form),
+        let (of, same_rows) = match rows {
+            Rows::All => (TiledRows::All, true),
+            Rows::Only(indices) => (TiledRows::Only, self.scratch.tiled_rows == indices),
         };
-        let same_rows = match rows {
-            Rows::All => true,
-            Rows::Only(indices) => self.scratch.tiled_rows == indices,
-        };
+        let wanted = Tiled { form, codes, rows: of };
         if self.tiled != Some(wanted) || !same_rows {
             let row_bytes = form.row_bytes(self.n_cols);
             let ActivationScratch { forms, tiles, tiled_rows } = &mut *self.scratch;
             let bytes = &forms[form as usize];
             let row = |i: usize| &bytes[rows.index(i) * row_bytes..][..row_bytes];
-            tiles.fill(pool, form, rows.len(self.n_rows), self.n_cols, row);
+            tiles.fill(pool, form, codes, rows.len(self.n_rows), self.n_cols, row);
             if let Rows::Only(indices) = rows {
                 tiled_rows.clear();
                 tiled_rows.extend_from_slice(indices);
@@ -195,15 +206,21 @@ impl Output<'_> {
         unsafe { *self.base.add(row * self.n_cols + col) = value };
     }
 
-    /// Writes neighbouring columns of a row.
+    /// Writes the first `n` values to neighbouring columns of a row.
     ///
     /// # Safety
     /// No other thread writes or reads these elements during the product.
-    pub(super) unsafe fn write_columns(&self, row: usize, first: usize, values: &[f32]) {
-        assert!(row < self.n_rows && first + values.len() <= self.n_cols, "columns past the output");
+    #[inline]
+    pub(super) unsafe fn write_columns(&self, row: usize, first: usize, values: &[f32; 16], n: usize) {
+        assert!(row < self.n_rows && n <= 16 && first + n <= self.n_cols, "columns past the output");
         // SAFETY: in bounds as just found; exclusive by the caller's promise.
         unsafe {
-            self.base.add(row * self.n_cols + first).copy_from_nonoverlapping(values.as_ptr(), values.len());
+            let out = self.base.add(row * self.n_cols + first);
+            if n == 16 {
+                out.cast::<[f32; 16]>().write_unaligned(*values);
+            } else {
+                out.copy_from_nonoverlapping(values.as_ptr(), n);
+            }
         }
     }
 }
@@ -227,7 +244,7 @@ impl Kernels {
         }
         let output = Output::new(out, n, w.n_rows);
         if let Some(product) = self.product(w.ty, n) {
-            let tiles = x.tiled(form, rows, self, pool);
+            let tiles = x.tiled(form, product.codes, rows, self, pool);
             let operands = Operands { weights: *w, n_rows: n, tiles, output: &output };
             let grain = grain(w).next_multiple_of(product.panel_rows);
             pool.for_ranges(w.n_rows, grain, |range| (product.run)(&operands, range));

@@ -7,12 +7,31 @@ use crate::quant::{ActivationForm, Block, BlockQ8_0, BlockQ8_1, BlockQ8K, blocks
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
 
+/// How the codes of a tile are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TileCodes {
+    Signed,
+    /// 128 too large and so unsigned, for products of unsigned bytes with signed ones.
+    Offset,
+}
+
+impl TileCodes {
+    /// Four codes as a doubleword.
+    fn four(self, codes: [i8; 4]) -> i32 {
+        let codes = u32::from_le_bytes(codes.map(|code| code as u8));
+        (match self {
+            TileCodes::Signed => codes,
+            TileCodes::Offset => codes ^ 0x8080_8080,
+        }) as i32
+    }
+}
+
 /// A block of 256 of sixteen rows.
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub(super) struct Tile256 {
-    /// Four steps of 64 elements.
-    pub(super) codes: [[[i8; 64]; TILE_ROWS]; 4],
+    /// Four steps of 64 elements, four codes in a doubleword.
+    pub(super) codes: [[[i32; 16]; TILE_ROWS]; 4],
     pub(super) d: [f32; TILE_ROWS],
     /// Sums of 32 codes, two in a doubleword.
     pub(super) sums_of_32: [[i32; 4]; TILE_ROWS],
@@ -24,7 +43,8 @@ pub(super) struct Tile256 {
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub(super) struct Tile32 {
-    pub(super) codes: [[i8; 32]; TILE_ROWS],
+    /// Four codes in a doubleword.
+    pub(super) codes: [[i32; 8]; TILE_ROWS],
     pub(super) d: [f32; TILE_ROWS],
     /// d · Σ codes; zero in Q8_0.
     pub(super) s: [f32; TILE_ROWS],
@@ -34,7 +54,7 @@ pub(super) struct Tile32 {
 trait Tile<B>: Clone + Send {
     const ZERO: Self;
 
-    fn set(&mut self, row: usize, block: &B);
+    fn set(&mut self, row: usize, block: &B, codes: TileCodes);
 }
 
 /// Two 16-bit integers in a doubleword, the first one low.
@@ -44,15 +64,16 @@ fn pair(low: i16, high: i16) -> i32 {
 
 impl Tile<BlockQ8K> for Tile256 {
     const ZERO: Tile256 = Tile256 {
-        codes: [[[0; 64]; TILE_ROWS]; 4],
+        codes: [[[0; 16]; TILE_ROWS]; 4],
         d: [0.0; TILE_ROWS],
         sums_of_32: [[0; 4]; TILE_ROWS],
         sums_of_16: [[0; 8]; TILE_ROWS],
     };
 
-    fn set(&mut self, row: usize, block: &BlockQ8K) {
-        for (step, codes) in block.qs.as_chunks::<64>().0.iter().enumerate() {
-            self.codes[step][row] = *codes;
+    fn set(&mut self, row: usize, block: &BlockQ8K, codes: TileCodes) {
+        let (fours, _) = block.qs.as_chunks::<4>();
+        for (step, fours) in fours.as_chunks::<16>().0.iter().enumerate() {
+            self.codes[step][row] = fours.map(|four| codes.four(four));
         }
         self.d[row] = block.d.get();
         let of_16 = block.bsums.map(|sum| sum.get());
@@ -62,13 +83,18 @@ impl Tile<BlockQ8K> for Tile256 {
     }
 }
 
-const ZERO_32: Tile32 = Tile32 { codes: [[0; 32]; TILE_ROWS], d: [0.0; TILE_ROWS], s: [0.0; TILE_ROWS] };
+fn fours(qs: &[i8; 32], codes: TileCodes) -> [i32; 8] {
+    let (fours, _) = qs.as_chunks::<4>();
+    std::array::from_fn(|i| codes.four(fours[i]))
+}
+
+const ZERO_32: Tile32 = Tile32 { codes: [[0; 8]; TILE_ROWS], d: [0.0; TILE_ROWS], s: [0.0; TILE_ROWS] };
 
 impl Tile<BlockQ8_0> for Tile32 {
     const ZERO: Tile32 = ZERO_32;
 
-    fn set(&mut self, row: usize, block: &BlockQ8_0) {
-        self.codes[row] = block.qs;
+    fn set(&mut self, row: usize, block: &BlockQ8_0, codes: TileCodes) {
+        self.codes[row] = fours(&block.qs, codes);
         self.d[row] = block.d.to_f32();
         self.s[row] = 0.0;
     }
@@ -77,8 +103,8 @@ impl Tile<BlockQ8_0> for Tile32 {
 impl Tile<BlockQ8_1> for Tile32 {
     const ZERO: Tile32 = ZERO_32;
 
-    fn set(&mut self, row: usize, block: &BlockQ8_1) {
-        self.codes[row] = block.qs;
+    fn set(&mut self, row: usize, block: &BlockQ8_1, codes: TileCodes) {
+        self.codes[row] = fours(&block.qs, codes);
         self.d[row] = block.d.to_f32();
         self.s[row] = block.s.to_f32();
     }
@@ -100,19 +126,21 @@ pub(super) enum Tiles<'a> {
 
 impl TileScratch {
     /// Lays out `n_rows` rows of `n_cols` activations, which are quantized in `form`.
+    #[allow(clippy::too_many_arguments, reason = "which rows, and how they are laid out")]
     pub(super) fn fill<'a>(
         &mut self,
         pool: &Pool,
         form: ActivationForm,
+        codes: TileCodes,
         n_rows: usize,
         n_cols: usize,
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) {
         let n_blocks = n_cols / form.block_len();
         match form {
-            ActivationForm::Q8_K => fill::<BlockQ8K, _>(&mut self.of_256, pool, n_rows, n_blocks, row),
-            ActivationForm::Q8_0 => fill::<BlockQ8_0, _>(&mut self.of_32, pool, n_rows, n_blocks, row),
-            ActivationForm::Q8_1 => fill::<BlockQ8_1, _>(&mut self.of_32, pool, n_rows, n_blocks, row),
+            ActivationForm::Q8_K => fill::<BlockQ8K, _>(&mut self.of_256, pool, codes, n_rows, n_blocks, row),
+            ActivationForm::Q8_0 => fill::<BlockQ8_0, _>(&mut self.of_32, pool, codes, n_rows, n_blocks, row),
+            ActivationForm::Q8_1 => fill::<BlockQ8_1, _>(&mut self.of_32, pool, codes, n_rows, n_blocks, row),
             ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => panic!("no tiles of {form:?}"),
         }
     }
@@ -129,6 +157,7 @@ impl TileScratch {
 fn fill<'a, B: Block, T: Tile<B>>(
     tiles: &mut Vec<T>,
     pool: &Pool,
+    codes: TileCodes,
     n_rows: usize,
     n_blocks: usize,
     row: impl Fn(usize) -> &'a [u8] + Sync,
@@ -146,7 +175,7 @@ fn fill<'a, B: Block, T: Tile<B>>(
                 *tile = T::ZERO;
             }
             for (i, r) in rows.enumerate() {
-                tile.set(i, &blocks::<B>(row(r), n_blocks)[b]);
+                tile.set(i, &blocks::<B>(row(r), n_blocks)[b], codes);
             }
         }
     });

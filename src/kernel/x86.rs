@@ -52,6 +52,18 @@ macro_rules! proven4 {
 }
 pub(super) use proven4;
 
+/// Makes a [`RunFn`](super::dispatch::RunFn) of a product that needs CPU features.
+macro_rules! proven_product {
+    ($product:expr) => {{
+        fn run(operands: &crate::kernel::dispatch::Operands<'_>, range: std::ops::Range<usize>) {
+            // SAFETY: as for `proven`.
+            unsafe { $product(operands, range) }
+        }
+        run as crate::kernel::dispatch::RunFn
+    }};
+}
+pub(super) use proven_product;
+
 /// Defines the dot product with one row of activations and that with four, which share the unpacking of the weights, by
 /// a form that is generic in their number.
 macro_rules! dots {

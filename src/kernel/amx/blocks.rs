@@ -6,11 +6,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::avx512::interleaved::{self, Blocks, Linear, ROWS};
+use super::super::avx512::panels::{
+    Lanes, Out, PANELS, Pass, load_i32x16, load_lanes, store_codes, store_lanes, with_panel,
+};
 use super::super::dispatch::Operands;
 use super::super::tiled::{TILE_ROWS, Tile32, Tiles};
-use super::lanes::{
-    GROUPS, Lanes, MOST_TILES, Out, PANELS, load_i32x16, load_lanes, store_codes, store_lanes, with_panel, write,
-};
+
 use super::unit::{Sums, Unit};
 use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, blocks};
 
@@ -86,45 +87,46 @@ fn product<B: Block, const MINS: bool>(
         let Scratch { codes, scales, sums, out } = &mut **scratch;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<32>() };
-        for first_row in range.clone().step_by(GROUPS * PANELS * ROWS) {
-            let n_groups = (range.end - first_row).div_ceil(PANELS * ROWS).min(GROUPS);
-            for first_tile in (0..n_tiles).step_by(MOST_TILES) {
-                let n = MOST_TILES.min(n_tiles - first_tile);
-                out.clear();
-                out.resize(n_groups * n, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
-                let mut last: Option<Step> = None;
-                let mut set = 0;
-                for first_block in (0..n_blocks).step_by(CHUNK) {
-                    let chunk = CHUNK.min(n_blocks - first_block);
-                    for group in 0..n_groups {
-                        set = 1 - set;
-                        let row = first_row + group * PANELS * ROWS;
-                        decode_chunk(rows, n_blocks, row, first_block, chunk, &decode, codes, &mut scales[set]);
-                        for t in 0..n {
-                            for block in (0..chunk).step_by(2) {
-                                // An odd last block has another of zeros beside it.
-                                let second = (block + 1).min(chunk - 1);
-                                let tile = |block: usize| (first_block + block) * n_tiles + first_tile + t;
-                                let step =
-                                    Step { set, block, tiles: [tile(block), tile(second)], place: group * n + t };
-                                let a = step.tiles.map(|tile| tiles[tile].codes.as_ptr().cast());
-                                let b = [block, block + 1].map(|block| codes[block].0.as_ptr().cast());
-                                // SAFETY: tiles of activations are 512 bytes, codes of a block 1024, the sums 4096.
-                                unsafe { unit.two_by_pairs(a, b, sums.as_mut_ptr()) };
-                                if let Some(last) = last.replace(step) {
-                                    scale::<MINS>(&last, sums, scales, tiles, out);
-                                }
+        Pass::for_each(operands, range, out, |pass, out| {
+            let mut last: Option<Step> = None;
+            let mut set = 0;
+            for first_block in (0..n_blocks).step_by(CHUNK) {
+                let chunk = CHUNK.min(n_blocks - first_block);
+                for group in 0..pass.n_groups {
+                    set = 1 - set;
+                    decode_chunk(
+                        rows,
+                        n_blocks,
+                        pass.row(group, 0),
+                        first_block,
+                        chunk,
+                        &decode,
+                        codes,
+                        &mut scales[set],
+                    );
+                    for t in 0..pass.n_tiles {
+                        for block in (0..chunk).step_by(2) {
+                            // An odd last block has another of zeros beside it.
+                            let second = (block + 1).min(chunk - 1);
+                            let tile = |block: usize| (first_block + block) * n_tiles + pass.first_tile + t;
+                            let tiles_of_step = [tile(block), tile(second)];
+                            let step = Step { set, block, tiles: tiles_of_step, place: group * pass.n_tiles + t };
+                            let a = step.tiles.map(|tile| tiles[tile].codes.as_ptr().cast());
+                            let b = [block, block + 1].map(|block| codes[block].0.as_ptr().cast());
+                            // SAFETY: tiles of activations are 512 bytes, codes of a block 1024, the sums 4096.
+                            unsafe { unit.two_by_pairs(a, b, sums.as_mut_ptr()) };
+                            if let Some(last) = last.replace(step) {
+                                scale::<MINS>(&last, sums, scales, tiles, out);
                             }
                         }
                     }
                 }
-                if let Some(last) = last {
-                    unit.store(sums);
-                    scale::<MINS>(&last, sums, scales, tiles, out);
-                }
-                write(operands, first_row, first_tile, n, out);
             }
-        }
+            if let Some(last) = last {
+                unit.store(sums);
+                scale::<MINS>(&last, sums, scales, tiles, out);
+            }
+        });
     });
 }
 

@@ -6,12 +6,13 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::avx512::interleaved::{self, Blocks, Header, ROWS};
+use super::super::avx512::panels::{
+    Lanes, Out, PANELS, Pass, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes, with_panel,
+};
 use super::super::dispatch::Operands;
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
-use super::lanes::{
-    GROUPS, Lanes, MOST_TILES, Out, PANELS, load_i32x16, load_lanes, store_codes, store_lanes, with_panel, write,
-};
+
 use super::unit::{Before, Codes, Sums, Unit};
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
 
@@ -96,35 +97,21 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<64>() };
         let mut pipeline: Pipeline<'_, SHIFT, MINS> = Pipeline { unit, codes, tiles, sums, last: None };
-        for first_row in range.clone().step_by(GROUPS * PANELS * ROWS) {
-            let n_groups = (range.end - first_row).div_ceil(PANELS * ROWS).min(GROUPS);
-            for first_tile in (0..n_tiles).step_by(MOST_TILES) {
-                let n = MOST_TILES.min(n_tiles - first_tile);
-                out.clear();
-                out.resize(n_groups * n, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
-                let mut set = 0;
-                for (b, group) in (0..n_blocks).flat_map(|b| (0..n_groups).map(move |group| (b, group))) {
-                    set = 1 - set;
-                    for panel in 0..PANELS {
-                        let row = first_row + (group * PANELS + panel) * ROWS;
-                        with_panel(rows, n_blocks, row, b, |blocks| {
-                            blocks.prefetch(1);
-                            decode(blocks, &mut parts[panel], &mut scales[set][panel]);
-                        });
-                    }
-                    pipeline.multiply(
-                        parts,
-                        scales,
-                        set,
-                        b * n_tiles + first_tile..b * n_tiles + first_tile + n,
-                        &mut out[..],
-                        group * n,
-                    );
+        Pass::for_each(operands, range, out, |pass, out| {
+            let mut set = 0;
+            for (b, group) in (0..n_blocks).flat_map(|b| (0..pass.n_groups).map(move |group| (b, group))) {
+                set = 1 - set;
+                for panel in 0..PANELS {
+                    with_panel(rows, n_blocks, pass.row(group, panel), b, |blocks| {
+                        blocks.prefetch(1);
+                        decode(blocks, &mut parts[panel], &mut scales[set][panel]);
+                    });
                 }
-                pipeline.drain(scales, out);
-                write(operands, first_row, first_tile, n, out);
+                let first = b * n_tiles + pass.first_tile;
+                pipeline.multiply(parts, scales, set, first..first + pass.n_tiles, out, group * pass.n_tiles);
             }
-        }
+            pipeline.drain(scales, out);
+        });
     });
 }
 
@@ -244,30 +231,6 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
     }
 }
 
-/// For each doubleword, two of its bytes as the low bytes of words.
-const fn words_of(first: u8, second: u8) -> [u8; 16] {
-    let mut index = [0x80; 16];
-    let mut i = 0;
-    while i < 4 {
-        index[4 * i] = 4 * i as u8 + first;
-        index[4 * i + 2] = 4 * i as u8 + second;
-        i += 1;
-    }
-    index
-}
-
-/// Byte `i` of each doubleword in both words.
-const TWICE: [[u8; 16]; 4] = [words_of(0, 0), words_of(1, 1), words_of(2, 2), words_of(3, 3)];
-
-/// Bytes 2i and 2i + 1 of each doubleword as words.
-const PAIRS: [[u8; 16]; 2] = [words_of(0, 1), words_of(2, 3)];
-
-#[inline]
-#[target_feature(enable = "avx512bw")]
-fn shuffled(v: __m512i, index: &[u8; 16]) -> __m512i {
-    _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(load_128(index)))
-}
-
 impl Scales {
     /// Takes over what stands in a header; `MINS` pairs of minima.
     #[inline]
@@ -276,9 +239,7 @@ impl Scales {
         store_lanes(&mut self.d, header.d);
         store_lanes(&mut self.dmin, header.dmin);
         for i in 0..MINS {
-            let pair = shuffled(header.mins[i / 2], &PAIRS[i % 2]);
-            // SAFETY: the reference covers the 64 bytes.
-            unsafe { _mm512_storeu_si512(self.mins[i].as_mut_ptr().cast(), pair) };
+            store_i32x16(&mut self.mins[i], interleaved::pair(header.mins[i / 2], i % 2));
         }
     }
 }
@@ -288,7 +249,7 @@ impl Scales {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
 fn two_unsigned_parts<'s>(header: &Header, parts: &'s mut Parts) -> impl FnMut(usize, __m512i) + 's {
-    let scales: [__m512i; 8] = std::array::from_fn(|i| shuffled(header.scales[i / 4], &TWICE[i % 4]));
+    let scales: [__m512i; 8] = std::array::from_fn(|i| interleaved::twice(header.scales[i / 4], i % 4));
     let high = scales.map(|scale| _mm512_srli_epi16::<3>(scale));
     let low = scales.map(|scale| _mm512_and_si512(scale, _mm512_set1_epi16(7)));
     move |k, codes| {
@@ -307,7 +268,7 @@ fn two_signed_parts<'s, const SUB_BLOCKS: usize>(
 ) -> impl FnMut(usize, __m512i) + 's {
     // In the upper byte of both words.
     let scales: [__m512i; SUB_BLOCKS] =
-        std::array::from_fn(|i| _mm512_slli_epi16::<8>(shuffled(header.scales[i / 4], &TWICE[i % 4])));
+        std::array::from_fn(|i| _mm512_slli_epi16::<8>(interleaved::twice(header.scales[i / 4], i % 4)));
     let even = _mm512_set1_epi16(0x00FF);
     move |k, codes| {
         // The upper half of the product of two upper bytes is the product of the bytes.
@@ -326,7 +287,7 @@ fn two_signed_parts<'s, const SUB_BLOCKS: usize>(
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
 fn one_turned_part<'s>(header: &Header, parts: &'s mut Parts) -> impl FnMut(usize, __m512i) + 's {
-    let scales: [__m512i; 16] = std::array::from_fn(|i| shuffled(header.scales[i / 4], &TWICE[i % 4]));
+    let scales: [__m512i; 16] = std::array::from_fn(|i| interleaved::twice(header.scales[i / 4], i % 4));
     let even = _mm512_set1_epi16(0x00FF);
     move |k, codes| {
         let turned = _mm512_sub_epi8(_mm512_setzero_si512(), codes);
@@ -394,7 +355,7 @@ pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
         let header = interleaved::header_q2_k(blocks);
         scales.set::<8>(&header);
         // A product of two bits and four stays in its byte, so two are made by one multiplication of words.
-        let of_block: [__m512i; 16] = std::array::from_fn(|i| shuffled(header.scales[i / 4], &TWICE[i % 4]));
+        let of_block: [__m512i; 16] = std::array::from_fn(|i| interleaved::twice(header.scales[i / 4], i % 4));
         interleaved::q2_k(blocks, |k, codes| {
             store_codes(&mut parts.0[0][k], _mm512_mullo_epi16(codes, of_block[k / 4]));
         });

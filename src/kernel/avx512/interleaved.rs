@@ -127,6 +127,36 @@ fn moved(v: __m512i, from: usize, to: usize) -> __m512i {
     }
 }
 
+/// For each doubleword, two of its bytes as the low bytes of words.
+const fn words_of(first: u8, second: u8) -> [u8; 16] {
+    let mut index = [0x80; 16];
+    let mut i = 0;
+    while i < 4 {
+        index[4 * i] = 4 * i as u8 + first;
+        index[4 * i + 2] = 4 * i as u8 + second;
+        i += 1;
+    }
+    index
+}
+
+const TWICE: [[u8; 16]; 4] = [words_of(0, 0), words_of(1, 1), words_of(2, 2), words_of(3, 3)];
+
+const PAIRS: [[u8; 16]; 2] = [words_of(0, 1), words_of(2, 3)];
+
+/// Byte `i` of each doubleword in both words.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(in crate::kernel) fn twice(v: __m512i, i: usize) -> __m512i {
+    _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(load_128(&TWICE[i])))
+}
+
+/// Bytes 2i and 2i + 1 of each doubleword as words.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+pub(in crate::kernel) fn pair(v: __m512i, i: usize) -> __m512i {
+    _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(load_128(&PAIRS[i])))
+}
+
 /// Q4_K's and Q5_K's.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]

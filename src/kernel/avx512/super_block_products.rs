@@ -1,0 +1,272 @@
+//! Products of many rows for the formats of 256 elements: the codes of two panels of weights, four elements of sixteen rows in
+//! a register, meet four broadcast elements of several rows of activations. A sub-block's sums are integers; its scale, an
+//! integer too, is applied as a float, which is exact as long as the sums of a block stay below 2^24.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::super::dispatch::Operands;
+use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
+use super::super::x86::load_128;
+use super::interleaved::{self, Blocks, Header, ROWS};
+use super::panels::{
+    Lanes, Out, PANELS, Pass, load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes, with_panel,
+};
+use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
+
+/// Which side of a product of bytes is unsigned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsigned {
+    Weights,
+    /// The activations, which are 128 too large; sums begin with what that adds, taken away.
+    Activations,
+}
+
+/// A block of sixteen rows of weights.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Panel {
+    /// `[elements / 4, rows, 4]`
+    codes: [[u8; 64]; 64],
+    /// Where the sums of a sub-block begin.
+    starts: [[i32; ROWS]; 16],
+    /// Those of the sub-blocks.
+    scales: [Lanes; 16],
+    d: Lanes,
+    dmin: Lanes,
+    /// 16-bit factors of the sums of activations, two in a doubleword.
+    mins: [[i32; ROWS]; 8],
+}
+
+/// What a thread works on, kept between products.
+struct Scratch {
+    panels: [Panel; PANELS],
+    out: Vec<Out>,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        let zero = Lanes([0.0; ROWS]);
+        let panel = Panel {
+            codes: [[0; 64]; 64],
+            starts: [[0; ROWS]; 16],
+            scales: [zero; 16],
+            d: zero,
+            dmin: zero,
+            mins: [[0; ROWS]; 8],
+        };
+        Scratch { panels: [panel; PANELS], out: Vec::new() }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
+}
+
+/// Rows of activations that a pair of panels meets at once: as many as leave no register unused.
+const AT_ONCE: usize = 6;
+
+/// `SUBS`: sub-blocks; `MINS`: pairs of minima.
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn product<B: Block, const SUBS: usize, const MINS: usize>(
+    operands: &Operands<'_>,
+    range: Range<usize>,
+    unsigned: Unsigned,
+    decode: impl Fn(&Blocks<'_, B>, &mut Panel),
+) {
+    let weights = &operands.weights;
+    let n_blocks = weights.n_cols() / 256;
+    let rows = blocks::<B>(weights.bytes(), weights.n_rows() * n_blocks);
+    let Tiles::Of256(tiles) = operands.tiles else { panic!("tiles of 32 for blocks of 256") };
+    let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { panels, out } = &mut **scratch;
+        Pass::for_each(operands, range, out, |pass, out| {
+            for (b, group) in (0..n_blocks).flat_map(|b| (0..pass.n_groups).map(move |group| (b, group))) {
+                for (i, panel) in panels.iter_mut().enumerate() {
+                    with_panel(rows, n_blocks, pass.row(group, i), b, |blocks| {
+                        blocks.prefetch(1);
+                        decode(blocks, panel);
+                    });
+                }
+                let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
+                let out = &mut out[group * pass.n_tiles..][..pass.n_tiles];
+                let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
+                multiply::<SUBS, MINS>(unsigned, panels, tiles, n_rows, out);
+            }
+        });
+    });
+}
+
+/// Adds the products of two panels with the first `n_rows` rows of tiles to `out`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn multiply<const SUBS: usize, const MINS: usize>(
+    unsigned: Unsigned,
+    panels: &[Panel; PANELS],
+    tiles: &[Tile256],
+    n_rows: usize,
+    out: &mut [Out],
+) {
+    for row in (0..n_rows).step_by(AT_ONCE) {
+        match n_rows - row {
+            1 => rows::<SUBS, MINS, 1>(unsigned, panels, tiles, row, out),
+            2 => rows::<SUBS, MINS, 2>(unsigned, panels, tiles, row, out),
+            3 => rows::<SUBS, MINS, 3>(unsigned, panels, tiles, row, out),
+            4 => rows::<SUBS, MINS, 4>(unsigned, panels, tiles, row, out),
+            5 => rows::<SUBS, MINS, 5>(unsigned, panels, tiles, row, out),
+            _ => rows::<SUBS, MINS, AT_ONCE>(unsigned, panels, tiles, row, out),
+        }
+    }
+}
+
+/// Adds the products of two panels with `N` rows from the row `first` of the tiles on.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn rows<const SUBS: usize, const MINS: usize, const N: usize>(
+    unsigned: Unsigned,
+    panels: &[Panel; PANELS],
+    tiles: &[Tile256],
+    first: usize,
+    out: &mut [Out],
+) {
+    let place = |i: usize| ((first + i) / TILE_ROWS, (first + i) % TILE_ROWS);
+    let places: [(&Tile256, usize); N] = std::array::from_fn(|i| (&tiles[place(i).0], place(i).1));
+    let mut scaled = [[_mm512_setzero_ps(); PANELS]; N];
+    for sub in 0..SUBS {
+        let start: [__m512i; PANELS] = match unsigned {
+            Unsigned::Weights => [_mm512_setzero_si512(); PANELS],
+            Unsigned::Activations => std::array::from_fn(|p| load_i32x16(&panels[p].starts[sub])),
+        };
+        let mut sums = [start; N];
+        for k in sub * (64 / SUBS)..(sub + 1) * (64 / SUBS) {
+            let weights: [__m512i; PANELS] = std::array::from_fn(|p| load_codes(&panels[p].codes[k]));
+            for i in 0..N {
+                let (tile, row) = places[i];
+                let activations = _mm512_set1_epi32(tile.codes[k / 16][row][k % 16]);
+                for p in 0..PANELS {
+                    sums[i][p] = match unsigned {
+                        Unsigned::Weights => _mm512_dpbusd_epi32(sums[i][p], weights[p], activations),
+                        Unsigned::Activations => _mm512_dpbusd_epi32(sums[i][p], activations, weights[p]),
+                    };
+                }
+            }
+        }
+        let scales: [__m512; PANELS] = std::array::from_fn(|p| load_lanes(&panels[p].scales[sub]));
+        for i in 0..N {
+            for p in 0..PANELS {
+                scaled[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scales[p], scaled[i][p]);
+            }
+        }
+    }
+    for (p, panel) in panels.iter().enumerate() {
+        let (d, dmin) = (load_lanes(&panel.d), load_lanes(&panel.dmin));
+        for i in 0..N {
+            let (tile, row) = places[i];
+            let mut sum = _mm512_mul_ps(scaled[i][p], d);
+            if MINS > 0 {
+                let pair = |i: usize| if MINS == 4 { tile.sums_of_32[row][i] } else { tile.sums_of_16[row][i] };
+                let mut of_mins = _mm512_setzero_si512();
+                for j in 0..MINS {
+                    of_mins = _mm512_dpwssd_epi32(of_mins, load_i32x16(&panel.mins[j]), _mm512_set1_epi32(pair(j)));
+                }
+                sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins), dmin, sum);
+            }
+            let out = &mut out[place(i).0][p][row];
+            store_lanes(out, _mm512_fmadd_ps(sum, _mm512_set1_ps(tile.d[row]), load_lanes(out)));
+        }
+    }
+}
+
+impl Panel {
+    /// Takes over what stands in a header; `SUBS` sub-blocks, `MINS` pairs of minima.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl")]
+    fn set<const SUBS: usize, const MINS: usize>(&mut self, header: &Header) {
+        store_lanes(&mut self.d, header.d);
+        store_lanes(&mut self.dmin, header.dmin);
+        for sub in 0..SUBS {
+            // The byte, with its sign, at the lower end of each doubleword.
+            let scale = _mm512_sllv_epi32(header.scales[sub / 4], _mm512_set1_epi32(24 - 8 * (sub % 4) as i32));
+            store_lanes(&mut self.scales[sub], _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(scale)));
+        }
+        for i in 0..MINS {
+            store_i32x16(&mut self.mins[i], interleaved::pair(header.mins[i / 2], i % 2));
+        }
+    }
+
+    /// Codes that are unsigned.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl")]
+    fn unsigned(&mut self) -> impl FnMut(usize, __m512i) {
+        |k, codes| store_codes(&mut self.codes[k], codes)
+    }
+
+    /// Where the sums of `SUBS` sub-blocks begin with signed codes and activations 128 too large.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn set_starts<const SUBS: usize>(&mut self) {
+        let offset = _mm512_set1_epi8(-128);
+        for sub in 0..SUBS {
+            let of_sub = sub * (64 / SUBS)..(sub + 1) * (64 / SUBS);
+            let added = of_sub
+                .fold(_mm512_setzero_si512(), |sum, k| _mm512_dpbusd_epi32(sum, offset, load_codes(&self.codes[k])));
+            store_i32x16(&mut self.starts[sub], _mm512_sub_epi32(_mm512_setzero_si512(), added));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ4K, 8, 4>(operands, range, Unsigned::Weights, |blocks, panel| {
+        panel.set::<8, 4>(&interleaved::header_with_mins(blocks));
+        interleaved::q4_k(blocks, panel.unsigned());
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ5K, 8, 4>(operands, range, Unsigned::Weights, |blocks, panel| {
+        panel.set::<8, 4>(&interleaved::header_with_mins(blocks));
+        interleaved::q5_k(blocks, panel.unsigned());
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ2K, 16, 8>(operands, range, Unsigned::Weights, |blocks, panel| {
+        panel.set::<16, 8>(&interleaved::header_q2_k(blocks));
+        interleaved::q2_k(blocks, panel.unsigned());
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ3K, 16, 0>(operands, range, Unsigned::Activations, |blocks, panel| {
+        panel.set::<16, 0>(&interleaved::header_q3_k(blocks));
+        let offset = _mm512_set1_epi8(4);
+        interleaved::q3_k(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
+        panel.set_starts::<16>();
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
+    product::<BlockQ6K, 16, 0>(operands, range, Unsigned::Activations, |blocks, panel| {
+        panel.set::<16, 0>(&interleaved::header_q6_k(blocks));
+        let offset = _mm512_set1_epi8(32);
+        interleaved::q6_k(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
+        panel.set_starts::<16>();
+    });
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn iq4_xs(operands: &Operands<'_>, range: Range<usize>) {
+    let levels = _mm512_broadcast_i32x4(load_128(&IQ4_VALUES.map(|value| value as u8)));
+    product::<BlockIq4Xs, 8, 0>(operands, range, Unsigned::Activations, |blocks, panel| {
+        panel.set::<8, 0>(&interleaved::header_iq4_xs(blocks));
+        interleaved::iq4_xs(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_shuffle_epi8(levels, codes)));
+        panel.set_starts::<8>();
+    });
+}
