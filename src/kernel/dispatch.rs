@@ -60,7 +60,7 @@ pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8])
 /// A matrix product of more rows of activations than a dot product is good for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
-    /// From how many rows on it is faster than dot products.
+    /// From how many rows on it is faster than dot products and other products.
     pub(super) least_rows: usize,
     /// Rows of weights that are decoded together; ranges begin at a multiple of them.
     pub(super) panel_rows: usize,
@@ -88,8 +88,8 @@ pub(super) struct Table {
     pub(super) dots: [Option<DotFn>; GgmlType::ALL.len()],
     /// Indexed likewise; `None` where four dot products one after the other are the best there is.
     pub(super) dot4s: [Option<Dot4Fn>; GgmlType::ALL.len()],
-    /// Indexed likewise; `None` where dot products serve any number of rows.
-    pub(super) products: [Option<Product>; GgmlType::ALL.len()],
+    /// Indexed likewise: products by the number of rows that they are for, the most first.
+    pub(super) products: [[Option<Product>; 2]; GgmlType::ALL.len()],
     pub(super) quantize: QuantizeFn,
 }
 
@@ -138,7 +138,7 @@ impl Kernels {
 
     /// The product for `n_rows` rows of activations and weights of format `ty`, where dot products are slower.
     pub(super) fn product(&self, ty: GgmlType, n_rows: usize) -> Option<Product> {
-        self.table.products[ty as usize].filter(|product| n_rows >= product.least_rows)
+        self.table.products[ty as usize].into_iter().flatten().find(|product| n_rows >= product.least_rows)
     }
 
     /// Writes `x` in `form` to `out`, which has exactly `form.row_bytes(x.len())` bytes. Every instruction set writes the

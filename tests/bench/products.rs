@@ -15,7 +15,7 @@ use wayinfer::quant::GgmlType;
 const N_COLS: usize = 2048;
 const N_ROWS: usize = 256;
 /// Rows of activations.
-const ROWS: [usize; 9] = [2, 3, 4, 8, 16, 32, 64, 128, 512];
+const ROWS: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 512];
 /// How long one figure may take.
 const PATIENCE: Duration = Duration::from_millis(250);
 

@@ -18,12 +18,16 @@ use super::tiled::TileCodes;
 use super::x86::proven_product;
 use crate::quant::GgmlType;
 
+/// From how many rows of activations on the unit is faster than AVX-512. It always computes sixteen.
+const LEAST_ROWS: usize = 8;
+
 /// The table of this instruction set, for a CPU that has it, and for no other.
 pub(super) fn table() -> Table {
-    let mut products = [None; GgmlType::ALL.len()];
+    let mut table = avx512::table();
     let mut set = |ty: GgmlType, run| {
         let codes = TileCodes::Signed;
-        products[ty as usize] = Some(Product { least_rows: 3, panel_rows: PANELS * ROWS, codes, run });
+        table.products[ty as usize][0] =
+            Some(Product { least_rows: LEAST_ROWS, panel_rows: PANELS * ROWS, codes, run });
     };
     set(GgmlType::Q4_0, proven_product!(blocks::q4_0));
     set(GgmlType::Q4_1, proven_product!(blocks::q4_1));
@@ -38,7 +42,7 @@ pub(super) fn table() -> Table {
     set(GgmlType::Q5_K, proven_product!(super_blocks::q5_k));
     set(GgmlType::Q6_K, proven_product!(super_blocks::q6_k));
     set(GgmlType::IQ4_XS, proven_product!(super_blocks::iq4_xs));
-    Table { products, ..avx512::table() }
+    table
 }
 
 /// Whether this CPU, the operating system and this process have what [`table`] needs.

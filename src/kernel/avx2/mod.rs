@@ -46,7 +46,7 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, products: [None; GgmlType::ALL.len()], quantize: quantize::quantize }
+    Table { dots, dot4s, products: [[None; 2]; GgmlType::ALL.len()], quantize: quantize::quantize }
 }
 
 /// Whether this CPU, and the operating system, have what [`table`] needs.

@@ -47,8 +47,8 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
 }
 
-/// Rows of activations that a pair of panels meets at once: as many as leave no register unused.
-const AT_ONCE: usize = 6;
+/// Rows of activations that a pair of panels meets at once. With more of them the compiler spills sums.
+const AT_ONCE: usize = 4;
 
 /// `MINS`: whether the format has minima.
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
@@ -87,8 +87,6 @@ fn product<B: Block, const MINS: bool>(
                             1 => rows::<MINS, 1>(panels, tiles, n_tiles, row, out),
                             2 => rows::<MINS, 2>(panels, tiles, n_tiles, row, out),
                             3 => rows::<MINS, 3>(panels, tiles, n_tiles, row, out),
-                            4 => rows::<MINS, 4>(panels, tiles, n_tiles, row, out),
-                            5 => rows::<MINS, 5>(panels, tiles, n_tiles, row, out),
                             _ => rows::<MINS, AT_ONCE>(panels, tiles, n_tiles, row, out),
                         }
                     }
@@ -117,7 +115,7 @@ impl Panel {
 
 /// Adds the products of some blocks of two panels with `N` rows from the row `first` on. `tiles`: those of the first block and
 /// on, `n_tiles` a block.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn rows<const MINS: bool, const N: usize>(
     panels: &[[Panel; PANELS]],
@@ -126,22 +124,30 @@ fn rows<const MINS: bool, const N: usize>(
     first: usize,
     out: &mut [Out],
 ) {
-    let place = |i: usize| ((first + i) / TILE_ROWS, (first + i) % TILE_ROWS);
-    let places: [(usize, usize); N] = std::array::from_fn(place);
-    let mut scaled: [[__m512; PANELS]; N] =
-        std::array::from_fn(|i| std::array::from_fn(|p| load_lanes(&out[places[i].0][p][places[i].1])));
-    for (b, panels) in panels.iter().enumerate() {
-        let of_block: [(&Tile32, usize); N] = places.map(|(tile, row)| (&tiles[b * n_tiles + tile], row));
-        let mut sums = [panels.each_ref().map(|panel| load_i32x16(&panel.start)); N];
+    let mut places = [(0, 0); N];
+    let mut scaled = [[_mm512_setzero_ps(); PANELS]; N];
+    for i in 0..N {
+        places[i] = ((first + i) / TILE_ROWS, (first + i) % TILE_ROWS);
+        for p in 0..PANELS {
+            scaled[i][p] = load_lanes(&out[places[i].0][p][places[i].1]);
+        }
+    }
+    for (panels, tiles) in panels.iter().zip(tiles.chunks(n_tiles)) {
+        let mut sums = [[_mm512_setzero_si512(); PANELS]; N];
+        for sums in &mut sums {
+            for p in 0..PANELS {
+                sums[p] = load_i32x16(&panels[p].start);
+            }
+        }
         for k in 0..8 {
-            let weights: [__m512i; PANELS] = panels.each_ref().map(|panel| load_codes(&panel.codes[k]));
-            for (sums, (tile, row)) in sums.iter_mut().zip(of_block) {
-                let activations = _mm512_set1_epi32(tile.codes[row][k]);
-                for (sum, weights) in sums.iter_mut().zip(weights) {
-                    *sum = if MINS {
-                        _mm512_dpbusd_epi32(*sum, weights, activations)
+            for p in 0..PANELS {
+                let weights = load_codes(&panels[p].codes[k]);
+                for i in 0..N {
+                    let activations = _mm512_set1_epi32(tiles[places[i].0].codes[places[i].1][k]);
+                    sums[i][p] = if MINS {
+                        _mm512_dpbusd_epi32(sums[i][p], weights, activations)
                     } else {
-                        _mm512_dpbusd_epi32(*sum, activations, weights)
+                        _mm512_dpbusd_epi32(sums[i][p], activations, weights)
                     };
                 }
             }
@@ -149,7 +155,7 @@ fn rows<const MINS: bool, const N: usize>(
         for p in 0..PANELS {
             let (d, m) = (load_lanes(&panels[p].d), load_lanes(&panels[p].m));
             for i in 0..N {
-                let (tile, row) = of_block[i];
+                let (tile, row) = (&tiles[places[i].0], places[i].1);
                 let scale = _mm512_mul_ps(d, _mm512_set1_ps(tile.d[row]));
                 scaled[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scale, scaled[i][p]);
                 if MINS {

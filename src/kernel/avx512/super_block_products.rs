@@ -15,21 +15,14 @@ use super::panels::{
 };
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
 
-/// Which side of a product of bytes is unsigned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unsigned {
-    Weights,
-    /// The activations, which are 128 too large; sums begin with what that adds, taken away.
-    Activations,
-}
-
 /// A block of sixteen rows of weights.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Panel {
     /// `[elements / 4, rows, 4]`
     codes: [[u8; 64]; 64],
-    /// Where the sums of a sub-block begin.
+    /// Where the sums of a sub-block begin: with what activations that are 128 too large add, taken away. Formats with minima
+    /// have unsigned codes and take signed activations; their sums begin at zero.
     starts: [[i32; ROWS]; 16],
     /// Those of the sub-blocks.
     scales: [Lanes; 16],
@@ -64,7 +57,7 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
 }
 
-/// Rows of activations that a pair of panels meets at once: as many as leave no register unused.
+/// Rows of activations that a pair of panels meets at once. With more of them the compiler spills sums.
 const AT_ONCE: usize = 6;
 
 /// `SUBS`: sub-blocks; `MINS`: pairs of minima.
@@ -72,7 +65,6 @@ const AT_ONCE: usize = 6;
 fn product<B: Block, const SUBS: usize, const MINS: usize>(
     operands: &Operands<'_>,
     range: Range<usize>,
-    unsigned: Unsigned,
     decode: impl Fn(&Blocks<'_, B>, &mut Panel),
 ) {
     let weights = &operands.weights;
@@ -93,7 +85,7 @@ fn product<B: Block, const SUBS: usize, const MINS: usize>(
                 let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
                 let out = &mut out[group * pass.n_tiles..][..pass.n_tiles];
                 let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
-                multiply::<SUBS, MINS>(unsigned, panels, tiles, n_rows, out);
+                multiply::<SUBS, MINS>(panels, tiles, n_rows, out);
             }
         });
     });
@@ -103,7 +95,6 @@ fn product<B: Block, const SUBS: usize, const MINS: usize>(
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn multiply<const SUBS: usize, const MINS: usize>(
-    unsigned: Unsigned,
     panels: &[Panel; PANELS],
     tiles: &[Tile256],
     n_rows: usize,
@@ -111,69 +102,86 @@ fn multiply<const SUBS: usize, const MINS: usize>(
 ) {
     for row in (0..n_rows).step_by(AT_ONCE) {
         match n_rows - row {
-            1 => rows::<SUBS, MINS, 1>(unsigned, panels, tiles, row, out),
-            2 => rows::<SUBS, MINS, 2>(unsigned, panels, tiles, row, out),
-            3 => rows::<SUBS, MINS, 3>(unsigned, panels, tiles, row, out),
-            4 => rows::<SUBS, MINS, 4>(unsigned, panels, tiles, row, out),
-            5 => rows::<SUBS, MINS, 5>(unsigned, panels, tiles, row, out),
-            _ => rows::<SUBS, MINS, AT_ONCE>(unsigned, panels, tiles, row, out),
+            1 => rows::<SUBS, MINS, 1>(panels, tiles, row, out),
+            2 => rows::<SUBS, MINS, 2>(panels, tiles, row, out),
+            3 => rows::<SUBS, MINS, 3>(panels, tiles, row, out),
+            4 => rows::<SUBS, MINS, 4>(panels, tiles, row, out),
+            5 => rows::<SUBS, MINS, 5>(panels, tiles, row, out),
+            _ => rows::<SUBS, MINS, AT_ONCE>(panels, tiles, row, out),
         }
     }
 }
 
 /// Adds the products of two panels with `N` rows from the row `first` of the tiles on.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn rows<const SUBS: usize, const MINS: usize, const N: usize>(
-    unsigned: Unsigned,
     panels: &[Panel; PANELS],
     tiles: &[Tile256],
     first: usize,
     out: &mut [Out],
 ) {
-    let place = |i: usize| ((first + i) / TILE_ROWS, (first + i) % TILE_ROWS);
-    let places: [(&Tile256, usize); N] = std::array::from_fn(|i| (&tiles[place(i).0], place(i).1));
+    let mut places = [(0, 0); N];
+    for i in 0..N {
+        places[i] = ((first + i) / TILE_ROWS, (first + i) % TILE_ROWS);
+    }
     let mut scaled = [[_mm512_setzero_ps(); PANELS]; N];
     for sub in 0..SUBS {
-        let start: [__m512i; PANELS] = match unsigned {
-            Unsigned::Weights => [_mm512_setzero_si512(); PANELS],
-            Unsigned::Activations => std::array::from_fn(|p| load_i32x16(&panels[p].starts[sub])),
-        };
-        let mut sums = [start; N];
-        for k in sub * (64 / SUBS)..(sub + 1) * (64 / SUBS) {
-            let weights: [__m512i; PANELS] = std::array::from_fn(|p| load_codes(&panels[p].codes[k]));
-            for i in 0..N {
-                let (tile, row) = places[i];
-                let activations = _mm512_set1_epi32(tile.codes[k / 16][row][k % 16]);
-                for p in 0..PANELS {
-                    sums[i][p] = match unsigned {
-                        Unsigned::Weights => _mm512_dpbusd_epi32(sums[i][p], weights[p], activations),
-                        Unsigned::Activations => _mm512_dpbusd_epi32(sums[i][p], activations, weights[p]),
-                    };
+        let mut sums = [[_mm512_setzero_si512(); PANELS]; N];
+        if MINS == 0 {
+            for p in 0..PANELS {
+                let start = load_i32x16(&panels[p].starts[sub]);
+                for i in 0..N {
+                    sums[i][p] = start;
                 }
             }
         }
-        let scales: [__m512; PANELS] = std::array::from_fn(|p| load_lanes(&panels[p].scales[sub]));
+        let first = sub * (64 / SUBS);
+        let weights = [panels[0].codes[first].as_ptr(), panels[1].codes[first].as_ptr()];
+        let mut activations = [std::ptr::null(); N];
         for i in 0..N {
-            for p in 0..PANELS {
-                scaled[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scales[p], scaled[i][p]);
+            activations[i] = tiles[places[i].0].codes[first / 16][places[i].1][first % 16..].as_ptr();
+        }
+        // A number of rounds that the compiler does not know keeps it from unrolling them all and spilling what it loads.
+        for k in 0..std::hint::black_box(64 / SUBS) {
+            // SAFETY: a sub-block has so many codes, and so many doublewords of activations, which a step does not divide.
+            unsafe {
+                let weights = weights.map(|codes| _mm512_loadu_si512(codes.add(64 * k).cast()));
+                for i in 0..N {
+                    let activations = _mm512_set1_epi32(*activations[i].add(k));
+                    for p in 0..PANELS {
+                        sums[i][p] = if MINS > 0 {
+                            _mm512_dpbusd_epi32(sums[i][p], weights[p], activations)
+                        } else {
+                            _mm512_dpbusd_epi32(sums[i][p], activations, weights[p])
+                        };
+                    }
+                }
+            }
+        }
+        for p in 0..PANELS {
+            let scale = load_lanes(&panels[p].scales[sub]);
+            for i in 0..N {
+                scaled[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scale, scaled[i][p]);
             }
         }
     }
-    for (p, panel) in panels.iter().enumerate() {
-        let (d, dmin) = (load_lanes(&panel.d), load_lanes(&panel.dmin));
-        for i in 0..N {
-            let (tile, row) = places[i];
-            let mut sum = _mm512_mul_ps(scaled[i][p], d);
-            if MINS > 0 {
-                let pair = |i: usize| if MINS == 4 { tile.sums_of_32[row][i] } else { tile.sums_of_16[row][i] };
-                let mut of_mins = _mm512_setzero_si512();
-                for j in 0..MINS {
-                    of_mins = _mm512_dpwssd_epi32(of_mins, load_i32x16(&panel.mins[j]), _mm512_set1_epi32(pair(j)));
-                }
-                sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins), dmin, sum);
+    for i in 0..N {
+        let (tile, row) = (&tiles[places[i].0], places[i].1);
+        let mut of_mins = [_mm512_setzero_si512(); PANELS];
+        for j in 0..MINS {
+            let pair = if MINS == 4 { tile.sums_of_32[row][j] } else { tile.sums_of_16[row][j] };
+            for p in 0..PANELS {
+                let mins = load_i32x16(&panels[p].mins[j]);
+                of_mins[p] = _mm512_dpwssd_epi32(of_mins[p], mins, _mm512_set1_epi32(pair));
             }
-            let out = &mut out[place(i).0][p][row];
+        }
+        for p in 0..PANELS {
+            let mut sum = _mm512_mul_ps(scaled[i][p], load_lanes(&panels[p].d));
+            if MINS > 0 {
+                sum = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins[p]), load_lanes(&panels[p].dmin), sum);
+            }
+            let out = &mut out[places[i].0][p][row];
             store_lanes(out, _mm512_fmadd_ps(sum, _mm512_set1_ps(tile.d[row]), load_lanes(out)));
         }
     }
@@ -219,7 +227,7 @@ impl Panel {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ4K, 8, 4>(operands, range, Unsigned::Weights, |blocks, panel| {
+    product::<BlockQ4K, 8, 4>(operands, range, |blocks, panel| {
         panel.set::<8, 4>(&interleaved::header_with_mins(blocks));
         interleaved::q4_k(blocks, panel.unsigned());
     });
@@ -227,7 +235,7 @@ pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ5K, 8, 4>(operands, range, Unsigned::Weights, |blocks, panel| {
+    product::<BlockQ5K, 8, 4>(operands, range, |blocks, panel| {
         panel.set::<8, 4>(&interleaved::header_with_mins(blocks));
         interleaved::q5_k(blocks, panel.unsigned());
     });
@@ -235,7 +243,7 @@ pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ2K, 16, 8>(operands, range, Unsigned::Weights, |blocks, panel| {
+    product::<BlockQ2K, 16, 8>(operands, range, |blocks, panel| {
         panel.set::<16, 8>(&interleaved::header_q2_k(blocks));
         interleaved::q2_k(blocks, panel.unsigned());
     });
@@ -243,7 +251,7 @@ pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ3K, 16, 0>(operands, range, Unsigned::Activations, |blocks, panel| {
+    product::<BlockQ3K, 16, 0>(operands, range, |blocks, panel| {
         panel.set::<16, 0>(&interleaved::header_q3_k(blocks));
         let offset = _mm512_set1_epi8(4);
         interleaved::q3_k(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
@@ -253,7 +261,7 @@ pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ6K, 16, 0>(operands, range, Unsigned::Activations, |blocks, panel| {
+    product::<BlockQ6K, 16, 0>(operands, range, |blocks, panel| {
         panel.set::<16, 0>(&interleaved::header_q6_k(blocks));
         let offset = _mm512_set1_epi8(32);
         interleaved::q6_k(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
@@ -264,7 +272,7 @@ pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn iq4_xs(operands: &Operands<'_>, range: Range<usize>) {
     let levels = _mm512_broadcast_i32x4(load_128(&IQ4_VALUES.map(|value| value as u8)));
-    product::<BlockIq4Xs, 8, 0>(operands, range, Unsigned::Activations, |blocks, panel| {
+    product::<BlockIq4Xs, 8, 0>(operands, range, |blocks, panel| {
         panel.set::<8, 0>(&interleaved::header_iq4_xs(blocks));
         interleaved::iq4_xs(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_shuffle_epi8(levels, codes)));
         panel.set_starts::<8>();
