@@ -6,9 +6,11 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapMut};
 
+use super::guard::Guard;
 use super::system;
 use crate::gguf::{Gguf, GgufError, TensorInfo};
 
@@ -21,6 +23,13 @@ pub enum StoreError {
     Map { path: PathBuf, source: io::Error },
     #[error("{}: changed from {expected} to {found} bytes while it was opened; wait until it is complete", path.display())]
     Changed { path: PathBuf, expected: u64, found: u64 },
+    #[error(
+        "{}: the bytes from {offset} on are gone: the file was truncated, or the disk failed to read them; check both, \
+         then open the model again", path.display()
+    )]
+    Lost { path: PathBuf, offset: u64 },
+    #[error("{}: was written to while it was in use; open the model again", path.display())]
+    Written { path: PathBuf },
     #[error("the model of {bytes} bytes does not fit in this machine's address space; use a 64-bit system")]
     AddressSpace { bytes: u64 },
     #[error(
@@ -77,11 +86,24 @@ pub struct ModelFile {
 
 #[derive(Debug)]
 struct MappedFile {
+    /// Ends before the mapping that it guards. `None` for a model in memory.
+    guard: Option<Guard>,
     map: Mmap,
     /// `None` for a model in memory.
     file: Option<File>,
+    /// What tells that the file was written to.
+    stamp: Option<Stamp>,
     /// The most that one WILLNEED brings in.
     piece_bytes: u64,
+}
+
+/// Length and time of the last change of a file.
+type Stamp = (u64, SystemTime);
+
+/// `None` where the system does not say.
+fn stamp(file: &File) -> Option<Stamp> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
 }
 
 impl ModelFile {
@@ -104,7 +126,43 @@ impl ModelFile {
         let mut map = MmapMut::map_anon(bytes.len()).map_err(in_memory)?;
         map.copy_from_slice(bytes);
         let map = map.make_read_only().map_err(in_memory)?;
-        Ok(ModelFile { gguf, files: vec![MappedFile { map, file: None, piece_bytes: system::MIN_PIECE_BYTES }] })
+        let piece_bytes = system::MIN_PIECE_BYTES;
+        Ok(ModelFile { gguf, files: vec![MappedFile { guard: None, map, file: None, stamp: None, piece_bytes }] })
+    }
+
+    /// Whether all bytes that were read so far were there. Once they were not, zeros were read in their place, and the
+    /// answer stays the same for as long as the model is open. Costs a load for each file.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] with the first place.
+    pub fn check_read(&self) -> Result<(), StoreError> {
+        for (file, split) in self.files.iter().zip(&self.gguf.files) {
+            if let Some(offset) = file.guard.as_ref().and_then(Guard::lost_at) {
+                return Err(StoreError::Lost { path: split.path.clone(), offset });
+            }
+        }
+        Ok(())
+    }
+
+    /// [`ModelFile::check_read`], and whether the files are as they were when they were opened. Costs a system call for
+    /// each, about a microsecond.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] where bytes are missing, [`StoreError::Written`] where others may have taken their place.
+    pub fn check_unchanged(&self) -> Result<(), StoreError> {
+        self.check_read()?;
+        for (MappedFile { map, file, stamp: opened, .. }, split) in self.files.iter().zip(&self.gguf.files) {
+            let found = file.as_ref().and_then(stamp);
+            if found.is_none() || found == *opened {
+                continue;
+            }
+            let path = split.path.clone();
+            return Err(match found {
+                Some((len, _)) if len < map.len() as u64 => StoreError::Lost { path, offset: len },
+                _ => StoreError::Written { path },
+            });
+        }
+        Ok(())
     }
 
     pub fn gguf(&self) -> &Gguf {
@@ -183,14 +241,14 @@ impl MappedFile {
         let failed = |source| StoreError::Map { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         // SAFETY: The mapping is shared and read-only, and its bytes are only ever read as plain numbers, for which any
-        // value is valid. If another process writes to the file they change, and if it truncates the file, touching
-        // the lost pages ends this process with SIGBUS; neither can be ruled out by who maps a file.
+        // value is valid. If another process writes to the file they change, which `check_unchanged` tells; if it
+        // truncates the file, the lost pages become zeros and are noted by the guard.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         if map.len() as u64 != expected {
             return Err(StoreError::Changed { path: path.to_owned(), expected, found: map.len() as u64 });
         }
-        let piece_bytes = system::piece_bytes(&file);
-        let mapped = MappedFile { map, file: Some(file), piece_bytes };
+        let (piece_bytes, stamp) = (system::piece_bytes(&file), stamp(&file));
+        let mapped = MappedFile { guard: Some(Guard::new(&map)), map, file: Some(file), stamp, piece_bytes };
         mapped.advise(Advice::Random, 0, expected);
         Ok(mapped)
     }
@@ -268,6 +326,44 @@ mod tests {
         let model = ModelFile::open(&file).unwrap();
         assert!(start.elapsed() < std::time::Duration::from_millis(500), "opened in {:?}", start.elapsed());
         assert_eq!(model.tensor_bytes(&model.gguf().tensors[0]).len(), 18 << 30);
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_or_cut_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, model()).unwrap();
+        let model = ModelFile::open(&file).unwrap();
+        model.check_unchanged().unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        file.as_file().set_modified(later).unwrap();
+        let error = model.check_unchanged().unwrap_err().to_string();
+        assert!(error.contains("was written to while it was in use"), "{error}");
+        file.as_file().set_len(100).unwrap();
+        let error = model.check_unchanged().unwrap_err().to_string();
+        assert!(error.contains("the bytes from 100 on are gone"), "{error}");
+        model.check_read().unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn reading_what_was_cut_off_gives_zeros_and_an_error_that_stays() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let plan = TensorPlan { name: "x".into(), shape: vec![1 << 20], ty: GgmlType::I8 };
+        let mut writer = Writer::new(file.as_file(), &Metadata::default(), &[plan]).unwrap();
+        writer.write("x", &[7; 1 << 20]).unwrap();
+        writer.finish().unwrap();
+        let model = ModelFile::open(&file).unwrap();
+        let bytes = model.tensor_bytes(&model.gguf().tensors[0]);
+        let sum = || bytes.iter().map(|&b| u64::from(std::hint::black_box(b))).sum::<u64>();
+        assert_eq!(sum(), 7 << 20);
+        let whole = file.as_file().metadata().unwrap().len();
+        file.as_file().set_len(1 << 19).unwrap();
+        assert!(sum() < 4 << 20);
+        file.as_file().set_len(whole).unwrap();
+        for _ in 0..2 {
+            let error = model.check_read().unwrap_err().to_string();
+            assert!(error.contains("the bytes from 524288 on are gone"), "{error}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! port through which experts are asked for, and the gauges of this process and machine.
 
 mod experts;
+mod guard;
 mod mapping;
 mod residency;
 mod survey;
