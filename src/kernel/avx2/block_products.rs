@@ -46,13 +46,17 @@ thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
 }
 
-/// Rows of activations that a panel meets at once: their sums fill the registers.
-const AT_ONCE: usize = 3;
+/// Ones as words.
+const ONES: Doublewords =
+    [[1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]; 2];
 
 /// How the codes of a format are multiplied.
 trait Multiply {
     /// Whether there are minima.
     const MINS: bool;
+
+    /// Rows of activations that a panel meets at once, two or three: their sums fill the registers.
+    const AT_ONCE: usize;
 
     /// Puts four codes of each of eight rows in their place and returns their sums, -128 times.
     ///
@@ -78,6 +82,7 @@ struct Words;
 
 impl<const RUN: usize> Multiply for Signed<RUN> {
     const MINS: bool = false;
+    const AT_ONCE: usize = 3;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -90,14 +95,15 @@ impl<const RUN: usize> Multiply for Signed<RUN> {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn add<const N: usize>(sums: &mut Sums<N>, panel: &Panel, activations: [*const i32; N]) {
-        let (codes, ones) = (&panel.codes.as_chunks::<8>().0[0], [_mm256_set1_epi16(1); 2]);
+        let (codes, _) = panel.codes.as_chunks::<8>();
         // SAFETY: the caller's promise.
-        unsafe { add_bytes::<N, 8, RUN, true>(sums, codes, activations, ones) };
+        unsafe { add_bytes::<N, 8, RUN, true>(sums, &codes[0], activations, &ONES) };
     }
 }
 
 impl<const RUN: usize> Multiply for Unsigned<RUN> {
     const MINS: bool = true;
+    const AT_ONCE: usize = 3;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -109,14 +115,15 @@ impl<const RUN: usize> Multiply for Unsigned<RUN> {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn add<const N: usize>(sums: &mut Sums<N>, panel: &Panel, activations: [*const i32; N]) {
-        let (codes, ones) = (&panel.codes.as_chunks::<8>().0[0], [_mm256_set1_epi16(1); 2]);
+        let (codes, _) = panel.codes.as_chunks::<8>();
         // SAFETY: the caller's promise.
-        unsafe { add_bytes::<N, 8, RUN, false>(sums, codes, activations, ones) };
+        unsafe { add_bytes::<N, 8, RUN, false>(sums, &codes[0], activations, &ONES) };
     }
 }
 
 impl Multiply for Words {
     const MINS: bool = false;
+    const AT_ONCE: usize = 2;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -205,12 +212,12 @@ fn multiply<M: Multiply>(panels: &[Panel], p: usize, tiles: &[Tile32], n_tiles: 
         let n = match n_rows - row {
             1 => 1,
             2 | 4 => 2,
-            _ => AT_ONCE,
+            _ => M::AT_ONCE,
         };
         match n {
             1 => rows::<M, 1>(panels, p, tiles, n_tiles, row, out),
             2 => rows::<M, 2>(panels, p, tiles, n_tiles, row, out),
-            _ => rows::<M, AT_ONCE>(panels, p, tiles, n_tiles, row, out),
+            _ => rows::<M, 3>(panels, p, tiles, n_tiles, row, out),
         }
         row += n;
     }
@@ -240,9 +247,17 @@ fn rows<M: Multiply, const N: usize>(
         for i in 0..N {
             activations[i] = tiles[places[i].0].codes[places[i].1].as_ptr();
         }
-        let mut sums = [load(&panel.start); N];
+        let mut sums = [[_mm256_setzero_si256(); 2]; N];
         // SAFETY: a row of a tile has eight doublewords; AVX2 is enabled here.
         unsafe { M::add(&mut sums, panel, activations) };
+        if !M::MINS {
+            let start = load(&panel.start);
+            for i in 0..N {
+                for h in 0..2 {
+                    sums[i][h] = _mm256_add_epi32(sums[i][h], start[h]);
+                }
+            }
+        }
         for i in 0..N {
             let (tile, row) = (&tiles[places[i].0], places[i].1);
             let (d, s) = (_mm256_set1_ps(tile.d[row]), _mm256_set1_ps(tile.s[row]));

@@ -1,6 +1,7 @@
 //! Integer products of a panel, sixteen rows of weights in two registers, with a few rows of activations: four elements of
 //! every row of weights meet four broadcast elements of a row of activations.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::panels::Lanes;
@@ -43,6 +44,19 @@ pub(super) fn store_lanes(lanes: &mut Lanes, half: usize, v: __m256) {
     unsafe { _mm256_store_ps(lanes.0.as_chunks_mut::<8>().0[half].as_mut_ptr(), v) }
 }
 
+/// Keeps the compiler from computing what follows before the sums, or them in another order: it would load far more ahead than
+/// there are registers, and spill.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_order<const N: usize>(sums: &mut Sums<N>) {
+    for i in 0..N {
+        for h in 0..2 {
+            // SAFETY: no instructions; the value stays.
+            unsafe { asm!("/* {0} */", inout(ymm_reg) sums[i][h], options(nostack, preserves_flags)) };
+        }
+    }
+}
+
 /// Adds products of bytes, scaled: `RUN` sums of two products fit 16 bits. Signed codes meet activations that are 128 too
 /// large, unsigned codes meet signed ones.
 ///
@@ -54,7 +68,7 @@ pub(super) unsafe fn add_bytes<const N: usize, const K: usize, const RUN: usize,
     sums: &mut Sums<N>,
     codes: &[Codes; K],
     activations: [*const i32; N],
-    scale: [__m256i; 2],
+    scale: &Doublewords,
 ) {
     for run in 0..K / RUN {
         let mut pairs = [[_mm256_setzero_si256(); 2]; N];
@@ -72,7 +86,9 @@ pub(super) unsafe fn add_bytes<const N: usize, const K: usize, const RUN: usize,
                     pairs[i][h] = if k % RUN == 0 { products } else { _mm256_add_epi16(pairs[i][h], products) };
                 }
             }
+            in_order(&mut pairs);
         }
+        let scale = load(scale);
         for i in 0..N {
             for h in 0..2 {
                 sums[i][h] = _mm256_add_epi32(sums[i][h], _mm256_madd_epi16(pairs[i][h], scale[h]));
@@ -102,5 +118,6 @@ pub(super) unsafe fn add_words<const N: usize>(sums: &mut Sums<N>, codes: &[Code
                 sums[i][h] = _mm256_add_epi32(sums[i][h], _mm256_madd_epi16(odd[h], odd_activations));
             }
         }
+        in_order(sums);
     }
 }

@@ -74,16 +74,13 @@ struct Bytes<const SUBS: usize, const RUN: usize, const MINS: usize>;
 /// Words that are scaled already.
 struct Words;
 
-/// The doublewords of a row of activations, `K` of them a part, begin here for the part `part`.
+/// Where the doublewords of rows of activations begin for a step, of which sixteen are a row's, and within it at `at`.
 #[inline(always)]
-fn parts<const N: usize, const K: usize>(activations: [*const i32; N], part: usize) -> [*const i32; N] {
-    let at = part * K;
-    let mut of_part = activations;
-    for activations in &mut of_part {
-        // A step has sixteen doublewords of each row of the tile.
-        *activations = activations.wrapping_add(at / 16 * 16 * TILE_ROWS + at % 16);
+fn at_step<const N: usize>(mut activations: [*const i32; N], step: usize, at: usize) -> [*const i32; N] {
+    for activations in &mut activations {
+        *activations = activations.wrapping_add(step * 16 * TILE_ROWS + at);
     }
-    of_part
+    activations
 }
 
 macro_rules! multiply_bytes {
@@ -96,14 +93,16 @@ macro_rules! multiply_bytes {
             unsafe fn add<const N: usize>(sums: &mut Sums<N>, panel: &Panel, activations: [*const i32; N]) {
                 const K: usize = 64 / $subs;
                 let (subs, _) = panel.codes.as_chunks::<K>();
-                for sub in 0..$subs {
-                    let (activations, scale) = (parts::<N, K>(activations, sub), load(&panel.scales[sub]));
-                    // SAFETY: a part has `K` doublewords, by the caller's promise.
-                    unsafe {
-                        if MINS > 0 {
-                            add_bytes::<N, K, RUN, false>(sums, &subs[sub], activations, scale);
-                        } else {
-                            add_bytes::<N, K, RUN, true>(sums, &subs[sub], activations, scale);
+                for step in 0..4 {
+                    for i in 0..16 / K {
+                        let (sub, activations) = (step * (16 / K) + i, at_step(activations, step, i * K));
+                        // SAFETY: a part has `K` doublewords, by the caller's promise.
+                        unsafe {
+                            if MINS > 0 {
+                                add_bytes::<N, K, RUN, false>(sums, &subs[sub], activations, &panel.scales[sub]);
+                            } else {
+                                add_bytes::<N, K, RUN, true>(sums, &subs[sub], activations, &panel.scales[sub]);
+                            }
                         }
                     }
                 }
@@ -122,7 +121,7 @@ impl Multiply for Words {
     unsafe fn add<const N: usize>(sums: &mut Sums<N>, panel: &Panel, activations: [*const i32; N]) {
         for (run, codes) in panel.codes.as_chunks::<16>().0.iter().enumerate() {
             // SAFETY: a part has eight doublewords, by the caller's promise.
-            unsafe { add_words(sums, codes, parts::<N, 8>(activations, run)) };
+            unsafe { add_words(sums, codes, at_step(activations, run / 2, run % 2 * 8)) };
         }
     }
 }
