@@ -13,6 +13,8 @@ mod dispatch;
 mod fused;
 mod matmul;
 mod ops;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 #[cfg(test)]
 mod products_tests;
 mod scalar;

@@ -1,7 +1,7 @@
-//! Operations a second of each matrix product on one core, beside the peak of the matrix unit in the same run:
-//! `cargo bench --bench products -- [FORMAT] [ISA]`. A line is a format and an instruction set, a column a number of rows
-//! of activations; the figure is the share of the peak, in percent. Each is the best of many short runs, so that
-//! neighbours on the machine hardly count.
+//! Operations a second of each matrix product on one core, beside the peak in the same run, that of the matrix unit or
+//! of AVX2's products of bytes: `cargo bench --bench products -- [FORMAT] [ISA]`. A line is a format and an instruction set, a
+//! column a number of rows of activations; the figure is the share of the peak, in percent. Each is the best of many short
+//! runs, so that neighbours on the machine hardly count.
 #![allow(unsafe_code, reason = "the peak is measured with the unit's own instructions")]
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -27,11 +27,13 @@ fn main() {
         of_kind(is_isa).count() == 0 || of_kind(is_isa).any(|f| f.eq_ignore_ascii_case(name))
     };
     let pool = Pool::new(Some(1)).expect("one thread");
-    let peak = peak();
-    println!("peak {:.2} TOPS\n{:<16}{}", peak / 1e12, "percent", ROWS.map(|n| format!("{n:>7}")).concat());
+    let (unit, avx2) = (peak_of_unit(), peak_of_avx2());
+    println!("peak {:.3} TOPS on the matrix unit, {:.3} on AVX2", unit / 1e12, avx2 / 1e12);
+    println!("{:<16}{}", "percent", ROWS.map(|n| format!("{n:>7}")).concat());
     for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_computable() && wanted(ty.name())) {
         for kernels in [Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter_map(Kernels::new) {
             if wanted(kernels.isa().name()) {
+                let peak = if kernels.isa() == Isa::Avx2 { avx2 } else { unit };
                 let shares = ROWS.map(|n| format!("{:>7.2}", speed(ty, &kernels, &pool, n) / peak * 100.0));
                 println!("{:<16}{}", format!("{} {}", ty.name().to_lowercase(), kernels.isa()), shares.concat());
             }
@@ -62,9 +64,40 @@ fn speed(ty: GgmlType, kernels: &Kernels, pool: &Pool, n: usize) -> f64 {
     2.0 * (n * N_COLS * N_ROWS) as f64 / seconds
 }
 
+/// Operations a second of products of bytes, summed in pairs to 16 bits, on registers of AVX2; `NaN` where there are none.
+#[cfg(target_arch = "x86_64")]
+fn peak_of_avx2() -> f64 {
+    use std::arch::asm;
+
+    const PRODUCTS: usize = 80_000;
+
+    // Holding the kernels is the proof that AVX2 is there.
+    if Kernels::new(Isa::Avx2).is_none() {
+        return f64::NAN;
+    }
+    let seconds = best(|| {
+        for _ in 0..PRODUCTS / 8 {
+            // SAFETY: AVX2 is there; the registers are named.
+            unsafe {
+                asm!("vpmaddubsw ymm0, ymm8, ymm9", "vpmaddubsw ymm1, ymm8, ymm9", "vpmaddubsw ymm2, ymm8, ymm9",
+                     "vpmaddubsw ymm3, ymm8, ymm9", "vpmaddubsw ymm4, ymm8, ymm9", "vpmaddubsw ymm5, ymm8, ymm9",
+                     "vpmaddubsw ymm6, ymm8, ymm9", "vpmaddubsw ymm7, ymm8, ymm9",
+                     out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                     out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _);
+            }
+        }
+    });
+    2.0 * (32 * PRODUCTS) as f64 / seconds
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn peak_of_avx2() -> f64 {
+    f64::NAN
+}
+
 /// Operations a second of the matrix unit on bytes that are in its tiles; `NaN` where there is none.
 #[cfg(target_arch = "x86_64")]
-fn peak() -> f64 {
+fn peak_of_unit() -> f64 {
     use std::arch::asm;
 
     #[repr(C, align(64))]
@@ -98,6 +131,6 @@ fn peak() -> f64 {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn peak() -> f64 {
+fn peak_of_unit() -> f64 {
     f64::NAN
 }

@@ -5,11 +5,10 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::avx512::interleaved::{self, Blocks, Linear, ROWS};
-use super::super::avx512::panels::{
-    Lanes, Out, PANELS, Pass, load_i32x16, load_lanes, store_codes, store_lanes, with_panel,
-};
+use super::super::avx512::interleaved::{self, Linear};
+use super::super::avx512::registers::{load_i32x16, load_lanes, store_codes, store_lanes};
 use super::super::dispatch::Operands;
+use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile32, Tiles};
 
 use super::unit::{Sums, Unit};

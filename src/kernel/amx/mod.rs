@@ -11,9 +11,8 @@ mod super_blocks;
 mod unit;
 
 use super::avx512;
-use super::avx512::interleaved::ROWS;
-use super::avx512::panels::PANELS;
 use super::dispatch::{Product, Table};
+use super::panels::{PANELS, ROWS};
 use super::tiled::TileCodes;
 use super::x86::proven_product;
 use crate::quant::GgmlType;

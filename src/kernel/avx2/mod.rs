@@ -2,15 +2,21 @@
 #![allow(unsafe_code, reason = "vector loads go through pointers")]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
 
+mod block_products;
 mod blocks;
 mod floats;
+mod interleaved;
+mod products;
 mod quantize;
+mod super_block_products;
 mod super_blocks;
 
 use std::arch::x86_64::*;
 
-use super::dispatch::Table;
-use super::x86::{proven, proven4};
+use super::dispatch::{Product, Table};
+use super::panels::{PANELS, ROWS};
+use super::tiled::TileCodes;
+use super::x86::{proven, proven_product, proven4};
 use crate::quant::GgmlType;
 
 /// The table of this instruction set, for a CPU that has it, and for no other.
@@ -46,7 +52,28 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, products: [[None; 2]; GgmlType::ALL.len()], quantize: quantize::quantize }
+    Table { dots, dot4s, products: products(), quantize: quantize::quantize }
+}
+
+fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
+    let mut products = [[None; 2]; GgmlType::ALL.len()];
+    let mut set = |ty: GgmlType, codes, run| {
+        products[ty as usize][1] = Some(Product { least_rows: 2, panel_rows: PANELS * ROWS, codes, run });
+    };
+    set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
+    set(GgmlType::Q4_1, TileCodes::Signed, proven_product!(block_products::q4_1));
+    set(GgmlType::Q5_0, TileCodes::Offset, proven_product!(block_products::q5_0));
+    set(GgmlType::Q5_1, TileCodes::Signed, proven_product!(block_products::q5_1));
+    set(GgmlType::Q8_0, TileCodes::Offset, proven_product!(block_products::q8_0));
+    set(GgmlType::IQ4_NL, TileCodes::Offset, proven_product!(block_products::iq4_nl));
+    set(GgmlType::MXFP4, TileCodes::Offset, proven_product!(block_products::mxfp4));
+    set(GgmlType::Q2_K, TileCodes::Signed, proven_product!(super_block_products::q2_k));
+    set(GgmlType::Q3_K, TileCodes::Offset, proven_product!(super_block_products::q3_k));
+    set(GgmlType::Q4_K, TileCodes::Signed, proven_product!(super_block_products::q4_k));
+    set(GgmlType::Q5_K, TileCodes::Signed, proven_product!(super_block_products::q5_k));
+    set(GgmlType::Q6_K, TileCodes::Offset, proven_product!(super_block_products::q6_k));
+    set(GgmlType::IQ4_XS, TileCodes::Offset, proven_product!(super_block_products::iq4_xs));
+    products
 }
 
 /// Whether this CPU, and the operating system, have what [`table`] needs.

@@ -6,11 +6,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::dispatch::Operands;
+use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile32, Tiles};
-use super::interleaved::{self, Blocks, Linear, ROWS};
-use super::panels::{
-    Lanes, Out, PANELS, Pass, load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes, with_panel,
-};
+use super::interleaved::{self, Linear};
+use super::registers::{load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes};
 use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, blocks};
 
 /// Blocks of a row that are decoded together.

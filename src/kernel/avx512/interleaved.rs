@@ -4,55 +4,13 @@
 //! Codes are handed to a `sink` with their place: `k` stands for the elements 4k to 4k + 3 of the block.
 
 use std::arch::x86_64::*;
-use std::marker::PhantomData;
 
+use super::super::panels::Blocks;
 use super::super::x86::load_128;
 use crate::quant::{
     Block, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0,
     BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, IQ4_VALUES, MXFP4_DOUBLED_VALUES,
 };
-
-/// Rows side by side.
-pub(in crate::kernel) const ROWS: usize = 16;
-
-/// A block of each row, at equal distances.
-#[derive(Clone, Copy)]
-pub(in crate::kernel) struct Blocks<'a, B> {
-    /// Those of the rows 0, 4, 8 and 12.
-    fourths: [*const u8; 4],
-    row_bytes: usize,
-    blocks: PhantomData<&'a B>,
-}
-
-impl<'a, B: Block> Blocks<'a, B> {
-    /// The block at `at` of sixteen rows of `row_blocks` blocks.
-    pub(in crate::kernel) fn new(rows: &'a [B], row_blocks: usize, at: usize) -> Blocks<'a, B> {
-        assert!(at < row_blocks && rows.len() >= ROWS * row_blocks, "sixteen rows of {row_blocks} blocks");
-        let row_bytes = row_blocks * size_of::<B>();
-        let fourths = std::array::from_fn(|i| rows[i * 4 * row_blocks + at].as_bytes().as_ptr());
-        Blocks { fourths, row_bytes, blocks: PhantomData }
-    }
-
-    /// The sixteen bytes at `at` of the block of a row.
-    #[inline(always)]
-    fn bytes_at(&self, row: usize, at: usize) -> &'a [u8; 16] {
-        assert!(row < ROWS && at + 16 <= size_of::<B>(), "bytes past a block");
-        // SAFETY: as just asserted, they are bytes of a block of the slice that `new` was given, which had all rows.
-        unsafe { &*self.fourths[row / 4].add(row % 4 * self.row_bytes + at).cast() }
-    }
-
-    /// Asks for the `n` blocks that come `n` later in the rows.
-    #[inline(always)]
-    pub(in crate::kernel) fn prefetch(&self, n: usize) {
-        for row in 0..ROWS {
-            let block = self.fourths[row / 4].wrapping_add(row % 4 * self.row_bytes + n * size_of::<B>());
-            for line in 0..(n * size_of::<B>()).div_ceil(64) {
-                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line * 64).cast()) }
-            }
-        }
-    }
-}
 
 /// What scales the codes of a block of 256 elements; a lane is a row.
 #[derive(Clone, Copy)]

@@ -7,17 +7,15 @@ mod block_products;
 mod blocks;
 mod floats;
 pub(super) mod interleaved;
-pub(super) mod panels;
 mod quantize;
+pub(super) mod registers;
 mod super_block_products;
 mod super_blocks;
 
 use std::arch::x86_64::*;
 
-use interleaved::ROWS;
-use panels::PANELS;
-
 use super::dispatch::{Product, Table};
+use super::panels::{PANELS, ROWS};
 use super::tiled::TileCodes;
 use super::x86::{proven, proven_product, proven4};
 use crate::quant::GgmlType;

@@ -7,12 +7,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::dispatch::Operands;
+use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
-use super::interleaved::{self, Blocks, Header, ROWS};
-use super::panels::{
-    Lanes, Out, PANELS, Pass, load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes, with_panel,
-};
+use super::interleaved::{self, Header};
+use super::registers::{load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes};
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
 
 /// A block of sixteen rows of weights.

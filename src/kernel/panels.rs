@@ -1,23 +1,68 @@
-//! What the products of many rows share, on AVX-512 and AMX alike: in what order a matrix is passed over, where the panels of
-//! sixteen rows of weights come from, and where their sums go.
+//! What the products of many rows share on every x86 instruction set: in what order a matrix is passed over, where the panels
+//! of sixteen rows of weights come from, and where their sums go.
+
+#![allow(unsafe_code, reason = "blocks are read at distances within a slice, and threads write disjoint columns")]
+#![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix")]
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use zerocopy::FromZeros;
 
-use super::super::dispatch::Operands;
-use super::super::tiled::TILE_ROWS;
-use super::interleaved::{Blocks, ROWS};
+use super::dispatch::Operands;
+use super::tiled::TILE_ROWS;
 use crate::quant::Block;
+
+/// Rows side by side.
+pub(super) const ROWS: usize = 16;
+
+/// A block of each row, at equal distances.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a, B> {
+    /// Those of the rows 0, 4, 8 and 12.
+    fourths: [*const u8; 4],
+    row_bytes: usize,
+    blocks: PhantomData<&'a B>,
+}
+
+impl<'a, B: Block> Blocks<'a, B> {
+    /// The block at `at` of sixteen rows of `row_blocks` blocks.
+    pub(super) fn new(rows: &'a [B], row_blocks: usize, at: usize) -> Blocks<'a, B> {
+        assert!(at < row_blocks && rows.len() >= ROWS * row_blocks, "sixteen rows of {row_blocks} blocks");
+        let row_bytes = row_blocks * size_of::<B>();
+        let fourths = std::array::from_fn(|i| rows[i * 4 * row_blocks + at].as_bytes().as_ptr());
+        Blocks { fourths, row_bytes, blocks: PhantomData }
+    }
+
+    /// The sixteen bytes at `at` of the block of a row.
+    #[inline(always)]
+    pub(super) fn bytes_at(&self, row: usize, at: usize) -> &'a [u8; 16] {
+        assert!(row < ROWS && at + 16 <= size_of::<B>(), "bytes past a block");
+        // SAFETY: as just asserted, they are bytes of a block of the slice that `new` was given, which had all rows.
+        unsafe { &*self.fourths[row / 4].add(row % 4 * self.row_bytes + at).cast() }
+    }
+
+    /// Asks for the `n` blocks that come `n` later in the rows.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, n: usize) {
+        for row in 0..ROWS {
+            let block = self.fourths[row / 4].wrapping_add(row % 4 * self.row_bytes + n * size_of::<B>());
+            for line in 0..(n * size_of::<B>()).div_ceil(64) {
+                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line * 64).cast()) }
+            }
+        }
+    }
+}
 
 /// Sixteen floats, a row of weights each.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(in crate::kernel) struct Lanes(pub(in crate::kernel) [f32; ROWS]);
+pub(super) struct Lanes(pub(super) [f32; ROWS]);
 
 /// Panels of sixteen rows of weights that are decoded together.
-pub(in crate::kernel) const PANELS: usize = 2;
+pub(super) const PANELS: usize = 2;
 
 /// Pairs of panels that a pass over the activations serves. More of them read the activations less often from the cache
 /// that is shared, fewer keep more of the sums in the cache that is not.
@@ -27,24 +72,24 @@ const GROUPS: usize = 4;
 const MOST_TILES: usize = 32;
 
 /// The sums of two panels for a tile of activations: `[panels, rows of the tile]`.
-pub(in crate::kernel) type Out = [[Lanes; TILE_ROWS]; PANELS];
+pub(super) type Out = [[Lanes; TILE_ROWS]; PANELS];
 
 /// A part of a product whose sums stay in cache: some pairs of panels of weights, some tiles of activations, all blocks.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::kernel) struct Pass {
+pub(super) struct Pass {
     /// The first row of weights.
-    pub(in crate::kernel) first_row: usize,
+    pub(super) first_row: usize,
     /// Pairs of panels.
-    pub(in crate::kernel) n_groups: usize,
-    pub(in crate::kernel) first_tile: usize,
+    pub(super) n_groups: usize,
+    pub(super) first_tile: usize,
     /// Tiles of activations.
-    pub(in crate::kernel) n_tiles: usize,
+    pub(super) n_tiles: usize,
 }
 
 impl Pass {
     /// Cuts the rows `range` of weights into passes, and writes the sums that `compute` has added to zeros:
     /// `[n_groups, n_tiles]`.
-    pub(in crate::kernel) fn for_each(
+    pub(super) fn for_each(
         operands: &Operands<'_>,
         range: Range<usize>,
         sums: &mut Vec<Out>,
@@ -65,7 +110,7 @@ impl Pass {
     }
 
     /// Where a panel's rows begin.
-    pub(in crate::kernel) fn row(&self, group: usize, panel: usize) -> usize {
+    pub(super) fn row(&self, group: usize, panel: usize) -> usize {
         self.first_row + (group * PANELS + panel) * ROWS
     }
 
@@ -93,7 +138,7 @@ impl Pass {
 /// Gives `decode` the block at `at` of sixteen rows of `row_blocks` blocks, from `first_row` on. Rows past the end are zeros,
 /// whose results are not written.
 #[inline(always)]
-pub(in crate::kernel) fn with_panel<B: Block>(
+pub(super) fn with_panel<B: Block>(
     rows: &[B],
     row_blocks: usize,
     first_row: usize,
@@ -109,46 +154,4 @@ pub(in crate::kernel) fn with_panel<B: Block>(
         padded.as_mut_bytes().copy_from_slice(block.as_bytes());
     }
     decode(&Blocks::new(&padded, 1, 0));
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(in crate::kernel) fn load_lanes(lanes: &Lanes) -> __m512 {
-    // SAFETY: the reference covers the 64 bytes, at an address that is a multiple of 64.
-    unsafe { _mm512_load_ps(lanes.0.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(in crate::kernel) fn store_lanes(lanes: &mut Lanes, v: __m512) {
-    // SAFETY: as for a load.
-    unsafe { _mm512_store_ps(lanes.0.as_mut_ptr(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(in crate::kernel) fn load_i32x16(values: &[i32; 16]) -> __m512i {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(in crate::kernel) fn store_codes(bytes: &mut [u8; 64], v: __m512i) {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(in crate::kernel) fn store_i32x16(values: &mut [i32; 16], v: __m512i) {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_storeu_si512(values.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(in crate::kernel) fn load_codes(bytes: &[u8; 64]) -> __m512i {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
