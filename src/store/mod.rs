@@ -4,13 +4,19 @@
 mod cache;
 mod experts;
 mod mapping;
+mod replay;
 mod residency;
 mod survey;
 mod system;
+mod trace;
 
 pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
 pub use experts::{ExpertBytes, ExpertStore, LayerExperts};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError};
+pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use survey::ResidencySurvey;
 pub use system::{Memory, ProcessGauges, System};
+pub use trace::{
+    Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
+};
