@@ -259,14 +259,16 @@ fn below_a_tokens_working_set_lru_never_hits_and_the_default_hits_nearly_as_ofte
     assert_eq!(hits(Policy::Lru), 0);
     // Of 112 demands no order of leaving makes more than 80 hits.
     assert_eq!(hits(Policy::LeastStale), 76);
-    assert_eq!(hits(Policy::default()), 76);
+    assert!(hits(Policy::default()) >= 76);
 }
 
 #[test]
 fn lru_evicts_the_one_used_the_longest_ago_and_lfu_the_one_used_least() {
     let order = |policy| {
         let mut cache = cache(policy, &[(10, 4)], 40);
-        [0u32, 0, 0, 1, 2, 2, 3].iter().for_each(|&expert| drop(token(&mut cache, &[&[expert]])));
+        for expert in [0u32, 0, 0, 1, 2, 2, 3] {
+            token(&mut cache, &[&[expert]]);
+        }
         let mut evicted = Vec::new();
         cache.set_budget(0, &mut evicted);
         evicted.iter().map(|id| id.expert).collect::<Vec<_>>()
