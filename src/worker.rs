@@ -155,6 +155,7 @@ impl Worker {
         let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
         let watch =
             Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);
+        let watch = watch.record(&self.options, &file, &model)?;
         let mut chat = session::chat(&model, &self.compute, &words, &self.options)?;
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
         self.telemetry.kv_used.set(0);
@@ -216,6 +217,9 @@ impl Worker {
                 self.tell(Event::ContextFull { needed, capacity, droppable_turns: None });
             }
             Err(other) => return Err(other),
+        }
+        if let Err(error) = watch.finish_trace() {
+            self.tell(Event::Warning(error.to_string()));
         }
         Ok(())
     }

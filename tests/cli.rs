@@ -154,6 +154,36 @@ fn inspect_tells_shapes_and_what_a_budget_means() {
 }
 
 #[test]
+fn a_trace_of_a_run_is_replayed_without_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let trace = trace.to_str().unwrap();
+    let arguments = ["run", &model(), "-p", "hello", "--greedy", "--max-tokens", "9", "--json", "--trace", trace];
+    let run = json(&arguments);
+    let report = json(&["replay", trace, "--policy", "all", "--json"]);
+    let runs = report["runs"].as_array().unwrap();
+    let tokens = |run: &Value, part: &str| {
+        ["cold", "warm"].iter().map(|phase| run[*phase][part]["tokens"].as_u64().unwrap()).sum::<u64>()
+    };
+    for replayed in runs {
+        // The last token of a reply is not computed.
+        assert_eq!(tokens(replayed, "generate"), run["generate"]["tokens"].as_u64().unwrap() - 1);
+        assert_eq!(tokens(replayed, "prompt"), run["prompt"]["tokens"].as_u64().unwrap());
+    }
+    assert!(runs.iter().any(|run| run["policy"] == "optimal"));
+    assert!(stdout(&["replay", trace, "--per-layer"]).contains("hits of single tokens"));
+    let one = json(&["replay", trace, "--ram", "1G", "--policy", "lru", "--scope", "layer", "--json"]);
+    assert_eq!(one["runs"].as_array().unwrap().len(), 1);
+    for (arguments, code) in [(["--policy", "fifo"], 2), (["--ram", "1"], 2)] {
+        let output = wayinfer(&[&["replay", trace], &arguments[..]].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let no_trace = wayinfer(&["replay", &model()]).output().unwrap();
+    assert_eq!(no_trace.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&no_trace.stderr).contains("no trace"));
+}
+
+#[test]
 fn exit_codes_tell_wrong_use_from_failure() {
     let model = model();
     let code = |arguments: &[&str]| {

@@ -79,7 +79,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
     let load_ms = began.elapsed().as_secs_f64() * 1000.0;
-    let watch = Watch::unattended(&file, &model, options.prefetch);
+    let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
     let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let mut ids = Ids { state: 1, n_vocab: model.hyperparameters().n_vocab };
     let control = watch.control();
@@ -102,6 +102,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         }
     }
     drop(progress);
+    watch.finish_trace()?;
     let speeds = |tokens, samples: Vec<f64>| (!samples.is_empty()).then_some(Speeds { tokens, samples });
     let (prompt, generate) = (speeds(args.prompt, prompt), speeds(args.generate, generate));
     let isa = compute.kernels.isa();

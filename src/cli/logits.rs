@@ -35,7 +35,7 @@ pub(super) fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
     let compute = options.compute()?;
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
-    let watch = Watch::unattended(&file, &model, options.prefetch);
+    let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
     let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let name = args.out.display();
     let out = std::fs::File::create(&args.out).map_err(|e| anyhow::anyhow!("cannot write {name}: {e}"))?;
@@ -47,6 +47,7 @@ pub(super) fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
         let written = rows.iter().try_for_each(|x| out.write_all(&x.to_le_bytes()));
         failed = failed.take().or(written.err());
     })?;
+    watch.finish_trace()?;
     let failed = failed.map_or_else(|| out.flush(), Err);
     failed.map_err(|e| anyhow::anyhow!("cannot write {name}: {e}"))
 }

@@ -11,6 +11,7 @@ mod options;
 mod output;
 mod perplexity;
 mod render;
+mod replay;
 mod run;
 mod tokenize;
 
@@ -44,6 +45,8 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     /// A conversation through a chat template
     Render(render::RenderArgs),
+    /// What other budgets and policies would have made of a trace
+    Replay(replay::ReplayArgs),
     /// Metadata, tensors, sizes, and what a memory budget would mean
     Inspect(inspect::InspectArgs),
 }
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
         Some(Command::Logits(args)) => logits::logits(&args),
         Some(Command::Tokenize(args)) => tokenize::tokenize(&args),
         Some(Command::Render(args)) => render::render(&args),
+        Some(Command::Replay(args)) => replay::replay(&args),
         Some(Command::Inspect(args)) => inspect::inspect(&args),
     };
     match outcome {

@@ -36,6 +36,9 @@ pub(super) struct Common {
     /// Format of the KV cache
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = PossibleValuesParser::new(["f16", "q8_0", "q4_0"]))]
     kv: String,
+    /// Record to this file which experts are used, for `wayinfer replay`
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Log more, to stderr or to the file of --log
     #[arg(long)]
     debug: bool,
@@ -56,6 +59,7 @@ impl Common {
             kv: self.kv.parse()?,
             prefetch: if self.no_prefetch { Prefetch::Off } else { Prefetch::On },
             ram: self.ram,
+            trace: self.trace.clone(),
         })
     }
 

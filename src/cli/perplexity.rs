@@ -50,7 +50,7 @@ pub(super) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
-    let watch = Watch::unattended(&file, &model, options.prefetch);
+    let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
     let bos = words.tokenizer.bos().filter(|_| words.tokenizer.add_bos());
     let ids: Vec<u32> = bos.into_iter().chain(words.tokenizer.encode(&text, Special::Plain)?).collect();
     let n_chunks = ids.len() / n_ctx;
@@ -80,6 +80,7 @@ pub(super) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
         })?;
     }
     drop(progress);
+    watch.finish_trace()?;
     if args.json {
         output::print_json(&json!({
             "perplexity": score.perplexity(),

@@ -59,7 +59,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let model = session::bind_model(path, &file)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
     words.warnings.iter().for_each(|w| output::warn(w));
-    let watch = Watch::unattended(&file, &model, options.prefetch);
+    let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
     let mut chat = session::chat(&model, &compute, &words, &options)?;
 
     let prompt = match (&args.ids_file, &text) {
@@ -103,6 +103,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         chat.reply(&prompt, &sampling, args.max_tokens, watch.control(), sink)
     });
     let (stop, stats) = outcome?;
+    watch.finish_trace()?;
     if let Some(error) = failed {
         return Err(error.into());
     }

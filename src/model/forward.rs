@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::kernel::AttentionScratch;
+use crate::store::{Outcome, TraceRecorder};
 use crate::telemetry::{ExpertMap, Telemetry};
 
 use super::compute::{Compute, ProductScratch, sized};
@@ -24,6 +25,8 @@ pub struct Control<'c> {
     pub telemetry: &'c Telemetry,
     pub experts: &'c ExpertMap,
     pub prefetch: Prefetch,
+    /// Where it is recorded which experts are used.
+    pub trace: Option<&'c TraceRecorder>,
 }
 
 /// Whether experts are asked for as soon as the router has chosen, or read where they are first touched.
@@ -100,7 +103,10 @@ impl Model<'_> {
         }
         state.kv.reserve(start + tokens.len())?;
         control.telemetry.ticks.add(1);
-        compute.pool.enter(|| {
+        if let Some(trace) = control.trace {
+            trace.pass(tokens.len());
+        }
+        let computed = compute.pool.enter(|| {
             self.embed(compute, state, tokens);
             for (i, layer) in self.weights.layers.iter().enumerate() {
                 if control.cancel.load(Ordering::Relaxed) {
@@ -123,7 +129,11 @@ impl Model<'_> {
                 }
             }
             Ok(())
-        })?;
+        });
+        if let Some(trace) = control.trace {
+            trace.end_pass(if computed.is_ok() { Outcome::Whole } else { Outcome::Cancelled });
+        }
+        computed?;
         state.kv.commit(start + tokens.len());
         Ok(())
     }

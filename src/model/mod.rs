@@ -17,7 +17,7 @@ pub use weights::WeightError;
 use rope::Rope;
 use weights::Weights;
 
-use crate::store::{ExpertStore, ModelFile, StoreError};
+use crate::store::{ExpertStore, ModelFile, Shape, StoreError};
 use crate::telemetry::ExpertMap;
 
 /// A model ready to compute, borrowing its weights from the mapped file.
@@ -54,6 +54,12 @@ impl<'a> Model<'a> {
 
     pub fn hyperparameters(&self) -> &Hyperparameters {
         &self.hyperparameters
+    }
+
+    /// What a trace says of this model, which is the one in `file`.
+    pub fn trace_shape(&self, file: &ModelFile) -> Shape {
+        let h = &self.hyperparameters;
+        Shape::of(file, h.n_layers, h.moe.map_or(0, |moe| moe.n_used))
     }
 
     /// An empty map of this model's experts.

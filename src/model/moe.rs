@@ -140,8 +140,12 @@ impl Model<'_> {
             self.experts.request(layer.number, &s.active);
         }
         let tick = control.telemetry.ticks.get();
+        let tokens_of = |expert: usize| (s.starts[expert + 1] - s.starts[expert]) as usize;
         for &expert in &s.active {
-            control.experts.mark_used(layer.number, expert, tick, u64::from(s.starts[expert + 1] - s.starts[expert]));
+            control.experts.mark_used(layer.number, expert, tick, tokens_of(expert) as u64);
+        }
+        if let Some(trace) = control.trace {
+            trace.layer(layer.number, s.active.iter().map(|&expert| (expert, tokens_of(expert))));
         }
         if n == 1 {
             self.experts_of_a_token(compute, s, layer, normed, hidden, &mut products.token);

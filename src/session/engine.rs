@@ -8,7 +8,7 @@ use super::{Chat, Session};
 use crate::kernel::{Isa, Kernels, KvFormat};
 use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, Prefetch};
 use crate::pool::{Pool, PoolError};
-use crate::store::{ModelFile, StoreError};
+use crate::store::{ModelFile, StoreError, TraceRecorder};
 use crate::telemetry::{ExpertMap, Telemetry};
 use crate::text::chat::{self, ChatFormat};
 use crate::text::tokenizer::{Tokenizer, TokenizerError};
@@ -28,6 +28,8 @@ pub struct EngineOptions {
     pub prefetch: Prefetch,
     /// Bytes of memory to count with; `None`: what the machine and its limits leave.
     pub ram: Option<u64>,
+    /// Where to record which experts are used.
+    pub trace: Option<PathBuf>,
 }
 
 /// Why a model cannot be used.
@@ -39,6 +41,8 @@ pub enum EngineError {
     Pool(#[from] PoolError),
     #[error("cannot start the worker's thread: {0}")]
     Thread(std::io::Error),
+    #[error("cannot write the trace {}: {source}", path.display())]
+    Trace { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     KvCache(#[from] KvCacheError),
     #[error(transparent)]
@@ -111,6 +115,7 @@ pub struct Watch {
     pub cancel: Arc<AtomicBool>,
     pub experts: Arc<ExpertMap>,
     pub prefetch: Prefetch,
+    trace: Option<Arc<TraceRecorder>>,
 }
 
 impl Watch {
@@ -128,7 +133,7 @@ impl Watch {
         let experts = Arc::new(model.expert_map());
         telemetry.set_experts(Some(Arc::clone(&experts)));
         telemetry.file_bytes.set(file.gguf().file_bytes());
-        Watch { telemetry, cancel, experts, prefetch }
+        Watch { telemetry, cancel, experts, prefetch, trace: None }
     }
 
     /// For work that nobody watches while it runs.
@@ -136,8 +141,35 @@ impl Watch {
         Watch::new(Arc::default(), Arc::default(), file, model, prefetch)
     }
 
+    /// Records from here on which experts are used, if the options name a file for it; what is in it is lost.
+    pub fn record(
+        mut self,
+        options: &EngineOptions,
+        file: &ModelFile,
+        model: &Model<'_>,
+    ) -> Result<Watch, EngineError> {
+        if let Some(path) = &options.trace {
+            let recorder = TraceRecorder::create(path, &model.trace_shape(file));
+            let recorder = recorder.map_err(|source| EngineError::Trace { path: path.clone(), source })?;
+            self.trace = Some(Arc::new(recorder));
+        }
+        Ok(self)
+    }
+
+    /// Tells what kept the trace from being written whole.
+    pub fn finish_trace(&self) -> Result<(), EngineError> {
+        let Some(trace) = &self.trace else { return Ok(()) };
+        trace.finish().map_err(|source| EngineError::Trace { path: trace.path().to_owned(), source })
+    }
+
     pub fn control(&self) -> Control<'_> {
-        Control { cancel: &self.cancel, telemetry: &self.telemetry, experts: &self.experts, prefetch: self.prefetch }
+        Control {
+            cancel: &self.cancel,
+            telemetry: &self.telemetry,
+            experts: &self.experts,
+            prefetch: self.prefetch,
+            trace: self.trace.as_deref(),
+        }
     }
 }
 

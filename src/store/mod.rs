@@ -1,15 +1,23 @@
 //! How the bytes of a model become resident: the mapping of its files, what of them the kernel holds in memory, the
 //! port through which experts are asked for, and the gauges of this process and machine.
 
+mod cache;
 mod experts;
 mod guard;
 mod mapping;
+mod replay;
 mod residency;
 mod survey;
 mod system;
+mod trace;
 
+pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
 pub use experts::{ExpertBytes, ExpertStore, LayerExperts};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError};
+pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use survey::ResidencySurvey;
 pub use system::{Memory, ProcessGauges, System};
+pub use trace::{
+    Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
+};

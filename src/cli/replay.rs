@@ -1,0 +1,186 @@
+//! `wayinfer replay`: what other budgets and policies would have made of a trace, without the model.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use serde_json::{Value, json};
+
+use super::options::parse_size;
+use super::output::{self, usage};
+use crate::store::{Counts, Phase, Policy, Replay, ReplayOutcome, Rule, Scope, TraceReader};
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// A trace, recorded with --trace
+    #[arg(value_name = "TRACE")]
+    trace: PathBuf,
+    /// Memory for dense weights and experts, for example 8G [default: a row of budgets, 0.3 to 1.2 of the experts]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    ram: Option<u64>,
+    /// lru, lfu, lrfu[:N], least-stale, longest-wait[:N] (N: half-life in tokens), optimal, or all [default: lru, the
+    /// engine's own, and the optimum]
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
+    /// What shares the budget
+    #[arg(long, value_name = "SCOPE", default_value = "global", value_parser = PossibleValuesParser::new(["global", "layer"]))]
+    scope: String,
+    /// The hit rate of every layer
+    #[arg(long)]
+    per_layer: bool,
+    /// The figures as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const SHARES: [f64; 8] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.2];
+
+/// One rule at one budget.
+struct Run {
+    rule: Rule,
+    budget: u64,
+    outcome: ReplayOutcome,
+}
+
+pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+    let scope = if args.scope == "layer" { Scope::PerLayer } else { Scope::Global };
+    let rules = rules(args.policy.as_deref(), scope)?;
+    let replay = Replay::read(TraceReader::open(&args.trace)?)?;
+    let shape = replay.shape();
+    let all = shape.expert_bytes();
+    anyhow::ensure!(all > 0, "{} is of a dense model, which has no experts to page", shape.name);
+    let budgets = match args.ram {
+        None => SHARES.map(|share| (share * all as f64) as u64).to_vec(),
+        Some(ram) if ram <= shape.dense_bytes => {
+            let dense = gigabytes(shape.dense_bytes as f64);
+            return Err(usage(format!("--ram must be more than the {dense} GB of dense weights")));
+        }
+        Some(ram) => vec![ram - shape.dense_bytes],
+    };
+    if replay.cut_off() {
+        output::warn("the trace ends within a pass, which is left out");
+    }
+    let runs = |&rule: &Rule| {
+        let run = |&budget: &u64| Run { rule, budget, outcome: replay.run(rule, budget) };
+        budgets.iter().map(run).collect::<Vec<_>>()
+    };
+    let runs: Vec<Vec<Run>> = rules.iter().map(runs).collect();
+    if args.json {
+        output::print_json(&report(&replay, &runs))?;
+    } else {
+        output::print(&tables(&replay, &runs, args.per_layer))?;
+    }
+    Ok(())
+}
+
+fn rules(name: Option<&str>, scope: Scope) -> anyhow::Result<Vec<Rule>> {
+    let online = |policy| Rule::Online(policy, scope);
+    Ok(match name {
+        None => vec![online(Policy::Lru), online(Policy::default()), Rule::Optimal],
+        Some("all") => Policy::all().into_iter().map(online).chain([Rule::Optimal]).collect(),
+        Some("optimal") => vec![Rule::Optimal],
+        Some(name) => vec![online(name.parse().map_err(|e| usage(format!("{e}, optimal and all")))?)],
+    })
+}
+
+fn name(rule: Rule) -> String {
+    match rule {
+        Rule::Online(policy, Scope::Global) => policy.to_string(),
+        Rule::Online(policy, Scope::PerLayer) => format!("{policy}, by layer"),
+        Rule::Optimal => "optimal".into(),
+    }
+}
+
+fn gigabytes(bytes: f64) -> String {
+    format!("{:.2}", bytes / 1e9)
+}
+
+/// What a person reads: budgets across, rules down.
+fn tables(replay: &Replay, runs: &[Vec<Run>], per_layer: bool) -> String {
+    let shape = replay.shape();
+    let all = shape.expert_bytes();
+    let n_experts = shape.layers.iter().map(|l| l.n_experts).max().unwrap_or(0);
+    let mut text = format!(
+        "{}: {} layers, {n_experts} experts, {} used; experts {} GB, dense {} GB, experts of a token {} GB\n",
+        shape.name,
+        shape.layers.len(),
+        shape.n_used,
+        gigabytes(all as f64),
+        gigabytes(shape.dense_bytes as f64),
+        gigabytes(shape.token_bytes() as f64),
+    );
+    let total = |part: fn(&Phase) -> Counts| {
+        let outcome = &runs[0][0].outcome;
+        part(&outcome.cold).tokens + part(&outcome.warm).tokens
+    };
+    let (prompt, generate) = (total(|p| p.prompt), total(|p| p.generate));
+    text += &format!("{generate} tokens one at a time, {prompt} in batches, {} passes\n", replay.n_passes());
+    text += &row("experts in memory, GB", runs[0].iter().map(|r| gigabytes(r.budget as f64)));
+    text += &row("  of all", runs[0].iter().map(|r| format!("{:.2}", r.budget as f64 / all as f64)));
+    let percent = |c: Counts| c.hit_rate().map_or("–".into(), |r| format!("{:.1}%", 100.0 * r));
+    let read = |c: Counts| c.bytes_per_token().map_or("–".into(), |b| format!("{:.3}", b / 1e9));
+    let blocks: [(&str, fn(&ReplayOutcome) -> Counts, &dyn Fn(Counts) -> String); 4] = [
+        ("hits of single tokens, once memory is full", |o| o.warm.generate, &percent),
+        ("GB read for each", |o| o.warm.generate, &read),
+        ("hits of single tokens, before", |o| o.cold.generate, &percent),
+        ("GB read for each token of a batch, all", |o| o.cold.prompt.plus(o.warm.prompt), &read),
+    ];
+    for (title, part, show) in blocks {
+        let counted = |run: &Run| part(&run.outcome).tokens > 0;
+        if runs.iter().flatten().any(counted) {
+            text += &format!("\n{title}\n");
+            for runs in runs {
+                text += &row(&name(runs[0].rule), runs.iter().map(|r| show(part(&r.outcome))));
+            }
+        }
+    }
+    if per_layer {
+        for runs in runs {
+            text += &format!("\nhits of single tokens by layer, {}\n", name(runs[0].rule));
+            for layer in (0..shape.layers.len()).filter(|&l| shape.layers[l].n_experts > 0) {
+                text += &row(&layer.to_string(), runs.iter().map(|r| percent(r.outcome.layers[layer])));
+            }
+        }
+    }
+    text
+}
+
+fn row(head: &str, cells: impl Iterator<Item = String>) -> String {
+    let cells: String = cells.map(|cell| format!("{cell:>9}")).collect();
+    format!("{head:<24}{cells}\n")
+}
+
+fn report(replay: &Replay, runs: &[Vec<Run>]) -> Value {
+    let shape = replay.shape();
+    let counts = |c: &Counts| {
+        json!({
+            "tokens": c.tokens,
+            "demands": c.demands,
+            "hits": c.hits,
+            "hit_rate": c.hit_rate(),
+            "read_bytes": c.read_bytes,
+            "read_bytes_per_token": c.bytes_per_token(),
+        })
+    };
+    let phase = |p: &Phase| json!({ "prompt": counts(&p.prompt), "generate": counts(&p.generate) });
+    let run = |run: &Run| {
+        json!({
+            "policy": name(run.rule),
+            "budget_bytes": run.budget,
+            "cold": phase(&run.outcome.cold),
+            "warm": phase(&run.outcome.warm),
+            "layers": run.outcome.layers.iter().map(Counts::hit_rate).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "model": shape.name,
+        "layers": shape.layers.len(),
+        "experts_used": shape.n_used,
+        "expert_bytes": shape.expert_bytes(),
+        "dense_bytes": shape.dense_bytes,
+        "token_bytes": shape.token_bytes(),
+        "passes": replay.n_passes(),
+        "cut_off": replay.cut_off(),
+        "runs": runs.iter().flatten().map(run).collect::<Vec<_>>(),
+    })
+}
