@@ -240,8 +240,8 @@ fn kill_9_loses_no_finished_message_and_at_most_a_second_of_a_reply() {
     let transcript = only_transcript(dir.path());
     let said = said(&transcript);
     assert_eq!(said.len(), 4, "{said:?}");
-    assert_eq!(transcript.entries[1].stop.as_deref(), Some("end_of_turn"));
-    assert_eq!(transcript.entries[3].stop, None);
+    assert_eq!(transcript.entries[1].figures.as_ref().unwrap().stop, "end_of_turn");
+    assert_eq!(transcript.entries[3].figures, None);
     assert!(said[3].1.split_whitespace().count() >= 8, "{said:?}");
 }
 

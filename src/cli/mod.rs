@@ -12,6 +12,7 @@ mod output;
 mod perplexity;
 mod render;
 mod run;
+mod session;
 mod tokenize;
 
 use std::process::ExitCode;

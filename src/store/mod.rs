@@ -1,14 +1,16 @@
 //! How the bytes of a model become resident: the mapping of its files, what of them the kernel holds in memory, the
-//! port through which experts are asked for, and the gauges of this process and machine.
+//! port through which experts are asked for, large files that pass through, and the gauges of this process and machine.
 
 mod experts;
 mod mapping;
 mod residency;
+mod stream;
 mod survey;
 mod system;
 
 pub use experts::{ExpertBytes, ExpertStore, LayerExperts};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError};
 pub use residency::Residency;
+pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
 pub use system::{Memory, ProcessGauges, System};
