@@ -25,7 +25,7 @@ impl Said {
     }
 }
 
-/// `prompt`, with the tokens of every reply of `replies` in place of others of the same bytes, as far as it otherwise goes
+/// `prompt`, with the tokens of every reply of `replies` in place of others of the same text, as far as it otherwise goes
 /// along with `cached`. `replies` are in their order; `bytes_of` appends the bytes that a token stands for.
 pub(super) fn respelled(
     prompt: &[u32],
@@ -39,7 +39,9 @@ pub(super) fn respelled(
         let Some(after) = rest.strip_prefix(&cached[out.len()..reply.start]) else { break };
         let mut wanted = Vec::new();
         reply.tokens(cached).for_each(|token| bytes_of(token, &mut wanted));
-        let Some(n) = tokens_of(&wanted, after, &bytes_of) else { break };
+        // What the conversation keeps of a reply is text.
+        let wanted = String::from_utf8_lossy(&wanted);
+        let Some(n) = tokens_of(wanted.as_bytes(), after, &bytes_of) else { break };
         out.extend_from_slice(&cached[out.len()..reply.start]);
         out.extend(reply.tokens(cached));
         rest = &after[n..];
@@ -91,6 +93,13 @@ mod tests {
         for cached in [&[9, A, BC][..], &[9, A]] {
             assert_eq!(respelled(&[9, AB, C, 10, A, B], cached, &[said], bytes_of), [9, A, BC, 10, A, B]);
         }
+    }
+
+    #[test]
+    fn a_reply_that_is_no_text_comes_back_in_its_own_tokens() {
+        let said = Said { start: 1, n: 2, last: 0x80 };
+        let cached = [9, A, 0x80];
+        assert_eq!(respelled(&[9, A, 0xef, 0xbfbd, 10], &cached, &[said], bytes_of), [9, A, 0x80, 10]);
     }
 
     #[test]

@@ -460,7 +460,7 @@ mod tests {
         for id in 1..=20 {
             writer.append(user(id, "said"));
             let (sender, path) = (sender.clone(), path.clone());
-            writer.after_saving(move || drop(sender.send((id, read(&path).unwrap().entries.len()))));
+            writer.after_saving(move || sender.send((id, read(&path).unwrap().entries.len())).unwrap());
         }
         for id in 1..=20 {
             let (of, n) = found.recv_timeout(Duration::from_secs(10)).unwrap();
