@@ -75,6 +75,15 @@ impl SplitMix64 {
 }
 
 impl SamplingParams {
+    /// The parameters by name, as a transcript's header has them.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p,
+            "repeat_penalty": self.repeat_penalty, "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty, "penalty_window": self.penalty_window, "seed": self.seed,
+        })
+    }
+
     /// The most probable token, always.
     pub fn greedy() -> SamplingParams {
         SamplingParams { temperature: 0.0, ..SamplingParams::default() }

@@ -2,18 +2,23 @@
 //!
 //! A transcript is a file of JSON lines that only grows: a header with a version, then one record a line (see [`Record`]).
 //! [`TranscriptWriter`] appends to it on a thread of its own; [`read`] gives the conversation back, also from a file whose
-//! last line was cut off.
+//! last line was cut off; [`SessionFile`] opens one to be gone on with, for one process at a time.
+//!
+//! Messages form a tree: each names the one that it follows, so that a message can be answered or put otherwise a second
+//! time and nothing is lost. The conversation is the way from the root to the last message.
 
+mod file;
 mod reader;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 
-pub use reader::{Entry, Transcript, read};
+pub use file::SessionFile;
+pub use reader::{Entry, Figures, Transcript, read};
 pub use writer::{Finished, Status, TranscriptWriter};
 
-/// The version that the header carries. A reader refuses a newer one.
-pub const VERSION: u32 = 1;
+/// The version that the header carries. A reader refuses a newer one. In version 1 messages named no parents.
+pub const VERSION: u32 = 2;
 
 /// Who speaks. The names are those that chat templates use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +48,15 @@ pub struct Header {
     pub sampling: serde_json::Value,
 }
 
-/// One line. Messages are numbered by `id`, in the order in which they were said.
+impl Header {
+    /// The header of a conversation that begins now.
+    pub fn new(system: Option<String>, sampling: serde_json::Value) -> Header {
+        Header { version: VERSION, program: format!("wayinfer {}", env!("CARGO_PKG_VERSION")), system, sampling }
+    }
+}
+
+/// One line. Messages are numbered by `id`, in the order in which they were said; `parent` is the message that one follows,
+/// `None` for the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Record {
@@ -57,16 +70,22 @@ pub enum Record {
     /// The person's message. It clears the draft.
     User {
         id: u64,
+        #[serde(default)]
+        parent: Option<u64>,
         text: String,
     },
     /// The next piece of a reply that is not finished.
     Partial {
         id: u64,
+        #[serde(default)]
+        parent: Option<u64>,
         text: String,
     },
     /// The whole reply, in place of its pieces. `stop` names why it ended; `tokens` and `seconds` are of the generation.
     Reply {
         id: u64,
+        #[serde(default)]
+        parent: Option<u64>,
         text: String,
         stop: String,
         tokens: usize,
@@ -89,9 +108,20 @@ pub enum Record {
 /// A record with its time, as it stands in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
+    /// RFC 3339.
     time: String,
     #[serde(flatten)]
     record: Record,
+}
+
+impl Line {
+    /// The record as a line of the file, said now.
+    fn text(record: Record) -> String {
+        let line = Line { time: jiff::Timestamp::now().to_string(), record };
+        let mut text = serde_json::to_string(&line).expect("records have string keys");
+        text.push('\n');
+        text
+    }
 }
 
 /// What can be wrong with a transcript.
@@ -105,4 +135,12 @@ pub enum TranscriptError {
     NoHeader { path: std::path::PathBuf },
     #[error("the transcript `{path}` has version {found}; this program reads up to {supported}: use a newer one")]
     Version { path: std::path::PathBuf, found: u32, supported: u32 },
+    #[error(
+        "the session `{path}` is in use by another process; end that one, or keep this conversation in another file"
+    )]
+    InUse { path: std::path::PathBuf },
+    #[error("the session `{path}` cannot be written: {source}")]
+    Write { path: std::path::PathBuf, source: std::io::Error },
+    #[error("the session `{path}` is not a file")]
+    NotAFile { path: std::path::PathBuf },
 }

@@ -1,26 +1,33 @@
 //! The thread that owns the model: commands in, events out. Events are never lost; gauges go through `telemetry`.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 pub use crate::session::{PromptStats, ReplyStats, StopReason};
 
 use crate::model::{Compute, Model};
 use crate::sampler::SamplingParams;
-use crate::session::{self, Chat, ChatError, EngineError, EngineOptions, ReplySink, SessionError, Watch, Words};
+use crate::session::{
+    self, Chat, ChatError, EngineError, EngineOptions, KvFile, LoadError, ReplySink, SaveError, SessionError, Watch,
+    Words,
+};
 use crate::store::{ModelFile, ResidencySurvey, System};
 use crate::telemetry::Telemetry;
-use crate::transcript::Message;
+use crate::transcript::{Message, Record};
 
 /// What the screen asks of the engine.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Opens a model, letting go of the one before.
     Load(PathBuf),
+    /// Keeps the conversation's KV cache in this file from now on: what is there and fits is used by the next model that is
+    /// loaded; it is saved when nothing is asked for a while, and at the end.
+    KeepKv(PathBuf),
     /// Answers the conversation, whose last message is the user's. What is already in the KV cache is not computed again.
     Generate { messages: Vec<Message>, sampling: SamplingParams },
     /// Ends the thread.
@@ -92,10 +99,32 @@ pub fn spawn(options: EngineOptions) -> Result<WorkerHandle, EngineError> {
     let (outbox, events) = unbounded();
     let telemetry = Arc::new(Telemetry::default());
     let cancel = Arc::new(AtomicBool::new(false));
-    let worker =
-        Worker { options, compute, inbox, outbox, telemetry: Arc::clone(&telemetry), cancel: Arc::clone(&cancel) };
+    let worker = Worker {
+        options,
+        compute,
+        inbox,
+        outbox,
+        telemetry: Arc::clone(&telemetry),
+        cancel: Arc::clone(&cancel),
+        kv_path: RefCell::default(),
+    };
     std::thread::Builder::new().name("worker".into()).spawn(move || worker.run()).map_err(EngineError::Thread)?;
     Ok(WorkerHandle { commands, events, telemetry, cancel })
+}
+
+/// Waits until a worker whose handle is gone has ended: it may be saving. Returns the warnings that nobody has seen, or
+/// `None` where it takes longer than `patience`.
+pub fn wait_for_end(events: &Receiver<Event>, patience: Duration) -> Option<Vec<String>> {
+    let deadline = Instant::now() + patience;
+    let mut warnings = Vec::new();
+    loop {
+        match events.recv_deadline(deadline) {
+            Ok(Event::Warning(text)) => warnings.push(text),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Disconnected) => return Some(warnings),
+            Err(RecvTimeoutError::Timeout) => return None,
+        }
+    }
 }
 
 struct Worker {
@@ -105,6 +134,33 @@ struct Worker {
     outbox: Sender<Event>,
     telemetry: Arc<Telemetry>,
     cancel: Arc<AtomicBool>,
+    kv_path: RefCell<Option<KvPath>>,
+}
+
+/// Where the KV cache is kept.
+#[derive(Debug)]
+struct KvPath {
+    path: PathBuf,
+    /// It is of the conversation as it was when the program started: later models find their own in it, or nothing.
+    is_read: bool,
+}
+
+/// The KV cache of the model that is served, in its file.
+struct Kept {
+    file: KvFile,
+    /// Whether the session has what the file has not.
+    is_due: bool,
+    /// What the last save cost; a first one is expected to cost nothing.
+    seconds: f64,
+}
+
+impl Kept {
+    /// How long nothing must be asked for before the cache is saved: a few seconds, and ten times what it costs, so that
+    /// the disk is busy with it at most a tenth of the time.
+    fn pause(&self) -> Duration {
+        const PAUSE: Duration = Duration::from_secs(3);
+        PAUSE.max(Duration::from_secs_f64((10.0 * self.seconds).min(600.0)))
+    }
 }
 
 /// What the model's turn at the stack ended with.
@@ -142,6 +198,7 @@ impl Worker {
         loop {
             match self.inbox.recv() {
                 Ok(Command::Load(path)) => return Next::Load(path),
+                Ok(Command::KeepKv(path)) => self.keep_kv(path),
                 Ok(Command::Generate { .. }) => self.tell(Event::ReplyFailed("no model is loaded".into())),
                 Ok(Command::Quit) | Err(_) => return Next::Quit,
             }
@@ -158,30 +215,88 @@ impl Worker {
         let watch = watch.record(&self.options, &file, &model)?;
         let mut chat = session::chat(&model, &self.compute, &words, &self.options)?;
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
-        self.telemetry.kv_used.set(0);
+        let mut kept = self.kept(&mut chat, &file, &model);
+        self.telemetry.kv_used.set(chat.session.cached().len() as u64);
         self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));
         words.warnings.iter().for_each(|w| self.tell(Event::Warning(w.clone())));
-        let done = AtomicBool::new(false);
+        let (done, ram) = (AtomicBool::new(false), self.options.ram);
         std::thread::scope(|scope| {
             // What every token needs is on its way while the person still types.
             scope.spawn(|| file.advise_dense_willneed());
-            scope.spawn(|| sample_gauges(&file, &watch, self.options.ram, &done));
+            scope.spawn(|| sample_gauges(&file, &watch, ram, &done));
             let _stop_sampling = SetOnDrop(&done);
-            Ok(self.answer(&mut chat, &watch))
+            Ok(self.answer(&mut chat, &watch, &mut kept))
         })
     }
 
-    fn answer(&self, chat: &mut Chat<'_>, watch: &Watch) -> Next {
+    fn keep_kv(&self, path: PathBuf) {
+        *self.kv_path.borrow_mut() = Some(KvPath { path, is_read: false });
+    }
+
+    /// The file of the KV cache, if one is wanted, and in `chat` what is in it, if it fits.
+    fn kept(&self, chat: &mut Chat<'_>, file: &ModelFile, model: &Model<'_>) -> Option<Kept> {
+        let mut wanted = self.kv_path.borrow_mut();
+        let wanted = wanted.as_mut()?;
+        let kept = Kept { file: KvFile::new(wanted.path.clone(), file, model), is_due: false, seconds: 0.0 };
+        if !std::mem::replace(&mut wanted.is_read, true) {
+            match kept.file.load(&mut chat.session) {
+                Ok(_) | Err(LoadError::Absent) => {}
+                Err(error) => self.tell(Event::Warning(format!(
+                    "the saved KV cache {error}; the conversation is read again with the next message"
+                ))),
+            }
+        }
+        Some(kept)
+    }
+
+    fn answer(&self, chat: &mut Chat<'_>, watch: &Watch, kept: &mut Option<Kept>) -> Next {
         loop {
-            match self.inbox.recv() {
+            let due = kept.as_mut().filter(|kept| kept.is_due);
+            let command = match due {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(kept) => match self.inbox.recv_timeout(kept.pause()) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        // A command that comes meanwhile does not wait for the disk.
+                        self.save(chat, kept, &|| self.inbox.is_empty());
+                        continue;
+                    }
+                    other => other,
+                },
+            };
+            match command {
                 Ok(Command::Generate { messages, sampling }) => {
                     self.cancel.store(false, Ordering::Relaxed);
                     if let Err(error) = self.reply(chat, &messages, &sampling, watch) {
                         self.tell(Event::ReplyFailed(error.to_string()));
                     }
+                    kept.iter_mut().for_each(|kept| kept.is_due = true);
                 }
+                Ok(Command::KeepKv(path)) => self.keep_kv(path),
                 Ok(Command::Load(path)) => return Next::Load(path),
-                Ok(Command::Quit) | Err(_) => return Next::Quit,
+                Ok(Command::Quit) | Err(_) => {
+                    if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due) {
+                        self.save(chat, kept, &|| true);
+                    }
+                    return Next::Quit;
+                }
+            }
+        }
+    }
+
+    /// Saves the KV cache. Without it the conversation only takes longer to resume, so that a failure is told once and
+    /// nothing more.
+    fn save(&self, chat: &Chat<'_>, kept: &mut Kept, go_on: &dyn Fn() -> bool) {
+        match kept.file.save(&chat.session, go_on) {
+            Ok(saved) => {
+                (kept.is_due, kept.seconds) = (false, saved.seconds);
+                tracing::info!(bytes = saved.bytes, seconds = saved.seconds, "saved the KV cache");
+            }
+            Err(SaveError::Stopped) => {}
+            Err(error) => {
+                kept.is_due = false;
+                self.tell(Event::Warning(format!(
+                    "the KV cache could not be saved: {error}. The conversation is not affected; resuming it reads it again"
+                )));
             }
         }
     }
@@ -254,8 +369,17 @@ fn sample_gauges(file: &ModelFile, watch: &Watch, ram: Option<u64>, done: &Atomi
     }
 }
 
+/// What a transcript says of a model that was loaded.
+pub fn model_record(summary: &ModelSummary) -> Record {
+    Record::Model {
+        name: summary.name.clone(),
+        path: summary.path.to_string_lossy().into_owned(),
+        quantization: summary.quantization.clone(),
+    }
+}
+
 impl ModelSummary {
-    fn new(path: &Path, file: &ModelFile, model: &Model<'_>, context_length: usize) -> ModelSummary {
+    pub fn new(path: &Path, file: &ModelFile, model: &Model<'_>, context_length: usize) -> ModelSummary {
         let gguf = file.gguf();
         let h = model.hyperparameters();
         let file_name = || path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();

@@ -240,8 +240,8 @@ fn kill_9_loses_no_finished_message_and_at_most_a_second_of_a_reply() {
     let transcript = only_transcript(dir.path());
     let said = said(&transcript);
     assert_eq!(said.len(), 4, "{said:?}");
-    assert_eq!(transcript.entries[1].stop.as_deref(), Some("end_of_turn"));
-    assert_eq!(transcript.entries[3].stop, None);
+    assert_eq!(transcript.entries[1].figures.as_ref().unwrap().stop, "end_of_turn");
+    assert_eq!(transcript.entries[3].figures, None);
     assert!(said[3].1.split_whitespace().count() >= 8, "{said:?}");
 }
 
@@ -425,6 +425,12 @@ fn a_full_context_asks_and_goes_on_without_the_oldest_turn() {
 /// The program itself on a tiny model, at home in `home`. What was said grows likelier and the context is long, so that
 /// replies repeat themselves until they are stopped.
 fn real_chat(home: &Path, size: (u16, u16)) -> Pty {
+    let mut pty = start_real_chat(home, size, &[]);
+    pty.wait_for("the model is loaded", |s| s.contains("ready"));
+    pty
+}
+
+fn start_real_chat(home: &Path, size: (u16, u16), more: &[&str]) -> Pty {
     let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_wayinfer"));
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mixtral-Q4_K_M.gguf");
     command.args([
@@ -438,15 +444,14 @@ fn real_chat(home: &Path, size: (u16, u16)) -> Pty {
         "--threads",
         "1",
     ]);
+    command.args(more);
     command.env("TERM", "xterm-256color");
     command.env("COLORTERM", "truecolor");
     command.env("HOME", home);
     for name in ["NO_COLOR", "XDG_DATA_HOME"] {
         command.env_remove(name);
     }
-    let mut pty = Pty::start(command, size, Answers::Plain);
-    pty.wait_for("the model is loaded", |s| s.contains("ready"));
-    pty
+    Pty::start(command, size, Answers::Plain)
 }
 
 fn sessions(home: &Path) -> PathBuf {
@@ -490,4 +495,87 @@ fn a_signal_while_the_real_engine_computes_leaves_the_terminal_whole() {
         let said = said(&transcript);
         assert_eq!((said.len(), said[0]), (2, (Role::User, "hello there")), "{said:?}");
     }
+}
+
+#[test]
+fn a_session_is_resumed_on_screen_with_its_draft_and_killed_again_loses_no_finished_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("chat.jsonl");
+    let args = ["--session", path.to_str().unwrap(), "model.gguf"];
+    let mut pty = chat(&args);
+    pty.send("the first thing\r");
+    pty.wait_for("the reply", |s| s.contains("end of turn"));
+    pty.send("half a thought");
+    pty.wait_for("what was typed", |s| s.contains("› half a thought"));
+    pty.quit();
+    let mut pty = chat(&args);
+    pty.wait_for("all of it", |s| {
+        s.contains("the first thing") && s.contains("end of turn") && s.contains("› half a thought")
+    });
+    pty.send("\x15the second\r");
+    pty.wait_for("the second reply", |s| s.matches("end of turn").count() == 2 || s.contains("60 tokens"));
+    pty.wait_for("the end", |s| s.contains("· ready"));
+    pty.signal("KILL");
+    pty.wait_for_exit();
+    let t = transcript::read(&path).unwrap();
+    assert_eq!(t.path().iter().map(|e| e.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert!(t.entries.iter().all(|e| e.message.role == Role::User || e.figures.is_some()), "{t:?}");
+    assert_eq!((t.draft, t.entries[2].message.content.as_str()), (None, "the second"));
+    // Cut off before it was answered, a message is shown and not sent.
+    let mut pty = chat(&args);
+    pty.send("slow unanswered\r");
+    pty.wait_for("the prompt is read", |s| s.contains("slow unanswered") && !s.contains("› slow"));
+    pty.signal("KILL");
+    pty.wait_for_exit();
+    let mut pty = chat(&args);
+    pty.wait_for("the mark", |s| s.contains("not sent: the program ended before it was answered"));
+    pty.quit();
+}
+
+#[test]
+fn finished_messages_are_on_the_disk_at_whatever_moment_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("chat.jsonl");
+    let mut finished = 0;
+    for round in 0..30 {
+        let mut pty = chat(&["--session", path.to_str().unwrap(), "model.gguf"]);
+        pty.send(&format!("long {}\r", 3 + round % 5));
+        std::thread::sleep(Duration::from_micros(3_137 * round));
+        // What is seen to be finished must be there.
+        let seen = pty.text().matches("end of turn").count();
+        pty.signal("KILL");
+        pty.wait_for_exit();
+        let t = transcript::read(&path).unwrap();
+        let now = t.entries.iter().filter(|e| e.figures.is_some()).count();
+        assert!(now >= finished && (finished + 1 >= now), "{finished} became {now}");
+        assert!(seen == 0 || now > 0, "{seen} were seen");
+        (_, finished) = (seen, now);
+    }
+    assert!(finished > 3, "it was always killed before the reply");
+}
+
+#[test]
+fn the_real_engine_goes_on_with_a_session_where_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("chat.jsonl");
+    let args = ["--session", path.to_str().unwrap()];
+    for round in 1..=3 {
+        let mut pty = start_real_chat(home.path(), (120, 40), &args);
+        pty.wait_for("the model is loaded", |s| s.contains("ready"));
+        pty.send(&format!("hello {round}\r"));
+        pty.wait_for("a reply under way", |s| s.contains("replying ·"));
+        pty.send("\x1b");
+        pty.wait_for("the stop", |s| s.matches("· stopped").count() >= round.min(2) && s.contains("ready"));
+        if round > 1 {
+            pty.wait_for("what was not read again", |s| s.contains(" reused"));
+        }
+        pty.quit();
+    }
+    assert!(home.path().join("chat.jsonl.kv").exists() && !sessions(home.path()).exists());
+    // Another one at the same time is told so, before the screen is taken.
+    let held = transcript::SessionFile::open(&path).unwrap();
+    let mut pty = start_real_chat(home.path(), (120, 40), &args);
+    assert_eq!(pty.wait_for_exit().exit_code(), 1);
+    pty.wait_for("the reason", |s| s.contains("in use by another process"));
+    drop(held);
 }

@@ -1,11 +1,22 @@
 //! `wayinfer [MODEL]`: the chat.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
 use clap::Args;
+use crossbeam_channel::Receiver;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::options::{Common, ModelArg, SamplingArgs, Screen};
 use super::output;
+use super::session::SessionArg;
 use crate::tui::{self, ChatOptions, ExitReason};
-use crate::worker;
+use crate::worker::{self, Event};
+
+/// How long the worker may take to save the KV cache at the end, and after what time the person is told of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+const TELL_AFTER: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(super) struct ChatArgs {
@@ -14,6 +25,8 @@ pub(super) struct ChatArgs {
     /// The system message
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
+    #[command(flatten)]
+    session: SessionArg,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -27,15 +40,19 @@ pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
     args.common.start_log(Screen::Taken)?;
     let folders = directories::ProjectDirs::from("", "", "wayinfer")
         .ok_or_else(|| anyhow::anyhow!("no home folder; set HOME"))?;
+    let session = args.session.open(args.system.as_deref())?;
     let handle = worker::spawn(options)?;
+    let events = handle.events.clone();
     let options = ChatOptions {
         model,
+        session,
         sessions_dir: Some(folders.data_dir().join("sessions")),
         sampling,
         system: args.system,
         ..ChatOptions::new(folders.data_dir().join("models"))
     };
     let exit = tui::run(handle, options)?;
+    wait_for_worker(&events);
     if let Some(path) = &exit.transcript {
         output::warn(&format!("the conversation is in {}", path.display()));
     }
@@ -50,4 +67,22 @@ pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
         signal_hook::low_level::emulate_default_handler(signal)?;
     }
     Ok(())
+}
+
+/// Lets the worker save what it keeps. Without that nothing but time is lost, so that any signal ends it.
+fn wait_for_worker(events: &Receiver<Event>) {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let _ = signal_hook::flag::register_conditional_default(signal, Arc::new(AtomicBool::new(true)));
+    }
+    let mut warnings = worker::wait_for_end(events, TELL_AFTER);
+    if warnings.is_none() {
+        output::warn("saving the KV cache of the session; Ctrl+C ends without it");
+        warnings = worker::wait_for_end(events, PATIENCE);
+    }
+    match warnings {
+        Some(warnings) => warnings.iter().for_each(|text| output::warn(text)),
+        None => {
+            output::warn("the KV cache was not saved in time; the conversation is kept, and read again the next time")
+        }
+    }
 }

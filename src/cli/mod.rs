@@ -13,6 +13,7 @@ mod perplexity;
 mod render;
 mod replay;
 mod run;
+mod session;
 mod tokenize;
 
 use std::process::ExitCode;

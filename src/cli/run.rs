@@ -9,10 +9,12 @@ use serde_json::json;
 
 use super::options::{Common, ModelArg, SamplingArgs, Screen};
 use super::output::{self, Progress, usage};
-use crate::session::{self, ReplySink, ReplyStats, StopReason, Watch, Words};
+use super::session::{SessionArg, Turn};
+use crate::session::{self, KvFile, PromptStats, ReplySink, ReplyStats, StopReason, Watch, Words};
 use crate::store::System;
 use crate::text::tokenizer::Special;
 use crate::transcript::{Message, Role};
+use crate::worker::{ModelSummary, model_record};
 
 /// The longest text read from a pipe.
 const MAX_INPUT: u64 = 64 << 20;
@@ -25,13 +27,15 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Continue the text as it is, without the chat template
-    #[arg(long)]
+    #[arg(long, conflicts_with = "session")]
     raw: bool,
     /// The system message
     #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
     system: Option<String>,
+    #[command(flatten)]
+    session: SessionArg,
     /// The prompt as little-endian i32 token ids
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "raw", "system"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "raw", "system", "session"])]
     ids_file: Option<PathBuf>,
     /// The most tokens to generate [default: until the turn ends or the context is full]
     #[arg(long, value_name = "N")]
@@ -54,6 +58,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(_) => None,
         None => Some(prompt_text(args.prompt.as_deref())?),
     };
+    let session = args.session.open(args.system.as_deref())?;
     let compute = options.compute()?;
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file)?;
@@ -62,17 +67,33 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
     let mut chat = session::chat(&model, &compute, &words, &options)?;
 
+    let mut turn = None;
     let prompt = match (&args.ids_file, &text) {
         (Some(ids), _) => output::read_ids(ids)?,
         (None, Some(text)) if args.raw => {
             let ids = words.tokenizer.encode(text, Special::Plain)?;
             words.tokenizer.bos().filter(|_| words.tokenizer.add_bos()).into_iter().chain(ids).collect()
         }
-        (None, text) => chat.prompt(&messages(args.system, text.clone().unwrap_or_default()), now())?,
+        (None, text) => {
+            let text = text.clone().unwrap_or_default();
+            let messages = match session {
+                None => messages(args.system, text),
+                Some(session) => {
+                    let kv = KvFile::new(session.kv_path(), &file, &model);
+                    let record = model_record(&ModelSummary::new(path, &file, &model, chat.session.capacity()));
+                    let (begun, messages) =
+                        Turn::begin(session, kv, &mut chat, record, &sampling, (args.system, text))?;
+                    turn = Some(begun);
+                    messages
+                }
+            };
+            chat.prompt(&messages, now())?
+        }
     };
     file.advise_dense_willneed();
     let mut said = String::new();
     let mut failed = None;
+    let mut prompt_stats = PromptStats::default();
     let cancel = Arc::clone(&watch.cancel);
     let outcome = std::thread::scope(|scope| {
         let (done_tx, done_rx) = crossbeam_channel::bounded::<()>(0);
@@ -88,9 +109,13 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         });
         let mut done = Some(done_tx);
         let sink = ReplySink {
-            on_prompt: &mut |_| drop(done.take()),
+            on_prompt: &mut |stats| {
+                drop(done.take());
+                prompt_stats = stats;
+            },
             on_text: &mut |piece| {
                 said.push_str(piece);
+                turn.iter_mut().for_each(|turn| turn.push(piece));
                 if !args.json
                     && failed.is_none()
                     && let Err(error) = output::print(piece)
@@ -102,17 +127,17 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         chat.reply(&prompt, &sampling, args.max_tokens, watch.control(), sink)
     });
-    let (stop, stats) = outcome?;
     watch.finish_trace()?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    if args.json {
-        output::print_json(&report(&said, stop, &stats))?;
-    } else if !said.ends_with('\n') {
-        output::print("\n")?;
-    }
-    Ok(())
+    let printed = match (&outcome, failed) {
+        (_, Some(error)) => Err(error),
+        (Ok((stop, stats)), None) if args.json => output::print_json(&report(&said, *stop, stats, prompt_stats.reused)),
+        (Ok(_), None) if !said.ends_with('\n') => output::print("\n"),
+        _ => Ok(()),
+    };
+    let saved = turn.map_or(Ok(()), |turn| turn.end(outcome.as_ref().ok().map(|(stop, stats)| (*stop, stats)), &chat));
+    outcome?;
+    saved?;
+    Ok(printed?)
 }
 
 fn now() -> jiff::civil::DateTime {
@@ -144,12 +169,13 @@ fn prompt_text(option: Option<&str>) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn report(text: &str, stop: StopReason, stats: &ReplyStats) -> serde_json::Value {
+fn report(text: &str, stop: StopReason, stats: &ReplyStats, reused: usize) -> serde_json::Value {
     let speed = |tokens: usize, seconds: f64| (seconds > 0.0).then(|| tokens as f64 / seconds);
     json!({
         "text": text,
         "prompt": {
             "tokens": stats.prompt_tokens,
+            "reused_tokens": reused,
             "tok_s": speed(stats.prompt_tokens, stats.prompt_seconds),
         },
         "generate": {

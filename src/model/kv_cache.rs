@@ -1,6 +1,8 @@
 //! The KV cache: keys and values of every position, in blocks of positions that are allocated as the context grows, so
 //! that a large context costs nothing until it is used.
 
+use std::ops::Range;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::kernel::{Kernels, KvFormat, PLANE_POSITIONS, Planes};
@@ -94,6 +96,11 @@ impl KvCache {
         self.params.capacity
     }
 
+    /// Layers, heads of a layer, and elements of a key and of a value.
+    pub fn shape(&self) -> [usize; 4] {
+        [self.n_layers, self.n_kv_heads, self.head_dim_k, self.head_dim_v]
+    }
+
     pub fn format(&self) -> KvFormat {
         self.params.format
     }
@@ -109,7 +116,7 @@ impl KvCache {
     }
 
     /// Makes room for positions up to `end`.
-    pub(super) fn reserve(&mut self, end: usize) -> Result<(), KvCacheError> {
+    pub fn reserve(&mut self, end: usize) -> Result<(), KvCacheError> {
         if end > self.params.capacity {
             return Err(KvCacheError::Full { needed: end, capacity: self.params.capacity });
         }
@@ -122,9 +129,47 @@ impl KvCache {
     }
 
     /// Says that all layers hold positions up to `len`.
-    pub(super) fn commit(&mut self, len: usize) {
+    pub fn commit(&mut self, len: usize) {
         assert!(len <= self.blocks.len() * PLANE_POSITIONS, "positions committed that were never stored");
         self.len = len;
+    }
+
+    /// The bytes that the keys and values of the first `n` positions of a layer are made of, piece by piece in an order that
+    /// depends on nothing but `n` and the cache's shape.
+    ///
+    /// # Panics
+    /// Where the cache holds fewer positions.
+    pub fn layer_bytes(&self, layer: usize, n: usize) -> impl Iterator<Item = &[u8]> {
+        assert!(n <= self.len, "{n} of {} positions", self.len);
+        let shape = self.layer_shape(layer);
+        self.blocks[..n.div_ceil(PLANE_POSITIONS)].iter().enumerate().flat_map(move |(i, block)| {
+            let [keys, values] = shape.used(n - i * PLANE_POSITIONS);
+            keys.of(block.keys.as_bytes()).chain(values.of(block.values.as_bytes()))
+        })
+    }
+
+    /// As [`KvCache::layer_bytes`], for filling a cache in: the pieces of the first `n` positions, for which there is room
+    /// after [`KvCache::reserve`]. They are held once [`KvCache::commit`] says so.
+    pub fn layer_bytes_mut(&mut self, layer: usize, n: usize) -> impl Iterator<Item = &mut [u8]> {
+        let shape = self.layer_shape(layer);
+        self.blocks[..n.div_ceil(PLANE_POSITIONS)].iter_mut().enumerate().flat_map(move |(i, block)| {
+            let [keys, values] = shape.used(n - i * PLANE_POSITIONS);
+            keys.of_mut(block.keys.as_mut_bytes()).chain(values.of_mut(block.values.as_mut_bytes()))
+        })
+    }
+
+    /// Bytes that [`KvCache::layer_bytes`] has for `n` positions.
+    pub fn layer_len(&self, n: usize) -> u64 {
+        let shape = self.layer_shape(0);
+        let bytes =
+            |n| shape.used(n).map(|used| used.range.len() / used.stride * used.bytes).iter().sum::<usize>() as u64;
+        let (whole, rest) = (n / PLANE_POSITIONS, n % PLANE_POSITIONS);
+        whole as u64 * bytes(PLANE_POSITIONS) + if rest == 0 { 0 } else { bytes(rest) }
+    }
+
+    fn layer_shape(&self, layer: usize) -> LayerShape {
+        let KvCache { params, n_kv_heads, head_dim_k, head_dim_v, .. } = *self;
+        LayerShape { layer, format: params.format, n_kv_heads, head_dim_k, head_dim_v }
     }
 
     /// Stores one layer of the positions after those in the cache. `keys`: `[n, n_kv_heads, head_dim_k]`; `values`:
@@ -167,6 +212,49 @@ impl KvCache {
             keys: &block.keys.as_bytes()[place(self.head_dim_k)],
             values: &block.values.as_bytes()[place(self.head_dim_v)],
         }
+    }
+}
+
+/// Which layer of a block, and what its planes are like.
+#[derive(Debug, Clone, Copy)]
+struct LayerShape {
+    layer: usize,
+    format: KvFormat,
+    n_kv_heads: usize,
+    head_dim_k: usize,
+    head_dim_v: usize,
+}
+
+/// The used bytes of a layer's keys or values in a block: the first `bytes` of every `stride` in `range`.
+struct Used {
+    range: Range<usize>,
+    stride: usize,
+    bytes: usize,
+}
+
+impl Used {
+    fn of(self, planes: &[u8]) -> impl Iterator<Item = &[u8]> {
+        planes[self.range].chunks_exact(self.stride).map(move |plane| &plane[..self.bytes])
+    }
+
+    fn of_mut(self, planes: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
+        planes[self.range].chunks_exact_mut(self.stride).map(move |plane| &mut plane[..self.bytes])
+    }
+}
+
+impl LayerShape {
+    /// What the first `n` positions of a block take up, keys and values. A full block has one piece of each.
+    fn used(self, n: usize) -> [Used; 2] {
+        let used = |dim: usize, used_bytes: fn(KvFormat, usize, usize) -> usize| {
+            let plane = self.format.plane_bytes(dim);
+            let all = plane * self.n_kv_heads;
+            let range = self.layer * all..(self.layer + 1) * all;
+            match n {
+                PLANE_POSITIONS.. => Used { range, stride: all, bytes: all },
+                _ => Used { range, stride: plane, bytes: used_bytes(self.format, dim, n) },
+            }
+        };
+        [used(self.head_dim_k, KvFormat::used_key_bytes), used(self.head_dim_v, KvFormat::used_value_bytes)]
     }
 }
 

@@ -35,9 +35,12 @@ pub enum ChatError {
 }
 
 impl Chat<'_> {
-    /// The conversation as the model reads it, ready for the reply's first token.
+    /// The conversation as the model reads it, ready for the reply's first token. Replies that this session gave are in
+    /// their own tokens.
     pub fn prompt(&self, messages: &[Message], now: DateTime) -> Result<Vec<u32>, ChatError> {
-        Ok(self.format.encode(self.tokenizer, messages, now)?)
+        let prompt = self.format.encode(self.tokenizer, messages, now)?;
+        let bytes_of = |token, bytes: &mut Vec<u8>| self.tokenizer.append_bytes(token, ControlText::Show, bytes);
+        Ok(self.session.respelled(&prompt, bytes_of))
     }
 
     /// How many of the oldest turns must go so that the prompt fits with room for a reply; `None`: the last message alone is

@@ -3,15 +3,19 @@
 
 mod chat;
 mod engine;
+mod said;
+mod saved;
 
 pub use chat::{Chat, ChatError, ReplySink};
 pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file};
+pub use saved::{KvFile, LoadError, SaveError, Saved, Section};
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, MAX_BATCH, Model, State};
 use crate::sampler::Sampler;
+use said::Said;
 
 /// A model, a KV cache, and the tokens that are in it.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct Session<'m> {
     state: State,
     /// The tokens whose keys and values the cache holds.
     cached: Vec<u32>,
+    /// The replies among them, in their order.
+    replies: Vec<Said>,
 }
 
 /// What a reply may take, and who is told of it.
@@ -57,7 +63,10 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// The name in `--json`.
+    pub const ALL: [StopReason; 4] =
+        [StopReason::EndOfTurn, StopReason::MaxTokens, StopReason::ContextFull, StopReason::Cancelled];
+
+    /// The name in `--json` and in transcripts.
     pub fn name(self) -> &'static str {
         match self {
             StopReason::EndOfTurn => "end_of_turn",
@@ -94,7 +103,8 @@ pub enum SessionError {
 impl<'m> Session<'m> {
     /// An empty session with a KV cache as `kv` says.
     pub fn new(model: &'m Model<'m>, compute: &'m Compute, kv: KvParams) -> Result<Session<'m>, KvCacheError> {
-        Ok(Session { model, compute, state: State::new(model.hyperparameters(), kv)?, cached: Vec::new() })
+        let state = State::new(model.hyperparameters(), kv)?;
+        Ok(Session { model, compute, state, cached: Vec::new(), replies: Vec::new() })
     }
 
     pub fn capacity(&self) -> usize {
@@ -120,6 +130,17 @@ impl<'m> Session<'m> {
     pub fn keep(&mut self, len: usize) {
         self.cached.truncate(len);
         self.state.kv.truncate(len);
+        self.replies.retain(|reply| reply.known_end() <= len);
+    }
+
+    fn n_vocab(&self) -> usize {
+        self.model.hyperparameters().n_vocab
+    }
+
+    /// The prompt with every reply that this session gave in the tokens in which it was said, so that the KV cache serves
+    /// it. `bytes_of` appends the bytes that a token stands for.
+    pub fn respelled(&self, prompt: &[u32], bytes_of: impl Fn(u32, &mut Vec<u8>)) -> Vec<u32> {
+        said::respelled(prompt, &self.cached, &self.replies, bytes_of)
     }
 
     /// Computes `tokens` after what is cached, in passes; on an error, whole passes stay cached. Returns how many tokens
@@ -222,6 +243,8 @@ impl<'m> Session<'m> {
             ReplyStats { prompt_tokens: prompt.computed, prompt_seconds: prompt.seconds, ..ReplyStats::default() };
         let began = Instant::now();
         let mut row = last - 1;
+        let start = self.cached.len();
+        let mut last_said = None;
         let stop = loop {
             if request.max_tokens.is_some_and(|max| stats.generated_tokens >= max) {
                 break StopReason::MaxTokens;
@@ -232,6 +255,7 @@ impl<'m> Session<'m> {
                 break StopReason::EndOfTurn;
             }
             let flow = (request.on_token)(token);
+            last_said = Some(token);
             stats.generated_tokens += 1;
             let speed = stats.generated_tokens as f64 / began.elapsed().as_secs_f64().max(1e-9);
             control.telemetry.generate_milli_tok_s.set((speed * 1000.0) as u64);
@@ -250,6 +274,7 @@ impl<'m> Session<'m> {
             }
         };
         stats.generate_seconds = began.elapsed().as_secs_f64();
+        self.replies.extend(last_said.map(|last| Said { start, n: stats.generated_tokens, last }));
         Ok((stop, stats))
     }
 }

@@ -183,6 +183,13 @@ impl ModelFile {
         &self.files[range.file].map[range.offset as usize..][..range.n_bytes as usize]
     }
 
+    /// What comes before the first tensor of one of the files: its metadata and its table of tensors.
+    pub fn header_bytes(&self, file: usize) -> &[u8] {
+        let tensors = self.gguf.tensors.iter().filter(|t| t.file == file);
+        let n_bytes = tensors.map(|t| t.offset).min().unwrap_or(self.gguf.files[file].bytes);
+        self.bytes(FileRange { file, offset: 0, n_bytes })
+    }
+
     /// Tells the kernel that the dense weights will be read from end to end. Until then, and for experts always, a page
     /// that is touched comes in alone: a few norms read at load would else bring in megabytes around each.
     pub fn advise_dense_sequential(&self) {

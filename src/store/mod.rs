@@ -1,5 +1,5 @@
 //! How the bytes of a model become resident: the mapping of its files, what of them the kernel holds in memory, the
-//! port through which experts are asked for, and the gauges of this process and machine.
+//! port through which experts are asked for, large files that pass through, and the gauges of this process and machine.
 
 mod cache;
 mod experts;
@@ -7,6 +7,7 @@ mod guard;
 mod mapping;
 mod replay;
 mod residency;
+mod stream;
 mod survey;
 mod system;
 mod trace;
@@ -16,6 +17,7 @@ pub use experts::{ExpertBytes, ExpertStore, LayerExperts};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError};
 pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
+pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
 pub use system::{Memory, ProcessGauges, System};
 pub use trace::{

@@ -1,5 +1,6 @@
 //! Reads a transcript back: a file of JSON lines in, the conversation out.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -13,6 +14,7 @@ const MAX_BYTES: u64 = 256 << 20;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Transcript {
     pub header: Header,
+    /// Every message, in the order in which they were said.
     pub entries: Vec<Entry>,
     /// What was typed but not sent.
     pub draft: Option<String>,
@@ -20,58 +22,114 @@ pub struct Transcript {
     pub torn: bool,
     /// Other lines that could not be understood, for example of a newer program.
     pub skipped: usize,
+    /// The name of the model that was loaded last.
+    model: Option<String>,
+    /// Bytes of the file that are whole lines, or a last one that lacks nothing but its end.
+    pub(super) whole_bytes: u64,
+    /// Where in `entries` each number is.
+    places: HashMap<u64, usize>,
 }
 
 /// One message and what became of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub id: u64,
+    /// The message that it follows; `None` for the first.
+    pub parent: Option<u64>,
     pub message: Message,
-    /// Why the reply ended; `None` for the person's messages and for a reply that was cut off.
-    pub stop: Option<String>,
+    /// When it was sent or finished; of a reply that was cut off, when it began. RFC 3339.
+    pub time: String,
+    /// The model that replied; `None` for the person's messages.
+    pub model: Option<String>,
+    /// What is known of a whole reply; `None` for the person's messages and for a reply that was cut off.
+    pub figures: Option<Figures>,
     /// Shown, but no longer sent: the context was full.
     pub dropped: bool,
     /// Not answered, and not sent.
     pub withdrawn: bool,
 }
 
+/// How a reply ended, and what it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figures {
+    /// Why it ended.
+    pub stop: String,
+    /// Tokens generated, and in which time.
+    pub tokens: usize,
+    pub seconds: f64,
+}
+
 impl Transcript {
-    /// The messages to send when the conversation goes on.
+    /// The messages to send when the conversation goes on, after the system's.
     pub fn messages(&self) -> Vec<Message> {
-        self.entries.iter().filter(|e| !e.dropped && !e.withdrawn).map(|e| e.message.clone()).collect()
+        let system = self.header.system.clone().map(|content| Message { role: Role::System, content });
+        let unanswered = self.unanswered();
+        let sent = self.path().into_iter().filter(|e| !e.dropped && Some(e.id) != unanswered);
+        let said = sent.map(|e| e.message.clone());
+        system.into_iter().chain(said).collect()
+    }
+
+    /// The conversation: from the first message to the last, by their parents. A message that was withdrawn leads nowhere.
+    pub fn path(&self) -> Vec<&Entry> {
+        let mut path = Vec::new();
+        let mut at = self.entries.iter().rposition(|e| !e.withdrawn);
+        while let Some(i) = at {
+            let entry = &self.entries[i];
+            path.push(entry);
+            // A parent was said before; a file that says otherwise leads in no circle.
+            at = entry.parent.and_then(|id| self.places.get(&id).copied()).filter(|&parent| parent < i);
+        }
+        path.reverse();
+        path
+    }
+
+    /// The person's last message, where the program ended before it was answered. It is not sent again by itself: templates
+    /// want the speakers to alternate.
+    pub fn unanswered(&self) -> Option<u64> {
+        self.entries.last().filter(|e| e.message.role == Role::User && !e.withdrawn).map(|e| e.id)
+    }
+
+    /// The number of the next message.
+    pub fn next_id(&self) -> u64 {
+        self.entries.iter().map(|e| e.id).max().map_or(1, |id| id.saturating_add(1))
     }
 
     fn entry(&mut self, id: u64) -> Option<&mut Entry> {
-        self.entries.iter_mut().rev().find(|e| e.id == id)
+        self.places.get(&id).map(|&i| &mut self.entries[i])
     }
 
-    fn add(&mut self, id: u64, role: Role, content: String) -> &mut Entry {
-        let message = Message { role, content };
-        self.entries.push(Entry { id, message, stop: None, dropped: false, withdrawn: false });
-        let last = self.entries.len() - 1;
-        &mut self.entries[last]
+    /// The message `id`, which is added where it is new.
+    fn add(&mut self, id: u64, parent: Option<u64>, role: Role, time: String) -> &mut Entry {
+        let parent = match self.header.version {
+            1 => self.entries.iter().rev().find(|e| !e.withdrawn).map(|e| e.id),
+            _ => parent,
+        };
+        let i = *self.places.entry(id).or_insert_with(|| {
+            let message = Message { role, content: String::new() };
+            let model = self.model.clone().filter(|_| role == Role::Assistant);
+            let (dropped, withdrawn) = (false, false);
+            self.entries.push(Entry { id, parent, message, time, model, figures: None, dropped, withdrawn });
+            self.entries.len() - 1
+        });
+        &mut self.entries[i]
     }
 
-    fn apply(&mut self, record: Record) {
+    fn apply(&mut self, Line { time, record }: Line) {
         match record {
-            Record::Header(_) | Record::Model { .. } => {}
-            Record::User { id, text } => {
+            Record::Header(_) => {}
+            Record::Model { name, .. } => self.model = Some(name),
+            Record::User { id, parent, text } => {
                 self.draft = None;
-                self.add(id, Role::User, text);
+                self.add(id, parent, Role::User, time).message.content = text;
             }
-            Record::Partial { id, text } => match self.entry(id) {
-                Some(entry) => entry.message.content.push_str(&text),
-                None => {
-                    self.add(id, Role::Assistant, text);
-                }
-            },
-            Record::Reply { id, text, stop, .. } => {
-                let entry = match self.entries.iter().rposition(|e| e.id == id) {
-                    Some(i) => &mut self.entries[i],
-                    None => self.add(id, Role::Assistant, String::new()),
-                };
+            Record::Partial { id, parent, text } => {
+                self.add(id, parent, Role::Assistant, time).message.content.push_str(&text);
+            }
+            Record::Reply { id, parent, text, stop, tokens, seconds } => {
+                let entry = self.add(id, parent, Role::Assistant, time.clone());
                 entry.message.content = text;
-                entry.stop = Some(stop);
+                entry.time = time;
+                entry.figures = Some(Figures { stop, tokens, seconds });
             }
             Record::Dropped { ids } => {
                 for id in ids {
@@ -93,26 +151,35 @@ impl Transcript {
 /// Reads the transcript at `path`. A last line that was cut off is left out and noted; other lines that mean nothing are
 /// counted.
 pub fn read(path: &Path) -> Result<Transcript, TranscriptError> {
+    let file = File::open(path).map_err(|source| TranscriptError::Read { path: path.to_owned(), source })?;
+    read_file(&file, path)
+}
+
+/// Reads a transcript from where `file` stands.
+pub(super) fn read_file(file: &File, path: &Path) -> Result<Transcript, TranscriptError> {
     let failed = |source| TranscriptError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     if bytes > MAX_BYTES {
         return Err(TranscriptError::TooLarge { path: path.to_owned(), bytes, limit: MAX_BYTES });
     }
     let mut lines = BufReader::new(file.take(MAX_BYTES));
     let mut transcript = Transcript::default();
-    let mut line = Vec::new();
+    let mut text = Vec::new();
     let mut first = true;
     loop {
-        line.clear();
-        if lines.read_until(b'\n', &mut line).map_err(failed)? == 0 {
+        text.clear();
+        let n = lines.read_until(b'\n', &mut text).map_err(failed)?;
+        if n == 0 {
             break;
         }
-        let whole = line.last() == Some(&b'\n');
-        let record = serde_json::from_slice::<Line>(&line).map(|l| l.record);
+        let line = serde_json::from_slice::<Line>(&text);
+        let whole = text.last() == Some(&b'\n');
+        if whole || line.is_ok() {
+            transcript.whole_bytes += n as u64;
+        }
         if first {
             first = false;
-            let Ok(Record::Header(header)) = record else {
+            let Ok(Line { record: Record::Header(header), .. }) = line else {
                 return Err(TranscriptError::NoHeader { path: path.to_owned() });
             };
             if header.version > VERSION {
@@ -122,8 +189,8 @@ pub fn read(path: &Path) -> Result<Transcript, TranscriptError> {
             transcript.header = header;
             continue;
         }
-        match record {
-            Ok(record) => transcript.apply(record),
+        match line {
+            Ok(line) => transcript.apply(line),
             Err(_) if !whole => transcript.torn = true,
             Err(_) => transcript.skipped += 1,
         }
@@ -136,7 +203,7 @@ mod tests {
     use super::*;
 
     const HEADER: &str =
-        r#"{"time":"t","type":"header","version":1,"program":"wayinfer 0","system":null,"sampling":{}}"#;
+        r#"{"time":"t","type":"header","version":2,"program":"wayinfer 0","system":null,"sampling":{}}"#;
 
     fn read_text(text: &str) -> Result<Transcript, TranscriptError> {
         let dir = tempfile::tempdir().unwrap();
@@ -160,7 +227,7 @@ mod tests {
         .unwrap();
         assert_eq!(t.entries.len(), 2);
         assert_eq!(t.entries[1].message, Message { role: Role::Assistant, content: "Hello".into() });
-        assert_eq!(t.entries[1].stop, None);
+        assert_eq!(t.entries[1].figures, None);
     }
 
     #[test]
@@ -172,7 +239,7 @@ mod tests {
         .unwrap();
         assert_eq!(t.entries.len(), 1);
         assert_eq!(t.entries[0].message.content, "Hello!");
-        assert_eq!(t.entries[0].stop.as_deref(), Some("end_of_turn"));
+        assert_eq!(t.entries[0].figures.as_ref().unwrap().stop, "end_of_turn");
     }
 
     #[test]
@@ -199,14 +266,63 @@ mod tests {
     fn dropped_and_withdrawn_messages_stay_but_are_not_sent() {
         let t = read_text(&lines(&[
             r#""type":"user","id":1,"text":"old""#,
-            r#""type":"user","id":2,"text":"lost""#,
-            r#""type":"user","id":3,"text":"new""#,
+            r#""type":"user","id":2,"parent":1,"text":"lost""#,
+            r#""type":"user","id":3,"parent":1,"text":"new""#,
+            r#""type":"partial","id":4,"parent":3,"text":"answer""#,
             r#""type":"dropped","ids":[1]"#,
             r#""type":"withdrawn","id":2"#,
         ]))
         .unwrap();
-        assert_eq!(t.entries.len(), 3);
-        assert_eq!(t.messages(), [Message { role: Role::User, content: "new".into() }]);
+        assert_eq!(t.entries.len(), 4);
+        assert_eq!(t.messages().iter().map(|m| m.content.as_str()).collect::<Vec<_>>(), ["new", "answer"]);
+    }
+
+    #[test]
+    fn the_conversation_is_the_way_to_the_last_message_and_other_branches_stay() {
+        let records = [
+            r#""type":"model","name":"M","path":"m","quantization":"q""#,
+            r#""type":"user","id":1,"parent":null,"text":"Hi""#,
+            r#""type":"reply","id":2,"parent":1,"text":"one","stop":"end_of_turn","tokens":3,"seconds":1.5"#,
+            r#""type":"reply","id":3,"parent":1,"text":"two","stop":"end_of_turn","tokens":3,"seconds":1.5"#,
+            r#""type":"user","id":4,"parent":3,"text":"More""#,
+        ];
+        let t = read_text(&lines(&records)).unwrap();
+        let ids = |t: &Transcript| t.path().iter().map(|e| e.id).collect::<Vec<_>>();
+        assert_eq!((ids(&t), t.entries.len(), t.next_id()), (vec![1, 3, 4], 4, 5));
+        assert_eq!((t.entries[1].model.as_deref(), t.entries[0].model.as_deref()), (Some("M"), None));
+        assert_eq!(t.unanswered(), Some(4));
+        assert_eq!(t.messages().iter().map(|m| m.content.as_str()).collect::<Vec<_>>(), ["Hi", "two"]);
+        let t = read_text(&lines(&[&records[..], &[r#""type":"withdrawn","id":4"#]].concat())).unwrap();
+        assert_eq!((ids(&t), t.unanswered()), (vec![1, 3], None));
+    }
+
+    #[test]
+    fn parents_that_lead_in_a_circle_or_nowhere_end_the_way() {
+        for (first, second) in [("2", "1"), ("1", "2"), ("7", "1"), ("null", "18446744073709551615")] {
+            let t = read_text(&lines(&[
+                &format!(r#""type":"user","id":1,"parent":{first},"text":"a""#),
+                &format!(r#""type":"partial","id":2,"parent":{second},"text":"b""#),
+            ]))
+            .unwrap();
+            assert!((1..=2).contains(&t.path().len()), "{first} {second}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_one_line_of_messages() {
+        let text = lines(&[
+            r#""type":"user","id":1,"text":"lost""#,
+            r#""type":"withdrawn","id":1"#,
+            r#""type":"user","id":2,"text":"Hi""#,
+            r#""type":"partial","id":3,"text":"Hel""#,
+            r#""type":"reply","id":3,"text":"Hello","stop":"end_of_turn","tokens":1,"seconds":1"#,
+            r#""type":"user","id":4,"text":"More""#,
+        ]);
+        let t = read_text(&text.replacen("\"version\":2", "\"version\":1", 1)).unwrap();
+        assert_eq!(
+            t.path().iter().map(|e| (e.id, e.parent)).collect::<Vec<_>>(),
+            [(2, None), (3, Some(2)), (4, Some(3))]
+        );
     }
 
     #[test]
@@ -221,8 +337,8 @@ mod tests {
     fn what_is_not_a_transcript_is_refused_by_name() {
         assert!(matches!(read_text(""), Err(TranscriptError::NoHeader { .. })));
         assert!(matches!(read_text("GGUF\0\0\0\n"), Err(TranscriptError::NoHeader { .. })));
-        let newer = HEADER.replace("\"version\":1", "\"version\":2");
-        assert!(matches!(read_text(&newer), Err(TranscriptError::Version { found: 2, .. })));
+        let newer = HEADER.replace("\"version\":2", "\"version\":3");
+        assert!(matches!(read_text(&newer), Err(TranscriptError::Version { found: 3, .. })));
         let absent = read(Path::new("/nowhere/at/all.jsonl")).unwrap_err().to_string();
         assert!(absent.contains("/nowhere/at/all.jsonl"), "{absent}");
     }

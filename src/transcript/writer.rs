@@ -4,7 +4,7 @@
 //! again every few seconds, and the owner is told by [`Status`].
 
 use std::collections::VecDeque;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use super::{Header, Line, Record};
+use super::{Header, Line, Record, SessionFile, Transcript};
 
 const RETRY: Duration = Duration::from_secs(2);
 /// How many names are tried where sessions of the same second meet.
@@ -42,6 +42,8 @@ pub struct Finished {
 
 enum Job {
     Append(String, Kind),
+    /// To be done when all before it is on the disk, or has been tried.
+    Then(Box<dyn FnOnce() + Send>),
     Finish(Sender<Finished>),
 }
 
@@ -82,24 +84,41 @@ impl TranscriptWriter {
     /// Starts the thread. The file, a new one in `dir`, is made with the first message, so that a chat in which nothing is
     /// said leaves none. Errors: the thread cannot be started.
     pub fn start(dir: PathBuf, header: Header) -> io::Result<TranscriptWriter> {
+        let header = Line::text(Record::Header(header));
+        TranscriptWriter::spawn(Journal::new(Place::In(dir), header))
+    }
+
+    /// Starts the thread on the file of a session. `header` begins it where it is new; where nothing is said, a new file is
+    /// taken away again. A message that was not answered before the program ended is withdrawn with the next one. Errors: the thread cannot be started.
+    pub fn resume(session: SessionFile, header: Header) -> io::Result<TranscriptWriter> {
+        let header = session.header_line(header);
+        let (bytes, unanswered) = (session.bytes, session.transcript().and_then(Transcript::unanswered));
+        let mut journal = Journal::new(Place::At(session), header);
+        (journal.written_bytes, journal.synced_bytes) = (bytes, bytes);
+        let withdrawn = unanswered.map(|id| Line::text(Record::Withdrawn { id }));
+        journal.lines.extend(withdrawn);
+        TranscriptWriter::spawn(journal)
+    }
+
+    fn spawn(journal: Journal) -> io::Result<TranscriptWriter> {
         let (jobs, inbox) = unbounded();
         let (status_sender, status) = unbounded();
         let thread = std::thread::Builder::new()
             .name("transcript".into())
-            .spawn(move || Journal::new(dir).serve(&inbox, &status_sender))?;
-        let writer = TranscriptWriter { jobs, status, thread: Some(thread) };
-        writer.append(Record::Header(header));
-        Ok(writer)
+            .spawn(move || journal.serve(&inbox, &status_sender))?;
+        Ok(TranscriptWriter { jobs, status, thread: Some(thread) })
     }
 
     /// Takes a record. It is written soon; the end of a message is also synced.
     pub fn append(&self, record: Record) {
         let kind = Kind::of(&record);
-        let line = Line { time: jiff::Timestamp::now().to_string(), record };
-        if let Ok(mut text) = serde_json::to_string(&line) {
-            text.push('\n');
-            let _ = self.jobs.send(Job::Append(text, kind));
-        }
+        let _ = self.jobs.send(Job::Append(Line::text(record), kind));
+    }
+
+    /// Does something on the writer's thread once all that was appended is on the disk. Where that fails it is done all the
+    /// same: the records stay in memory, and the news says so.
+    pub fn after_saving(&self, then: impl FnOnce() + Send + 'static) {
+        let _ = self.jobs.send(Job::Then(Box::new(then)));
     }
 
     /// News of the file, in order.
@@ -123,11 +142,18 @@ impl TranscriptWriter {
     }
 }
 
+/// Where the lines go.
+enum Place {
+    /// Into a new file of this folder.
+    In(PathBuf),
+    /// Into the file of a session.
+    At(SessionFile),
+}
+
 /// The thread's side: the file, and the lines that are not yet synced to it.
 struct Journal {
-    dir: PathBuf,
-    file: Option<(File, PathBuf)>,
-    /// The header's line, to begin a rescue file with.
+    place: Place,
+    /// The header's line, to begin a file with.
     header: String,
     lines: VecDeque<String>,
     /// How many of `lines` are written.
@@ -140,17 +166,24 @@ struct Journal {
 }
 
 impl Journal {
-    fn new(dir: PathBuf) -> Journal {
+    fn new(place: Place, header: String) -> Journal {
         Journal {
-            dir,
-            file: None,
-            header: String::new(),
+            place,
+            header,
             lines: VecDeque::new(),
             written: 0,
             written_bytes: 0,
             synced_bytes: 0,
             has_message: false,
             sync_due: false,
+        }
+    }
+
+    /// The file, where there is one.
+    fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::In(_) => None,
+            Place::At(session) => Some(&session.path),
         }
     }
 
@@ -164,11 +197,13 @@ impl Journal {
             };
             let mut finish = None;
             let mut last = false;
+            let mut then = Vec::new();
             match job {
                 Ok(job) => {
                     for job in std::iter::once(job).chain(inbox.try_iter()) {
                         match job {
                             Job::Append(line, kind) => self.push(line, kind),
+                            Job::Then(work) => then.push(work),
                             Job::Finish(answer) => finish = Some(answer),
                         }
                     }
@@ -176,11 +211,12 @@ impl Journal {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => last = true,
             }
-            let created_before = self.file.is_some();
+            let created_before = self.path().is_some();
             let result = self.save();
-            if let (false, Some((_, path))) = (created_before, &self.file) {
-                let _ = status.send(Status::Created(path.clone()));
+            if let (false, Some(path)) = (created_before, self.path()) {
+                let _ = status.send(Status::Created(path.to_owned()));
             }
+            then.into_iter().for_each(|work| work());
             match (result, failing.take()) {
                 (Ok(()), None) => {}
                 (Ok(()), Some(_)) => drop(status.send(Status::Recovered)),
@@ -203,9 +239,6 @@ impl Journal {
     }
 
     fn push(&mut self, line: String, kind: Kind) {
-        if self.header.is_empty() {
-            self.header.clone_from(&line);
-        }
         self.has_message |= kind != Kind::Context;
         self.sync_due |= kind == Kind::Message;
         self.lines.push_back(line);
@@ -216,10 +249,16 @@ impl Journal {
         if !self.has_message || self.lines.is_empty() {
             return Ok(());
         }
-        if self.file.is_none() {
-            self.file = Some(create(&self.dir)?);
+        let file = match &mut self.place {
+            Place::At(session) => &mut session.file,
+            Place::In(dir) => {
+                self.place = Place::At(create(dir)?);
+                return self.save();
+            }
+        };
+        if self.written_bytes == 0 && self.lines.front() != Some(&self.header) {
+            self.lines.push_front(self.header.clone());
         }
-        let Some((file, _)) = &mut self.file else { return Ok(()) };
         while let Some(line) = self.lines.get(self.written) {
             if let Err(error) = file.write_all(line.as_bytes()) {
                 // Half a line may stand there now.
@@ -246,7 +285,18 @@ impl Journal {
     }
 
     fn finish(self, failing: Option<String>) -> Finished {
-        let path = self.file.as_ref().map(|(_, path)| path.clone());
+        if let Place::At(session) = &self.place
+            && !self.has_message
+        {
+            let path = if session.bytes == 0 {
+                let _ = std::fs::remove_file(&session.path);
+                None
+            } else {
+                Some(session.path.clone())
+            };
+            return Finished { path, ..Finished::default() };
+        }
+        let path = self.path().map(Path::to_owned);
         let Some(error) = failing else { return Finished { path, ..Finished::default() } };
         let rescued = self.rescue().ok();
         Finished { path, error: Some(error), rescued }
@@ -254,7 +304,7 @@ impl Journal {
 
     /// Saves the lines that did not reach the file in a file of the system's temporary folder.
     fn rescue(&self) -> io::Result<PathBuf> {
-        let (mut file, path) = create(&std::env::temp_dir())?;
+        let SessionFile { mut file, path, .. } = create(&std::env::temp_dir())?;
         if self.lines.front() != Some(&self.header) {
             file.write_all(self.header.as_bytes())?;
         }
@@ -267,7 +317,7 @@ impl Journal {
 }
 
 /// Makes a new file, readable by its owner alone, named by the time and the process.
-fn create(dir: &Path) -> io::Result<(File, PathBuf)> {
+fn create(dir: &Path) -> io::Result<SessionFile> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     let mut options = OpenOptions::new();
@@ -287,7 +337,7 @@ fn create(dir: &Path) -> io::Result<(File, PathBuf)> {
         };
         let path = dir.join(name);
         match options.open(&path) {
-            Ok(file) => return Ok((file, path)),
+            Ok(file) => return Ok(SessionFile::created(file, path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -297,6 +347,8 @@ fn create(dir: &Path) -> io::Result<(File, PathBuf)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::super::{Message, Role, VERSION, read};
     use super::*;
 
@@ -305,7 +357,7 @@ mod tests {
     }
 
     fn user(id: u64, text: &str) -> Record {
-        Record::User { id, text: text.into() }
+        Record::User { id, parent: None, text: text.into() }
     }
 
     fn wait_for(writer: &TranscriptWriter, wanted: impl Fn(&Status) -> bool) -> Status {
@@ -322,9 +374,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let writer = TranscriptWriter::start(dir.path().join("sessions"), header()).unwrap();
         writer.append(user(1, "Hi\nthere \u{1b}[31m"));
-        writer.append(Record::Partial { id: 2, text: "Hel".into() });
-        let reply = Record::Reply { id: 2, text: "Hello".into(), stop: "end_of_turn".into(), tokens: 2, seconds: 0.5 };
-        writer.append(reply);
+        let parent = Some(1);
+        writer.append(Record::Partial { id: 2, parent, text: "Hel".into() });
+        let (text, stop) = ("Hello".into(), "end_of_turn".into());
+        writer.append(Record::Reply { id: 2, parent, text, stop, tokens: 2, seconds: 0.5 });
         writer.append(Record::Draft { text: "and".into() });
         let finished = writer.finish(Duration::from_secs(10));
         assert_eq!((&finished.error, &finished.rescued), (&None, &None));
@@ -379,21 +432,40 @@ mod tests {
     #[test]
     fn a_failed_write_loses_nothing_and_leaves_whole_lines() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::new(dir.path().to_owned());
+        let mut journal = Journal::new(Place::In(dir.path().to_owned()), "header\n".into());
         journal.push("one\n".into(), Kind::Message);
         journal.save().unwrap();
-        let (file, path) = journal.file.take().unwrap();
+        let path = journal.path().unwrap().to_owned();
         // A handle that may only read refuses every write, as a full disk does.
-        journal.file = Some((File::open(&path).unwrap(), path.clone()));
+        let read_only = SessionFile::created(File::open(&path).unwrap(), path.clone());
+        let Place::At(session) = std::mem::replace(&mut journal.place, Place::At(read_only)) else { panic!("no file") };
         journal.push("two\n".into(), Kind::Message);
         assert!(journal.save().is_err());
         journal.push("three\n".into(), Kind::Piece);
         assert!(journal.save().is_err());
         // Half a line that a full disk let through is cut off before the next try.
-        std::fs::write(&path, "one\ntw").unwrap();
-        file.set_len(journal.written_bytes).unwrap();
-        journal.file = Some((file, path.clone()));
+        std::fs::write(&path, "header\none\ntw").unwrap();
+        session.file.set_len(journal.written_bytes).unwrap();
+        journal.place = Place::At(session);
         journal.save().unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "header\none\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn what_comes_after_saving_finds_all_before_it_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chat.jsonl");
+        let writer = TranscriptWriter::resume(SessionFile::open(&path).unwrap(), header()).unwrap();
+        let (sender, found) = unbounded();
+        for id in 1..=20 {
+            writer.append(user(id, "said"));
+            let (sender, path) = (sender.clone(), path.clone());
+            writer.after_saving(move || sender.send((id, read(&path).unwrap().entries.len())).unwrap());
+        }
+        for id in 1..=20 {
+            let (of, n) = found.recv_timeout(Duration::from_secs(10)).unwrap();
+            assert!(of == id && n as u64 >= id, "{n} messages after {of}");
+        }
+        writer.finish(Duration::from_secs(10));
     }
 }

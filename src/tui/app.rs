@@ -11,14 +11,15 @@ use crossterm::event::{Event as TerminalEvent, KeyEventKind, MouseEventKind};
 
 use crate::sampler::SamplingParams;
 use crate::telemetry::Snapshot;
-use crate::transcript::{Record, Status};
+use crate::transcript::{Record, Role, Status, Transcript};
 use crate::worker::{Command, Event, ModelSummary};
 
 use super::composer::Composer;
-use super::conversation::{Conversation, Kind};
+use super::conversation::{Conversation, Kind, Standing};
 use super::gauges::Gauges;
 use super::keys::Context;
 use super::picker::{Picker, Scan};
+use super::sanitize::{one_line, pasted};
 use super::theme::Theme;
 use super::{ChatOptions, ExitReason};
 
@@ -149,6 +150,8 @@ pub struct App {
     quit_armed: Option<Instant>,
     system: Option<String>,
     sampling: SamplingParams,
+    /// The transcript has a draft that has not been sent since.
+    has_draft: bool,
 }
 
 impl App {
@@ -175,6 +178,7 @@ impl App {
             quit_armed: None,
             system: options.system,
             sampling: options.sampling,
+            has_draft: false,
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
         match options.model {
@@ -182,6 +186,39 @@ impl App {
             None => effects.extend(app.open_picker(None)),
         }
         (app, effects)
+    }
+
+    /// Shows what was said before in a session that is gone on with, and takes over its settings and its draft.
+    pub fn resume(&mut self, path: PathBuf, transcript: &Transcript) {
+        self.transcript = Some(path);
+        self.system.clone_from(&transcript.header.system);
+        let unanswered = transcript.unanswered();
+        self.conversation.number_from(transcript.next_id());
+        for entry in transcript.path() {
+            let text = &entry.message.content;
+            let item = match entry.message.role {
+                Role::Assistant => {
+                    let label = one_line(entry.model.as_deref().unwrap_or("model"));
+                    let item = self.conversation.restore(entry.id, Kind::Reply, &label, text);
+                    self.conversation.set_foot(item, replies::restored_foot(entry.figures.as_ref()));
+                    item
+                }
+                Role::User | Role::System => {
+                    self.composer.remember(&pasted(text));
+                    self.conversation.restore(entry.id, Kind::User, "you", text)
+                }
+            };
+            if entry.dropped {
+                self.conversation.set_standing(item, Standing::Dropped);
+            }
+            if Some(entry.id) == unanswered {
+                self.withdraw(item, "the program ended before it was answered");
+            }
+        }
+        if let Some(draft) = &transcript.draft {
+            self.composer.set_text(&pasted(draft));
+            self.has_draft = true;
+        }
     }
 
     /// Takes one message.
@@ -328,7 +365,7 @@ impl App {
         let mut effects: Vec<Effect> = self.save_unfinished().into_iter().collect();
         let typed = if self.composer.is_blank() { None } else { Some(self.composer.text()) };
         let unsent: Vec<String> = self.queue.drain(..).chain(typed).collect();
-        if !unsent.is_empty() {
+        if !unsent.is_empty() || self.has_draft {
             effects.push(Effect::Record(Record::Draft { text: unsent.join("\n") }));
         }
         effects.extend([Effect::Cancel, Effect::Send(Command::Quit), Effect::Quit(reason)]);

@@ -84,7 +84,8 @@ impl Composer {
         text
     }
 
-    fn remember(&mut self, text: &str) {
+    /// Makes a text the latest of the earlier inputs.
+    pub fn remember(&mut self, text: &str) {
         if self.history.last().is_none_or(|last| last != text) {
             if self.history.len() == MAX_HISTORY {
                 self.history.remove(0);

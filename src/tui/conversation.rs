@@ -198,6 +198,23 @@ impl Conversation {
         self.items.len() - 1
     }
 
+    /// Adds a message of a transcript, under the number that it has there.
+    pub fn restore(&mut self, id: u64, kind: Kind, label: &str, text: &str) -> usize {
+        let i = self.add(kind, label, text);
+        self.items[i].id = id;
+        i
+    }
+
+    /// The number of the message that the next one follows: the last that was not taken back.
+    pub fn last_message(&self) -> Option<u64> {
+        self.items.iter().rev().find(|i| i.is_message() && i.standing != Standing::Withdrawn).map(|i| i.id)
+    }
+
+    /// Numbers from `id` on are free.
+    pub fn number_from(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id);
+    }
+
     /// Appends text to item `i`.
     pub fn append(&mut self, i: usize, text: &str) {
         self.items[i].push(text);

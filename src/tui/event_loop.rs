@@ -10,9 +10,8 @@ use crossterm::event::Event as TerminalEvent;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
-use crate::sampler::SamplingParams;
-use crate::transcript::{self, Finished, TranscriptWriter};
-use crate::worker::WorkerHandle;
+use crate::transcript::{Finished, Header, SessionFile, TranscriptWriter};
+use crate::worker::{Command, WorkerHandle};
 
 use super::app::{App, Effect, Msg};
 use super::output::{FrameBuffer, Progress, Synchronized};
@@ -41,19 +40,20 @@ const SAVE_PATIENCE: Duration = Duration::from_secs(4);
 /// After coming back from the shell, news of that stop and its end may still be on their way.
 const STOP_ECHO: Duration = Duration::from_millis(500);
 
-pub(super) fn run(handle: WorkerHandle, options: ChatOptions) -> Result<Exit, TuiError> {
-    let writer = match &options.sessions_dir {
-        Some(dir) => {
-            let header = transcript::Header {
-                version: transcript::VERSION,
-                program: format!("wayinfer {}", env!("CARGO_PKG_VERSION")),
-                system: options.system.clone(),
-                sampling: sampling_json(&options.sampling),
-            };
-            Some(TranscriptWriter::start(dir.clone(), header).map_err(TuiError::Thread)?)
-        }
-        None => None,
+pub(super) fn run(handle: WorkerHandle, mut options: ChatOptions) -> Result<Exit, TuiError> {
+    let session = options.session.take();
+    let header = || Header::new(options.system.clone(), options.sampling.json());
+    // The state reads the session before the writer owns it, and the worker learns of its cache before it loads a model.
+    let kv_path = session.as_ref().map(SessionFile::kv_path);
+    let earlier = session.as_ref().map(|session| (session.path().to_owned(), session.transcript().cloned()));
+    let writer = match (session, &options.sessions_dir) {
+        (Some(session), _) => Some(TranscriptWriter::resume(session, header()).map_err(TuiError::Thread)?),
+        (None, Some(dir)) => Some(TranscriptWriter::start(dir.clone(), header()).map_err(TuiError::Thread)?),
+        (None, None) => None,
     };
+    if let Some(path) = kv_path {
+        let _ = handle.commands.send(Command::KeepKv(path));
+    }
     // Signals come first: one that arrived between the two would leave the terminal's modes on.
     let signals = SignalThread::start().map_err(TuiError::Thread)?;
     let guard = Guard::enter().map_err(|error| match error.kind() {
@@ -63,7 +63,13 @@ pub(super) fn run(handle: WorkerHandle, options: ChatOptions) -> Result<Exit, Tu
     let env = |name: &str| std::env::var(name).ok();
     let reader = Reader::start(env("TERM").as_deref() != Some("dumb")).map_err(TuiError::Terminal)?;
     let depth = options.colors.unwrap_or_else(|| ColorDepth::detect(env));
-    let outcome = Screen::new(handle, options, guard, signals, reader, writer.as_ref(), depth).and_then(Screen::run);
+    let outcome =
+        Screen::new(handle, options, guard, signals, reader, writer.as_ref(), depth).and_then(|mut screen| {
+            if let Some((path, Some(transcript))) = earlier {
+                screen.app.resume(path, &transcript);
+            }
+            screen.run()
+        });
     // The screen is dropped: the terminal is as it was. Only now the disk may take its time.
     let saved = writer.map_or_else(Finished::default, |writer| writer.finish(SAVE_PATIENCE));
     let reason = outcome?;
@@ -74,14 +80,6 @@ pub(super) fn run(handle: WorkerHandle, options: ChatOptions) -> Result<Exit, Tu
         None => format!("the end of the conversation could not be saved: {error}"),
     });
     Ok(Exit { reason, transcript: saved.path, unsaved, panic: terminal::take_panic() })
-}
-
-fn sampling_json(s: &SamplingParams) -> serde_json::Value {
-    serde_json::json!({
-        "temperature": s.temperature, "top_k": s.top_k, "top_p": s.top_p, "min_p": s.min_p,
-        "repeat_penalty": s.repeat_penalty, "frequency_penalty": s.frequency_penalty,
-        "presence_penalty": s.presence_penalty, "penalty_window": s.penalty_window, "seed": s.seed,
-    })
 }
 
 struct Screen<'a> {
@@ -258,10 +256,7 @@ impl<'a> Screen<'a> {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send(command) => {
-                    // A worker that is gone is told by its events.
-                    let _ = self.handle.commands.send(command);
-                }
+                Effect::Send(command) => self.send(command),
                 Effect::Cancel => self.handle.cancel.store(true, Relaxed),
                 Effect::Record(record) => {
                     if let Some(writer) = self.writer {
@@ -281,6 +276,16 @@ impl<'a> Screen<'a> {
                 Effect::Suspend => self.suspend_by_key(),
                 Effect::Quit(reason) => self.end = Some(reason),
             }
+        }
+    }
+
+    /// Hands a command to the worker. A conversation goes on when all that was said before is on the disk.
+    fn send(&self, command: Command) {
+        let commands = self.handle.commands.clone();
+        // A worker that is gone is told by its events.
+        match (self.writer, &command) {
+            (Some(writer), Command::Generate { .. }) => writer.after_saving(move || drop(commands.send(command))),
+            _ => drop(commands.send(command)),
         }
     }
 

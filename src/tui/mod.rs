@@ -32,13 +32,14 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::sampler::SamplingParams;
+use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
 pub use self::output::Synchronized;
 pub use self::theme::ColorDepth;
 
 /// How a chat begins.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ChatOptions {
     /// `None`: the person picks one.
     pub model: Option<PathBuf>,
@@ -46,7 +47,9 @@ pub struct ChatOptions {
     pub models_dir: PathBuf,
     pub sampling: SamplingParams,
     pub system: Option<String>,
-    /// Where conversations are saved; `None`: nowhere.
+    /// The session to go on with, whose KV cache is kept beside it.
+    pub session: Option<SessionFile>,
+    /// Where other conversations are saved, without their KV caches; `None`: nowhere.
     pub sessions_dir: Option<PathBuf>,
     /// `None`: what the environment promises.
     pub colors: Option<ColorDepth>,
@@ -63,6 +66,7 @@ impl ChatOptions {
             models_dir,
             sampling: SamplingParams::default(),
             system: None,
+            session: None,
             sessions_dir: None,
             colors: None,
             mouse: true,

@@ -149,10 +149,11 @@ fn names(effects: &[Effect]) -> Vec<String> {
                 .collect();
             format!("generate {}", said.join("|"))
         }
+        Effect::Send(Command::KeepKv(path)) => format!("keep {}", path.display()),
         Effect::Send(Command::Quit) => "quit worker".into(),
         Effect::Cancel => "cancel".into(),
-        Effect::Record(Record::User { id, text }) => format!("save user {id} {text}"),
-        Effect::Record(Record::Partial { id, text }) => format!("save part {id} {text}"),
+        Effect::Record(Record::User { id, text, .. }) => format!("save user {id} {text}"),
+        Effect::Record(Record::Partial { id, text, .. }) => format!("save part {id} {text}"),
         Effect::Record(Record::Reply { id, text, stop, .. }) => format!("save reply {id} {text} {stop}"),
         Effect::Record(Record::Draft { text }) => format!("save draft {text}"),
         Effect::Record(Record::Dropped { ids }) => format!("save dropped {ids:?}"),

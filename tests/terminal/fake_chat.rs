@@ -1,4 +1,5 @@
-//! The chat with a scripted engine in place of a model: `fake_chat [--sessions DIR] [--models DIR] [MODEL]`.
+//! The chat with a scripted engine in place of a model: `fake_chat [--session FILE | --sessions DIR] [--models DIR]
+//! [MODEL]`.
 
 #![allow(clippy::print_stdout, clippy::exit, reason = "a program of the tests")]
 
@@ -6,6 +7,7 @@ mod fake_worker;
 
 use std::path::PathBuf;
 
+use wayinfer::transcript::SessionFile;
 use wayinfer::tui::{self, ChatOptions, ExitReason, Synchronized, terminal};
 
 fn main() {
@@ -14,6 +16,7 @@ fn main() {
     while let Some(arg) = args.next() {
         let mut value = || args.next().map(PathBuf::from).expect("a folder follows");
         match arg.as_str() {
+            "--session" => options.session = Some(SessionFile::open(&value()).expect("a session")),
             "--sessions" => options.sessions_dir = Some(value()),
             "--models" => options.models_dir = value(),
             "--no-sync" => options.synchronized = Synchronized::Off,

@@ -45,6 +45,7 @@ impl Worker {
             self.cancel.store(false, Relaxed);
             match command {
                 Command::Load(path) => self.load(&path),
+                Command::KeepKv(_) => {}
                 Command::Generate { messages, .. } => self.generate(&messages),
                 Command::Quit => return,
             }

@@ -66,6 +66,20 @@ impl KvFormat {
         PLANE_POSITIONS * (padded(dim) * bits / 8 + self.n_scales(dim) * size_of::<Half>())
     }
 
+    /// Bytes of the beginning of a plane that hold all that its first `n` keys are made of.
+    pub fn used_key_bytes(self, dim: usize, n: usize) -> usize {
+        // Sixteen quantized keys lie side by side.
+        let n = if self == KvFormat::F16 { n } else { n.next_multiple_of(LANES) };
+        self.plane_bytes(dim) / PLANE_POSITIONS * n
+    }
+
+    /// Bytes of the beginning of a plane that hold all that its first `n` values are made of.
+    pub fn used_value_bytes(self, dim: usize, n: usize) -> usize {
+        // The scales of all positions come first.
+        let scale_bytes = PLANE_POSITIONS * self.n_scales(dim) * size_of::<Half>();
+        scale_bytes + (self.plane_bytes(dim) - scale_bytes) / PLANE_POSITIONS * n
+    }
+
     fn n_scales(self, dim: usize) -> usize {
         if self == KvFormat::F16 { 0 } else { dim / BLOCK }
     }

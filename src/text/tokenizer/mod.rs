@@ -314,7 +314,7 @@ impl Tokenizer {
     }
 
     /// Appends the bytes that a token stands for.
-    fn append_bytes(&self, id: u32, control: ControlText, out: &mut Vec<u8>) {
+    pub fn append_bytes(&self, id: u32, control: ControlText, out: &mut Vec<u8>) {
         let (Some(text), Some(kind)) = (self.vocabulary.text(id), self.vocabulary.kind(id)) else { return };
         match kind {
             TokenKind::Control | TokenKind::Unknown if control == ControlText::Hide => {}

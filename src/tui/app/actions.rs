@@ -245,9 +245,11 @@ impl App {
 
     /// Begins a turn with `text`.
     pub(super) fn start(&mut self, text: String, now: Instant) -> Vec<Effect> {
+        let parent = self.conversation.last_message();
         let question = self.conversation.add(Kind::User, "you", &text);
         let id = self.conversation.items()[question].id;
-        let mut effects = vec![Effect::Record(Record::User { id, text })];
+        let mut effects = vec![Effect::Record(Record::User { id, parent, text })];
+        self.has_draft = false;
         effects.extend(self.queue_draft());
         effects.extend(self.generate(question, now));
         effects

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::transcript::Record;
-use crate::worker::{Command, Event, ReplyStats, StopReason};
+use crate::transcript::{Figures, Record};
+use crate::worker::{Command, Event, ReplyStats, StopReason, model_record};
 
 use super::super::conversation::Kind;
 use super::super::sanitize::one_line;
@@ -20,11 +20,7 @@ impl App {
                 summary.name = one_line(&summary.name);
                 summary.architecture = one_line(&summary.architecture);
                 summary.quantization = one_line(&summary.quantization);
-                let record = Record::Model {
-                    name: summary.name.clone(),
-                    path: summary.path.to_string_lossy().into_owned(),
-                    quantization: summary.quantization.clone(),
-                };
+                let record = model_record(&summary);
                 self.model = Some(summary);
                 self.engine = Engine::Ready;
                 let mut effects = vec![Effect::Record(record)];
@@ -157,9 +153,11 @@ impl App {
     }
 
     fn record_reply(&self, reply: &Reply, stop: &str, stats: &ReplyStats) -> Effect {
-        let item = &self.conversation.items()[reply.item];
+        let items = self.conversation.items();
+        let item = &items[reply.item];
         Effect::Record(Record::Reply {
             id: item.id,
+            parent: Some(items[reply.question].id),
             text: item.raw.clone(),
             stop: stop.to_owned(),
             tokens: stats.generated_tokens,
@@ -173,11 +171,13 @@ impl App {
         if now.is_some_and(|now| now.saturating_duration_since(reply.recorded_at) < FLUSH_TIME) {
             return None;
         }
-        let item = &self.conversation.items()[reply.item];
+        let items = self.conversation.items();
+        let item = &items[reply.item];
+        let parent = Some(items[reply.question].id);
         let text = item.raw[reply.recorded..].to_owned();
         reply.recorded = item.raw.len();
         reply.recorded_at = now.unwrap_or(reply.recorded_at);
-        (!text.is_empty()).then_some(Effect::Record(Record::Partial { id: item.id, text }))
+        (!text.is_empty()).then_some(Effect::Record(Record::Partial { id: item.id, parent, text }))
     }
 
     /// Saves the text of a reply that goes no further.
@@ -218,17 +218,8 @@ impl App {
 
 /// The line below a reply, what matters most first: tokens, speed, why it ended, the prompt.
 fn foot(stop: StopReason, stats: &ReplyStats, prompt: Option<(usize, usize)>) -> String {
-    let mut parts = vec![units::plural(stats.generated_tokens, "token")];
-    if stats.generated_tokens > 0 && stats.generate_seconds > 0.0 {
-        parts.push(format!("{} tok/s", units::speed(stats.generated_tokens as f64 / stats.generate_seconds)));
-    }
-    let why = match stop {
-        StopReason::EndOfTurn => "end of turn",
-        StopReason::MaxTokens => "token limit",
-        StopReason::ContextFull => "the context is full",
-        StopReason::Cancelled => "stopped",
-    };
-    parts.push(why.into());
+    let mut parts = figures(stats.generated_tokens, stats.generate_seconds);
+    parts.push(why(stop).into());
     if stats.prompt_tokens > 0 {
         let time = units::seconds(stats.prompt_seconds);
         parts.push(format!("{} in {time}", units::plural(stats.prompt_tokens, "prompt token")));
@@ -237,4 +228,30 @@ fn foot(stop: StopReason, stats: &ReplyStats, prompt: Option<(usize, usize)>) ->
         parts.push(format!("{reused} reused"));
     }
     parts.join(" · ")
+}
+
+/// The line below a reply of an earlier sitting.
+pub(super) fn restored_foot(known: Option<&Figures>) -> String {
+    let Some(known) = known else { return "cut off".into() };
+    let mut parts = figures(known.tokens, known.seconds);
+    let stop = StopReason::ALL.into_iter().find(|stop| stop.name() == known.stop);
+    parts.push(stop.map_or("cut off", why).into());
+    parts.join(" · ")
+}
+
+fn figures(tokens: usize, seconds: f64) -> Vec<String> {
+    let mut parts = vec![units::plural(tokens, "token")];
+    if tokens > 0 && seconds > 0.0 {
+        parts.push(format!("{} tok/s", units::speed(tokens as f64 / seconds)));
+    }
+    parts
+}
+
+fn why(stop: StopReason) -> &'static str {
+    match stop {
+        StopReason::EndOfTurn => "end of turn",
+        StopReason::MaxTokens => "token limit",
+        StopReason::ContextFull => "the context is full",
+        StopReason::Cancelled => "stopped",
+    }
 }
