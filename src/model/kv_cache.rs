@@ -16,6 +16,8 @@ pub struct KvCache {
     head_dim_k: usize,
     head_dim_v: usize,
     n_layers: usize,
+    /// Numbers of a position's angles, where keys are kept without their bias; else 0.
+    n_angles: usize,
     /// Positions whose keys and values are whole in every layer.
     len: usize,
     blocks: Vec<Block>,
@@ -35,6 +37,8 @@ struct Block {
     keys: Vec<CacheLine>,
     /// `[n_layers, n_kv_heads]` planes
     values: Vec<CacheLine>,
+    /// One plane in f16 for all, where keys are kept without their bias.
+    angles: Vec<CacheLine>,
 }
 
 /// Planes are whole cache lines, so that no load crosses two.
@@ -68,8 +72,8 @@ impl KvParams {
 }
 
 impl KvCache {
-    /// An empty cache.
-    pub fn new(h: &Hyperparameters, params: KvParams) -> Result<KvCache, KvCacheError> {
+    /// An empty cache; `n_angles`: cosines and sines of a position, if keys have a bias.
+    pub fn new(h: &Hyperparameters, params: KvParams, n_angles: Option<usize>) -> Result<KvCache, KvCacheError> {
         params.check(h)?;
         Ok(KvCache {
             params,
@@ -77,6 +81,7 @@ impl KvCache {
             head_dim_k: h.head_dim_k,
             head_dim_v: h.head_dim_v,
             n_layers: h.n_layers,
+            n_angles: n_angles.filter(|_| params.format != KvFormat::F16).unwrap_or(0),
             len: 0,
             blocks: Vec::new(),
         })
@@ -100,7 +105,7 @@ impl KvCache {
 
     /// Bytes allocated so far.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|b| size_of::<CacheLine>() * (b.keys.len() + b.values.len())).sum()
+        self.blocks.iter().map(|b| size_of::<CacheLine>() * (b.keys.len() + b.values.len() + b.angles.len())).sum()
     }
 
     /// Forgets all positions from `len` on.
@@ -114,11 +119,27 @@ impl KvCache {
             return Err(KvCacheError::Full { needed: end, capacity: self.params.capacity });
         }
         while self.blocks.len() * PLANE_POSITIONS < end {
-            let [keys, values] = [self.head_dim_k, self.head_dim_v]
-                .map(|dim| zeros(self.n_layers * self.n_kv_heads * self.params.format.plane_bytes(dim)));
-            self.blocks.push(Block { keys: keys?, values: values? });
+            let (format, n_planes) = (self.params.format, self.n_layers * self.n_kv_heads);
+            self.blocks.push(Block {
+                keys: zeros(n_planes * format.key_plane_bytes(self.head_dim_k))?,
+                values: zeros(n_planes * format.value_plane_bytes(self.head_dim_v))?,
+                angles: zeros(KvFormat::F16.key_plane_bytes(self.n_angles))?,
+            });
         }
         Ok(())
+    }
+
+    /// Whether keys are stored without their bias, and with the angles of their positions instead.
+    pub(super) fn is_unbiased(&self) -> bool {
+        self.n_angles > 0
+    }
+
+    /// Stores the angles of the positions after those in the cache; `angles`: `[n, n_angles]`.
+    pub(super) fn store_angles(&mut self, kernels: &Kernels, angles: &[f32]) {
+        for (position, angles) in (self.len..).zip(angles.chunks_exact(self.n_angles)) {
+            let plane = self.blocks[position / PLANE_POSITIONS].angles.as_mut_bytes();
+            kernels.store_key(KvFormat::F16, angles, plane, position % PLANE_POSITIONS);
+        }
     }
 
     /// Says that all layers hold positions up to `len`.
@@ -134,8 +155,7 @@ impl KvCache {
         let end = start + keys.len() / (n_heads * self.head_dim_k);
         for b in start / PLANE_POSITIONS..end.div_ceil(PLANE_POSITIONS) {
             let positions = start.max(b * PLANE_POSITIONS)..end.min((b + 1) * PLANE_POSITIONS);
-            let write = |planes: &mut [CacheLine], dim: usize, x: &[f32], store: StoreFn| {
-                let plane_bytes = format.plane_bytes(dim);
+            let write = |planes: &mut [CacheLine], dim: usize, plane_bytes: usize, x: &[f32], store: StoreFn| {
                 let plane = |head: usize, plane: &mut [u8]| {
                     for position in positions.clone() {
                         let row = ((position - start) * n_heads + head) * dim;
@@ -150,22 +170,23 @@ impl KvCache {
                 }
             };
             let block = &mut self.blocks[b];
-            write(&mut block.keys, self.head_dim_k, keys, Kernels::store_key);
-            write(&mut block.values, self.head_dim_v, values, Kernels::store_value);
+            let (dim_k, dim_v) = (self.head_dim_k, self.head_dim_v);
+            write(&mut block.keys, dim_k, format.key_plane_bytes(dim_k), keys, Kernels::store_key);
+            write(&mut block.values, dim_v, format.value_plane_bytes(dim_v), values, Kernels::store_value);
         }
     }
 
     /// The planes of one layer and head, the `i`th [`PLANE_POSITIONS`] positions.
     pub(super) fn planes(&self, layer: usize, head: usize, i: usize) -> Planes<'_> {
-        let place = |dim| {
-            let n_bytes = self.params.format.plane_bytes(dim);
+        let place = |n_bytes| {
             let first = (layer * self.n_kv_heads + head) * n_bytes;
             first..first + n_bytes
         };
-        let block = &self.blocks[i];
+        let (block, format) = (&self.blocks[i], self.params.format);
         Planes {
-            keys: &block.keys.as_bytes()[place(self.head_dim_k)],
-            values: &block.values.as_bytes()[place(self.head_dim_v)],
+            keys: &block.keys.as_bytes()[place(format.key_plane_bytes(self.head_dim_k))],
+            values: &block.values.as_bytes()[place(format.value_plane_bytes(self.head_dim_v))],
+            angles: &block.angles.as_bytes()[..KvFormat::F16.key_plane_bytes(self.n_angles)],
         }
     }
 }

@@ -94,7 +94,7 @@ pub enum SessionError {
 impl<'m> Session<'m> {
     /// An empty session with a KV cache as `kv` says.
     pub fn new(model: &'m Model<'m>, compute: &'m Compute, kv: KvParams) -> Result<Session<'m>, KvCacheError> {
-        Ok(Session { model, compute, state: State::new(model.hyperparameters(), kv)?, cached: Vec::new() })
+        Ok(Session { model, compute, state: State::new(model, kv)?, cached: Vec::new() })
     }
 
     pub fn capacity(&self) -> usize {
