@@ -127,7 +127,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         chat.reply(&prompt, &sampling, args.max_tokens, watch.control(), sink)
     });
-    watch.finish_trace()?;
+    let traced = watch.finish_trace();
     let printed = match (&outcome, failed) {
         (_, Some(error)) => Err(error),
         (Ok((stop, stats)), None) if args.json => output::print_json(&report(&said, *stop, stats, prompt_stats.reused)),
@@ -137,6 +137,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let saved = turn.map_or(Ok(()), |turn| turn.end(outcome.as_ref().ok().map(|(stop, stats)| (*stop, stats)), &chat));
     outcome?;
     saved?;
+    traced?;
     Ok(printed?)
 }
 

@@ -24,7 +24,7 @@ mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use attention::{AttentionScratch, AttentionShape, KvFormat, PLANE_POSITIONS, Planes, UnknownKvFormat};
+pub use attention::{AttentionScratch, AttentionShape, KeyBias, KvFormat, PLANE_POSITIONS, Planes, UnknownKvFormat};
 pub use crew::Crew;
 pub use dispatch::{Isa, Kernels, UnknownIsa};
 pub use fused::{Projection, RowScratch, TokenRows};

@@ -4,15 +4,15 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::kernel::AttentionScratch;
+use crate::kernel::{AttentionScratch, KeyBias};
 use crate::store::{Outcome, TraceRecorder};
 use crate::telemetry::{ExpertMap, Telemetry};
 
+use super::Model;
 use super::compute::{Compute, ProductScratch, sized};
 use super::kv_cache::{KvCache, KvCacheError, KvParams};
 use super::moe::{MoeScratch, RoutedLayer};
 use super::weights::{FeedForward, Layer, Linear};
-use super::{Hyperparameters, Model};
 
 /// The most tokens that one pass takes; longer prompts are cut into passes.
 pub const MAX_BATCH: usize = 512;
@@ -69,6 +69,8 @@ pub(super) struct Scratch {
     attn: Vec<f32>,
     /// `[n, n_rot]`
     angles: Vec<f32>,
+    /// `[n, n_heads, n_rot]`: queries against the rotated bias of the keys.
+    bias_queries: Vec<f32>,
     /// `[n, n_ff]`
     gate: Vec<f32>,
     /// `[n, n_vocab]`
@@ -80,8 +82,10 @@ pub(super) struct Scratch {
 
 impl State {
     /// A fresh sequence.
-    pub fn new(h: &Hyperparameters, kv: KvParams) -> Result<State, KvCacheError> {
-        Ok(State { kv: KvCache::new(h, kv)?, scratch: Scratch::default() })
+    pub fn new(model: &Model<'_>, kv: KvParams) -> Result<State, KvCacheError> {
+        let n_angles =
+            model.weights.layers.iter().any(|l| l.turned_key_bias().is_some()).then(|| model.rope.n_angles());
+        Ok(State { kv: KvCache::new(&model.hyperparameters, kv, n_angles)?, scratch: Scratch::default() })
     }
 }
 
@@ -166,20 +170,26 @@ impl Model<'_> {
         for (i, row) in angles.chunks_exact_mut(n_angles).enumerate() {
             self.rope.angles(start + i, row);
         }
+        if state.kv.is_unbiased() {
+            state.kv.store_angles(&compute.kernels, angles);
+        }
     }
 
     /// `hidden += attention(norm(hidden))`.
     fn attention(&self, compute: &Compute, state: &mut State, i: usize, layer: &Layer<'_>, n: usize) {
         let h = &self.hyperparameters;
         let State { kv, scratch } = state;
-        let Scratch { hidden, normed, qkv, attn, angles, attention, products, .. } = scratch;
+        let Scratch { hidden, normed, qkv, attn, angles, bias_queries, attention, products, .. } = scratch;
         let hidden = &mut hidden[..n * h.n_embd];
         let normed = sized(normed, n * h.n_embd);
         let (n_q, n_k, n_v) = (h.n_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_v);
         let qkv = sized(qkv, n * (n_q + n_k + n_v));
 
         compute.norm(hidden, &layer.attn_norm, h.norm_eps, normed);
-        compute.project([&layer.q, &layer.k, &layer.v], normed, products, qkv);
+        // Keys that are quantized leave their bias to the scores.
+        let key_bias = layer.turned_key_bias().filter(|_| kv.is_unbiased());
+        let unbiased = key_bias.map(|_| Linear { weight: layer.k.weight, bias: None });
+        compute.project([&layer.q, unbiased.as_ref().unwrap_or(&layer.k), &layer.v], normed, products, qkv);
         let (q, kv_rows) = qkv.split_at_mut(n * n_q);
         let (k, v) = kv_rows.split_at_mut(n * n_k);
         let n_angles = self.rope.n_angles();
@@ -196,10 +206,20 @@ impl Model<'_> {
         turn(q, n_q, layer.q_norm.as_ref());
         turn(k, n_k, layer.k_norm.as_ref());
         kv.store(compute, i, k, v);
+        let key_bias = key_bias.map(|bias| {
+            let (dim, group) = (h.head_dim_k, h.n_heads / h.n_kv_heads);
+            let queries = sized(bias_queries, n * h.n_heads * n_angles);
+            compute.pool.for_rows(queries, h.n_heads * n_angles, |t, row| {
+                for (i, out) in row.chunks_exact_mut(n_angles).enumerate() {
+                    self.rope.against(&q[t * n_q + i * dim..][..dim], &bias[i / group * dim..][..dim], out);
+                }
+            });
+            KeyBias { dim: n_angles, queries }
+        });
         let attn = sized(attn, n * h.n_heads * h.head_dim_v);
         let (kv, shape) = (&*kv, h.attention_shape(kv.format()));
         let planes = |head, plane| kv.planes(i, head, plane);
-        compute.kernels.attend(&compute.pool, &shape, kv.len(), q, planes, attention, attn);
+        compute.kernels.attend(&compute.pool, &shape, kv.len(), q, key_bias, planes, attention, attn);
         compute.add_projected(&layer.attn_out, attn, products, hidden);
     }
 

@@ -18,6 +18,8 @@ pub struct KvCache {
     head_dim_k: usize,
     head_dim_v: usize,
     n_layers: usize,
+    /// Numbers of a position's angles, where keys are kept without their bias; else 0.
+    n_angles: usize,
     /// Positions whose keys and values are whole in every layer.
     len: usize,
     blocks: Vec<Block>,
@@ -37,6 +39,8 @@ struct Block {
     keys: Vec<CacheLine>,
     /// `[n_layers, n_kv_heads]` planes
     values: Vec<CacheLine>,
+    /// One plane in f16 for all, where keys are kept without their bias.
+    angles: Vec<CacheLine>,
 }
 
 /// Planes are whole cache lines, so that no load crosses two.
@@ -70,8 +74,8 @@ impl KvParams {
 }
 
 impl KvCache {
-    /// An empty cache.
-    pub fn new(h: &Hyperparameters, params: KvParams) -> Result<KvCache, KvCacheError> {
+    /// An empty cache; `n_angles`: cosines and sines of a position, if keys have a bias.
+    pub fn new(h: &Hyperparameters, params: KvParams, n_angles: Option<usize>) -> Result<KvCache, KvCacheError> {
         params.check(h)?;
         Ok(KvCache {
             params,
@@ -79,6 +83,7 @@ impl KvCache {
             head_dim_k: h.head_dim_k,
             head_dim_v: h.head_dim_v,
             n_layers: h.n_layers,
+            n_angles: n_angles.filter(|_| params.format != KvFormat::F16).unwrap_or(0),
             len: 0,
             blocks: Vec::new(),
         })
@@ -107,7 +112,7 @@ impl KvCache {
 
     /// Bytes allocated so far.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|b| size_of::<CacheLine>() * (b.keys.len() + b.values.len())).sum()
+        self.blocks.iter().map(|b| size_of::<CacheLine>() * (b.keys.len() + b.values.len() + b.angles.len())).sum()
     }
 
     /// Forgets all positions from `len` on.
@@ -121,11 +126,27 @@ impl KvCache {
             return Err(KvCacheError::Full { needed: end, capacity: self.params.capacity });
         }
         while self.blocks.len() * PLANE_POSITIONS < end {
-            let [keys, values] = [self.head_dim_k, self.head_dim_v]
-                .map(|dim| zeros(self.n_layers * self.n_kv_heads * self.params.format.plane_bytes(dim)));
-            self.blocks.push(Block { keys: keys?, values: values? });
+            let (format, n_planes) = (self.params.format, self.n_layers * self.n_kv_heads);
+            self.blocks.push(Block {
+                keys: zeros(n_planes * format.key_plane_bytes(self.head_dim_k))?,
+                values: zeros(n_planes * format.value_plane_bytes(self.head_dim_v))?,
+                angles: zeros(KvFormat::F16.key_plane_bytes(self.n_angles))?,
+            });
         }
         Ok(())
+    }
+
+    /// Whether keys are stored without their bias, and with the angles of their positions instead.
+    pub(super) fn is_unbiased(&self) -> bool {
+        self.n_angles > 0
+    }
+
+    /// Stores the angles of the positions after those in the cache; `angles`: `[n, n_angles]`.
+    pub(super) fn store_angles(&mut self, kernels: &Kernels, angles: &[f32]) {
+        for (position, angles) in (self.len..).zip(angles.chunks_exact(self.n_angles)) {
+            let plane = self.blocks[position / PLANE_POSITIONS].angles.as_mut_bytes();
+            kernels.store_key(KvFormat::F16, angles, plane, position % PLANE_POSITIONS);
+        }
     }
 
     /// Says that all layers hold positions up to `len`.
@@ -143,8 +164,10 @@ impl KvCache {
         assert!(n <= self.len, "{n} of {} positions", self.len);
         let shape = self.layer_shape(layer);
         self.blocks[..n.div_ceil(PLANE_POSITIONS)].iter().enumerate().flat_map(move |(i, block)| {
-            let [keys, values] = shape.used(n - i * PLANE_POSITIONS);
-            keys.of(block.keys.as_bytes()).chain(values.of(block.values.as_bytes()))
+            let n = n - i * PLANE_POSITIONS;
+            let ([keys, values], angles) = (shape.used(n), shape.angles(n));
+            let angles = angles.of(block.angles.as_bytes());
+            keys.of(block.keys.as_bytes()).chain(values.of(block.values.as_bytes())).chain(angles)
         })
     }
 
@@ -153,23 +176,24 @@ impl KvCache {
     pub fn layer_bytes_mut(&mut self, layer: usize, n: usize) -> impl Iterator<Item = &mut [u8]> {
         let shape = self.layer_shape(layer);
         self.blocks[..n.div_ceil(PLANE_POSITIONS)].iter_mut().enumerate().flat_map(move |(i, block)| {
-            let [keys, values] = shape.used(n - i * PLANE_POSITIONS);
-            keys.of_mut(block.keys.as_mut_bytes()).chain(values.of_mut(block.values.as_mut_bytes()))
+            let n = n - i * PLANE_POSITIONS;
+            let ([keys, values], angles) = (shape.used(n), shape.angles(n));
+            let angles = angles.of_mut(block.angles.as_mut_bytes());
+            keys.of_mut(block.keys.as_mut_bytes()).chain(values.of_mut(block.values.as_mut_bytes())).chain(angles)
         })
     }
 
     /// Bytes that [`KvCache::layer_bytes`] has for `n` positions.
-    pub fn layer_len(&self, n: usize) -> u64 {
-        let shape = self.layer_shape(0);
-        let bytes =
-            |n| shape.used(n).map(|used| used.range.len() / used.stride * used.bytes).iter().sum::<usize>() as u64;
+    pub fn layer_len(&self, layer: usize, n: usize) -> u64 {
+        let shape = self.layer_shape(layer);
+        let bytes = |n| shape.used(n).iter().chain([&shape.angles(n)]).map(Used::len).sum::<usize>() as u64;
         let (whole, rest) = (n / PLANE_POSITIONS, n % PLANE_POSITIONS);
         whole as u64 * bytes(PLANE_POSITIONS) + if rest == 0 { 0 } else { bytes(rest) }
     }
 
     fn layer_shape(&self, layer: usize) -> LayerShape {
-        let KvCache { params, n_kv_heads, head_dim_k, head_dim_v, .. } = *self;
-        LayerShape { layer, format: params.format, n_kv_heads, head_dim_k, head_dim_v }
+        let KvCache { params, n_kv_heads, head_dim_k, head_dim_v, n_angles, .. } = *self;
+        LayerShape { layer, format: params.format, n_kv_heads, head_dim_k, head_dim_v, n_angles }
     }
 
     /// Stores one layer of the positions after those in the cache. `keys`: `[n, n_kv_heads, head_dim_k]`; `values`:
@@ -179,8 +203,7 @@ impl KvCache {
         let end = start + keys.len() / (n_heads * self.head_dim_k);
         for b in start / PLANE_POSITIONS..end.div_ceil(PLANE_POSITIONS) {
             let positions = start.max(b * PLANE_POSITIONS)..end.min((b + 1) * PLANE_POSITIONS);
-            let write = |planes: &mut [CacheLine], dim: usize, x: &[f32], store: StoreFn| {
-                let plane_bytes = format.plane_bytes(dim);
+            let write = |planes: &mut [CacheLine], dim: usize, plane_bytes: usize, x: &[f32], store: StoreFn| {
                 let plane = |head: usize, plane: &mut [u8]| {
                     for position in positions.clone() {
                         let row = ((position - start) * n_heads + head) * dim;
@@ -195,22 +218,23 @@ impl KvCache {
                 }
             };
             let block = &mut self.blocks[b];
-            write(&mut block.keys, self.head_dim_k, keys, Kernels::store_key);
-            write(&mut block.values, self.head_dim_v, values, Kernels::store_value);
+            let (dim_k, dim_v) = (self.head_dim_k, self.head_dim_v);
+            write(&mut block.keys, dim_k, format.key_plane_bytes(dim_k), keys, Kernels::store_key);
+            write(&mut block.values, dim_v, format.value_plane_bytes(dim_v), values, Kernels::store_value);
         }
     }
 
     /// The planes of one layer and head, the `i`th [`PLANE_POSITIONS`] positions.
     pub(super) fn planes(&self, layer: usize, head: usize, i: usize) -> Planes<'_> {
-        let place = |dim| {
-            let n_bytes = self.params.format.plane_bytes(dim);
+        let place = |n_bytes| {
             let first = (layer * self.n_kv_heads + head) * n_bytes;
             first..first + n_bytes
         };
-        let block = &self.blocks[i];
+        let (block, format) = (&self.blocks[i], self.params.format);
         Planes {
-            keys: &block.keys.as_bytes()[place(self.head_dim_k)],
-            values: &block.values.as_bytes()[place(self.head_dim_v)],
+            keys: &block.keys.as_bytes()[place(format.key_plane_bytes(self.head_dim_k))],
+            values: &block.values.as_bytes()[place(format.value_plane_bytes(self.head_dim_v))],
+            angles: &block.angles.as_bytes()[..KvFormat::F16.key_plane_bytes(self.n_angles)],
         }
     }
 }
@@ -223,6 +247,7 @@ struct LayerShape {
     n_kv_heads: usize,
     head_dim_k: usize,
     head_dim_v: usize,
+    n_angles: usize,
 }
 
 /// The used bytes of a layer's keys or values in a block: the first `bytes` of every `stride` in `range`.
@@ -233,28 +258,45 @@ struct Used {
 }
 
 impl Used {
+    fn len(&self) -> usize {
+        match self.stride {
+            0 => 0,
+            stride => self.range.len() / stride * self.bytes,
+        }
+    }
+
     fn of(self, planes: &[u8]) -> impl Iterator<Item = &[u8]> {
-        planes[self.range].chunks_exact(self.stride).map(move |plane| &plane[..self.bytes])
+        planes[self.range].chunks_exact(self.stride.max(1)).map(move |plane| &plane[..self.bytes])
     }
 
     fn of_mut(self, planes: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
-        planes[self.range].chunks_exact_mut(self.stride).map(move |plane| &mut plane[..self.bytes])
+        planes[self.range].chunks_exact_mut(self.stride.max(1)).map(move |plane| &mut plane[..self.bytes])
     }
 }
 
 impl LayerShape {
+    /// The angles of the first `n` positions of a block, which all layers share and the first one stands for.
+    fn angles(&self, n: usize) -> Used {
+        let n_angles = if self.layer == 0 { self.n_angles } else { 0 };
+        let stride = KvFormat::F16.key_plane_bytes(n_angles);
+        Used { range: 0..stride, stride, bytes: KvFormat::F16.used_key_bytes(n_angles, n.min(PLANE_POSITIONS)) }
+    }
+
     /// What the first `n` positions of a block take up, keys and values. A full block has one piece of each.
     fn used(self, n: usize) -> [Used; 2] {
-        let used = |dim: usize, used_bytes: fn(KvFormat, usize, usize) -> usize| {
-            let plane = self.format.plane_bytes(dim);
+        let used = |plane: usize, used_bytes: usize| {
             let all = plane * self.n_kv_heads;
             let range = self.layer * all..(self.layer + 1) * all;
             match n {
                 PLANE_POSITIONS.. => Used { range, stride: all, bytes: all },
-                _ => Used { range, stride: plane, bytes: used_bytes(self.format, dim, n) },
+                _ => Used { range, stride: plane, bytes: used_bytes },
             }
         };
-        [used(self.head_dim_k, KvFormat::used_key_bytes), used(self.head_dim_v, KvFormat::used_value_bytes)]
+        let (format, dim_k, dim_v) = (self.format, self.head_dim_k, self.head_dim_v);
+        [
+            used(format.key_plane_bytes(dim_k), format.used_key_bytes(dim_k, n)),
+            used(format.value_plane_bytes(dim_v), format.used_value_bytes(dim_v, n)),
+        ]
     }
 }
 

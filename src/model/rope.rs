@@ -78,14 +78,27 @@ impl Rope {
         2 * self.pairs.len()
     }
 
+    /// The elements of a head that make up pair `i`.
+    fn pair(&self, i: usize) -> (usize, usize) {
+        match self.layout {
+            RopeLayout::Interleaved => (2 * i, 2 * i + 1),
+            RopeLayout::Halves => (i, i + self.pairs.len()),
+        }
+    }
+
+    /// Numbers whose product with the angles of a position is `query · rotated bias`, but for the elements that are not
+    /// rotated, which add the same at every position. `out`: [`Rope::n_angles`].
+    pub fn against(&self, query: &[f32], bias: &[f32], out: &mut [f32]) {
+        for (i, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let (a, b) = self.pair(i);
+            *out = [query[a].mul_add(bias[a], query[b] * bias[b]), query[b].mul_add(bias[a], -(query[a] * bias[b]))];
+        }
+    }
+
     /// Rotates one head in place by the angles of its position.
     pub fn rotate(&self, head: &mut [f32], angles: &[f32]) {
-        let half = self.pairs.len();
         for (i, angle) in angles.chunks_exact(2).enumerate() {
-            let (a, b) = match self.layout {
-                RopeLayout::Interleaved => (2 * i, 2 * i + 1),
-                RopeLayout::Halves => (i, i + half),
-            };
+            let (a, b) = self.pair(i);
             let (x, y) = (head[a], head[b]);
             head[a] = x.mul_add(angle[0], -(y * angle[1]));
             head[b] = x.mul_add(angle[1], y * angle[0]);
@@ -135,6 +148,20 @@ mod tests {
             assert_eq!(rotated(&h, None, 0), (1..=8).map(|x| x as f32).collect::<Vec<_>>());
             let length: f32 = rotated(&h, None, 77).iter().map(|x| x * x).sum();
             assert!((length - 204.0).abs() < 1e-3, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_rotated_bias_is_a_product_with_the_angles() {
+        for layout in [RopeLayout::Interleaved, RopeLayout::Halves] {
+            let h = parameters(layout, RopeScaling::None);
+            let (query, rotated) = ([3.0, -1.0, 2.0, 0.5, -4.0, 1.0, 0.25, 6.0], rotated(&h, None, 77));
+            let bias: Vec<f32> = (1..=8).map(|x| x as f32).collect();
+            let (rope, mut numbers, mut angles) = (Rope::new(&h, None), [0.0; 8], [0.0; 8]);
+            rope.against(&query, &bias, &mut numbers);
+            rope.angles(77, &mut angles);
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            assert!((dot(&numbers, &angles) - dot(&query, &rotated)).abs() < 1e-3);
         }
     }
 

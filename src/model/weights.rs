@@ -38,6 +38,13 @@ pub struct Layer<'a> {
     pub ffn: FeedForward<'a>,
 }
 
+impl Layer<'_> {
+    /// The bias of the keys, where nothing but the rotation by position comes between it and the scores.
+    pub fn turned_key_bias(&self) -> Option<&[f32]> {
+        self.k.bias.as_deref().filter(|_| self.k_norm.is_none())
+    }
+}
+
 /// The second half of a layer.
 #[derive(Debug)]
 pub enum FeedForward<'a> {

@@ -103,7 +103,7 @@ pub enum SessionError {
 impl<'m> Session<'m> {
     /// An empty session with a KV cache as `kv` says.
     pub fn new(model: &'m Model<'m>, compute: &'m Compute, kv: KvParams) -> Result<Session<'m>, KvCacheError> {
-        let state = State::new(model.hyperparameters(), kv)?;
+        let state = State::new(model, kv)?;
         Ok(Session { model, compute, state, cached: Vec::new(), replies: Vec::new() })
     }
 

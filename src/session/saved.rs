@@ -184,7 +184,8 @@ impl Header {
     /// Bytes of a whole file with this header.
     fn file_bytes(&self, session: &Session<'_>) -> u64 {
         let [n_layers, ..] = session.state.kv.shape();
-        let layers = n_layers as u64 * (FRAME_BYTES + session.state.kv.layer_len(self.n_tokens()));
+        let layer = |layer| FRAME_BYTES + session.state.kv.layer_len(layer, self.n_tokens());
+        let layers = (0..n_layers).map(layer).sum::<u64>();
         let tokens = FRAME_BYTES + size_of::<U32>() as u64 * self.n_tokens() as u64;
         let replies = FRAME_BYTES + size_of::<SavedReply>() as u64 * self.n_replies() as u64;
         HEADER_BYTES + tokens + replies + layers
@@ -295,9 +296,13 @@ impl KvFile {
         let n = tokens.len();
         let kv = &mut session.state.kv;
         kv.reserve(n)?;
-        let bytes = kv.layer_len(n);
         for layer in 0..kv.shape()[0] {
-            read_section(&mut input, Section::Layer(layer as u32), bytes, kv.layer_bytes_mut(layer, n))?;
+            read_section(
+                &mut input,
+                Section::Layer(layer as u32),
+                kv.layer_len(layer, n),
+                kv.layer_bytes_mut(layer, n),
+            )?;
         }
         kv.commit(n);
         session.cached = tokens;
@@ -371,12 +376,16 @@ fn write(out: impl Write, header: &Header, session: &Session<'_>, go_on: &dyn Fn
     let replies: Vec<SavedReply> = session.replies.iter().map(SavedReply::of).collect();
     write_section(&mut out, Section::Replies, size_of_val(&replies[..]) as u64, [replies.as_bytes()].into_iter())?;
     let kv = &session.state.kv;
-    let bytes = kv.layer_len(kv.len());
     for layer in 0..kv.shape()[0] {
         if !go_on() {
             return Ok(false);
         }
-        write_section(&mut out, Section::Layer(layer as u32), bytes, kv.layer_bytes(layer, kv.len()))?;
+        write_section(
+            &mut out,
+            Section::Layer(layer as u32),
+            kv.layer_len(layer, kv.len()),
+            kv.layer_bytes(layer, kv.len()),
+        )?;
     }
     out.flush()?;
     Ok(true)

@@ -5,13 +5,15 @@
 //! |---|---|---|
 //! | F16 | `[position][dim]` | `[position][dim]` |
 //! | Q8_0 | for each 16 positions: scales `[block][position]`, then `[dim / 4][position][4]` | scales `[block][position]`, then `[position][dim]` |
-//! | Q4_0 | likewise, a byte has an element of the first half of its block and one of the second: `[block][4][position][4]` | `[block][position]`, then `[position][block][16]` |
+//! | Q4_0 | likewise, four bits of each element, a byte has one of the first half of its block and one of the second: `[block][4][position][4]`; after each block its fifth bits, `[position][4]`: bit `i / 4` of byte `i % 4` is element `i`'s | `[block][position]`, then `[position][block][16]` |
 //!
-//! A quantized key is multiplied with a query in integers; sixteen positions side by side need no sum across a register.
+//! Quantized heads are rotated first (see `rotation`). Errors of keys cost far more than those of values, hence their
+//! fifth bit. A quantized key is multiplied with a query in integers; sixteen positions side by side need no sum across a register.
 
 use std::fmt;
 use std::str::FromStr;
 
+use super::rotation::rotate;
 use crate::kernel::Kernels;
 use crate::quant::{ActivationForm, Half, LANES, blocks_mut, scale_of_32};
 
@@ -29,7 +31,7 @@ pub enum KvFormat {
     F16,
     /// 8.5 bits an element.
     Q8_0,
-    /// 4.5 bits an element.
+    /// 5.5 bits an element of keys, 4.5 of values.
     Q4_0,
 }
 
@@ -55,14 +57,26 @@ impl KvFormat {
         self == KvFormat::F16 || dim.is_multiple_of(BLOCK)
     }
 
-    /// Bytes of [`PLANE_POSITIONS`] keys, or as many values, of one head of `dim` elements.
-    pub fn plane_bytes(self, dim: usize) -> usize {
-        assert!(self.holds(dim), "heads of {dim} elements in {self}");
-        let bits = match self {
+    /// Bytes of [`PLANE_POSITIONS`] keys of one head of `dim` elements.
+    pub fn key_plane_bytes(self, dim: usize) -> usize {
+        self.plane_bytes(dim, if self == KvFormat::Q4_0 { 5 } else { self.value_bits() })
+    }
+
+    /// Bytes of [`PLANE_POSITIONS`] values of one head of `dim` elements.
+    pub fn value_plane_bytes(self, dim: usize) -> usize {
+        self.plane_bytes(dim, self.value_bits())
+    }
+
+    fn value_bits(self) -> usize {
+        match self {
             KvFormat::F16 => 16,
             KvFormat::Q8_0 => 8,
             KvFormat::Q4_0 => 4,
-        };
+        }
+    }
+
+    fn plane_bytes(self, dim: usize, bits: usize) -> usize {
+        assert!(self.holds(dim), "heads of {dim} elements in {self}");
         PLANE_POSITIONS * (padded(dim) * bits / 8 + self.n_scales(dim) * size_of::<Half>())
     }
 
@@ -70,14 +84,14 @@ impl KvFormat {
     pub fn used_key_bytes(self, dim: usize, n: usize) -> usize {
         // Sixteen quantized keys lie side by side.
         let n = if self == KvFormat::F16 { n } else { n.next_multiple_of(LANES) };
-        self.plane_bytes(dim) / PLANE_POSITIONS * n
+        self.key_plane_bytes(dim) / PLANE_POSITIONS * n
     }
 
     /// Bytes of the beginning of a plane that hold all that its first `n` values are made of.
     pub fn used_value_bytes(self, dim: usize, n: usize) -> usize {
         // The scales of all positions come first.
         let scale_bytes = PLANE_POSITIONS * self.n_scales(dim) * size_of::<Half>();
-        scale_bytes + (self.plane_bytes(dim) - scale_bytes) / PLANE_POSITIONS * n
+        scale_bytes + (self.value_plane_bytes(dim) - scale_bytes) / PLANE_POSITIONS * n
     }
 
     fn n_scales(self, dim: usize) -> usize {
@@ -104,8 +118,7 @@ pub(super) fn padded(dim: usize) -> usize {
     dim.next_multiple_of(LANES)
 }
 
-/// Where in its plane a quantized key's scale of `block` is, and the bytes of its four elements `4 j..4 j + 4` (of the
-/// halves of a block for Q4_0, whose bytes hold two elements).
+/// Where in its plane the scales and codes of quantized keys are.
 pub(super) struct KeyLayout {
     n_blocks: usize,
     /// Bytes of the codes of sixteen positions.
@@ -117,12 +130,12 @@ impl KeyLayout {
         let code_bytes = match format {
             KvFormat::F16 => unreachable!("keys in f16 lie in the order of their elements"),
             KvFormat::Q8_0 => dim * LANES,
-            KvFormat::Q4_0 => dim * LANES / 2,
+            KvFormat::Q4_0 => dim * LANES * 5 / 8,
         };
         KeyLayout { n_blocks: dim / BLOCK, code_bytes }
     }
 
-    /// The scales `[n_blocks][16]` and the codes `[n][16][4]` of tile `i` of sixteen positions.
+    /// The scales `[n_blocks][16]` and the codes `[n_blocks][n][16][4]` of tile `i` of sixteen positions.
     pub(super) fn tile<'p>(&self, plane: &'p [u8], i: usize) -> (&'p [u8], &'p [u8]) {
         let scale_bytes = self.scale_bytes();
         let tile_bytes = scale_bytes + self.code_bytes;
@@ -153,13 +166,30 @@ fn codes_q8_0(x: &[f32; BLOCK]) -> Codes {
     Codes { scale: Half::from_f32(scale), codes }
 }
 
-/// Quantizes as Q4_0: codes of 0 to 15 that stand for -8 to 7; the element of largest magnitude is -8.
-fn codes_q4_0(x: &[f32; BLOCK]) -> Codes {
+/// Quantizes to codes of 0 to `2 ZERO - 1`, where `ZERO` stands for 0, with the scale of the least squared error among
+/// [`SCALES`].
+fn codes_of_least_error<const ZERO: u8>(x: &[f32; BLOCK]) -> Codes {
     let largest = x.iter().copied().fold(0f32, |max, v| if v.is_nan() || v.abs() > max.abs() { v } else { max });
-    let scale = largest / -8.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    Codes { scale: Half::from_f32(scale), codes: x.map(|v| ((v * inverse + 8.5) as u8).min(15)) }
+    let zero = f32::from(ZERO);
+    let mut best = (f32::INFINITY, Codes { scale: Half::from_f32(largest / -zero), codes: [ZERO; BLOCK] });
+    for factor in SCALES {
+        let scale = Half::from_f32(largest / -zero * factor);
+        let step = scale.to_f32();
+        let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
+        let codes = x.map(|v| ((v * inverse + (zero + 0.5)) as u8).min(2 * ZERO - 1));
+        let error = x.iter().zip(&codes).fold(0.0, |sum, (v, &code)| {
+            let off = (f32::from(code) - zero) * step - v;
+            sum + off * off
+        });
+        if error < best.0 {
+            best = (error, Codes { scale, codes });
+        }
+    }
+    best.1
 }
+
+/// The scales that are tried, in parts of that which gives the element of largest magnitude the lowest code.
+const SCALES: [f32; 8] = [1.04, 1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76];
 
 /// 32 elements of a query as Q8_0: the scale, the sum of the codes, and in `words` the codes, four each.
 pub(super) fn query_block(x: &[f32; BLOCK], words: &mut [i32; BLOCK / 4]) -> (f32, i32) {
@@ -170,9 +200,14 @@ pub(super) fn query_block(x: &[f32; BLOCK], words: &mut [i32; BLOCK / 4]) -> (f3
     (scale.to_f32(), codes.iter().map(|&code| i32::from(code as i8)).sum())
 }
 
-/// One code of the first and one of the second half of a block in each byte.
+/// Four bits of a code of the first and of one of the second half of a block in each byte.
 fn packed(codes: &[u8; BLOCK]) -> [u8; BLOCK / 2] {
-    std::array::from_fn(|i| codes[i] | codes[i + BLOCK / 2] << 4)
+    std::array::from_fn(|i| codes[i] & 0x0F | codes[i + BLOCK / 2] << 4)
+}
+
+/// The fifth bits: that of code `i` is bit `i / 4` of byte `i % 4`.
+fn fifth_bits(codes: &[u8; BLOCK]) -> [u8; 4] {
+    std::array::from_fn(|byte| (0..8).map(|bit| (codes[4 * bit + byte] >> 4) << bit).sum())
 }
 
 impl Kernels {
@@ -181,8 +216,10 @@ impl Kernels {
         let quantize = match format {
             KvFormat::F16 => return self.store_halves(x, plane, position),
             KvFormat::Q8_0 => codes_q8_0,
-            KvFormat::Q4_0 => codes_q4_0,
+            KvFormat::Q4_0 => codes_of_least_error::<16>,
         };
+        let mut x = x.to_vec();
+        rotate(&mut x);
         let layout = KeyLayout::new(format, x.len());
         let (scales, codes) = layout.tile_mut(plane, position / LANES);
         let lane = position % LANES;
@@ -197,7 +234,10 @@ impl Kernels {
                 }
             };
             match format {
-                KvFormat::Q4_0 => write(&packed(&quantized.codes)),
+                KvFormat::Q4_0 => {
+                    write(&packed(&quantized.codes));
+                    write(&fifth_bits(&quantized.codes));
+                }
                 KvFormat::F16 | KvFormat::Q8_0 => write(&quantized.codes),
             }
         }
@@ -208,8 +248,10 @@ impl Kernels {
         let quantize = match format {
             KvFormat::F16 => return self.store_halves(x, plane, position),
             KvFormat::Q8_0 => codes_q8_0,
-            KvFormat::Q4_0 => codes_q4_0,
+            KvFormat::Q4_0 => codes_of_least_error::<8>,
         };
+        let mut x = x.to_vec();
+        rotate(&mut x);
         let n_blocks = x.len() / BLOCK;
         let (scales, codes) = plane.split_at_mut(n_blocks * PLANE_POSITIONS * size_of::<Half>());
         let scales = blocks_mut::<[Half; PLANE_POSITIONS]>(scales, n_blocks);

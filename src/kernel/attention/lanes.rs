@@ -41,6 +41,8 @@ pub(super) trait Lanes: Copy {
     fn signed_bytes(x: &[u8; 64]) -> Self::Bytes;
     /// The low and the high nibbles.
     fn nibbles(x: &[u8; 64]) -> [Self::Bytes; 2];
+    /// `codes` plus 16 in the bytes whose byte of `fifth` has `bit`, of 0 to 7.
+    fn with_fifth_bit(codes: Self::Bytes, fifth: &[u8; 64], bit: usize) -> Self::Bytes;
     /// In every lane `sum` plus the products of its four bytes with the four signed bytes of `factors`.
     fn dot(sum: Self::Ints, bytes: Self::Bytes, factors: i32) -> Self::Ints;
     fn to_floats(ints: Self::Ints) -> Self;
@@ -116,6 +118,10 @@ impl Lanes for [f32; LANES] {
 
     fn nibbles(x: &[u8; 64]) -> [Self::Bytes; 2] {
         [x.map(|x| (x & 0x0F) as i8), x.map(|x| (x >> 4) as i8)]
+    }
+
+    fn with_fifth_bit(codes: Self::Bytes, fifth: &[u8; 64], bit: usize) -> Self::Bytes {
+        std::array::from_fn(|i| codes[i] | ((fifth[i] >> bit & 1) << 4) as i8)
     }
 
     fn dot(sum: Self::Ints, bytes: Self::Bytes, factors: i32) -> Self::Ints {
@@ -251,6 +257,17 @@ mod x86 {
             unsafe {
                 let (bytes, mask) = (_mm512_loadu_si512(x.as_ptr().cast()), _mm512_set1_epi8(0x0F));
                 [_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask)]
+            }
+        }
+
+        #[inline(always)]
+        fn with_fifth_bit(codes: __m512i, fifth: &[u8; 64], bit: usize) -> __m512i {
+            unsafe {
+                let set = _mm512_test_epi8_mask(
+                    _mm512_loadu_si512(fifth.as_ptr().cast()),
+                    _mm512_set1_epi8((1u8 << bit) as i8),
+                );
+                _mm512_or_si512(codes, _mm512_maskz_mov_epi8(set, _mm512_set1_epi8(16)))
             }
         }
 
@@ -412,6 +429,15 @@ mod x86 {
                 both!(|i| unsafe { _mm256_and_si256(bytes[i], mask) }),
                 both!(|i| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(bytes[i]), mask) }),
             ]
+        }
+
+        #[inline(always)]
+        fn with_fifth_bit(codes: [__m256i; 2], fifth: &[u8; 64], bit: usize) -> [__m256i; 2] {
+            let (fifth, bit) = (Self::signed_bytes(fifth), unsafe { _mm256_set1_epi8((1u8 << bit) as i8) });
+            both!(|i| unsafe {
+                let set = _mm256_cmpeq_epi8(_mm256_and_si256(fifth[i], bit), bit);
+                _mm256_or_si256(codes[i], _mm256_and_si256(set, _mm256_set1_epi8(16)))
+            })
         }
 
         #[inline(always)]

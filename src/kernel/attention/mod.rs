@@ -1,6 +1,6 @@
 //! Attention of the heads of a batch over the cached positions: `softmax(scale · q·keysᵀ) · values`, with ggml's roundings:
-//! against a cache in f16 queries and softmax weights are rounded to f16, against a quantized one queries are quantized
-//! to Q8_0. Products are summed in f32, in sixteen interleaved lanes on every instruction set, so that all of them give
+//! against a cache in f16 queries and softmax weights are rounded to f16, against a quantized one queries are rotated as
+//! the keys are and quantized to Q8_0. Products are summed in f32, in sixteen interleaved lanes on every instruction set, so that all of them give
 //! the same bits; neither do threads change one, nor how many tokens are computed at once.
 //!
 //! Queries that share a head of keys and values are computed together. Where there is too little for all threads to do
@@ -13,6 +13,7 @@
 
 mod cache;
 mod lanes;
+mod rotation;
 mod scores;
 mod sums;
 #[cfg(test)]
@@ -26,7 +27,8 @@ use std::ops::Range;
 use self::cache::{BLOCK, padded};
 #[cfg(target_arch = "x86_64")]
 use self::lanes::{Avx2, Avx512};
-use self::scores::{Queries, RowScores, ScoreJob, Span};
+use self::rotation::{rotate, rotate_back};
+use self::scores::{Onto, Queries, RowScores, ScoreJob, Span};
 use self::sums::{LANE_GROUP, RowWeights, SumJob};
 use super::{Isa, Kernels};
 use crate::pool::Pool;
@@ -54,16 +56,31 @@ pub struct AttentionShape {
 /// Keys and values of [`PLANE_POSITIONS`] positions of one head.
 #[derive(Debug, Clone, Copy)]
 pub struct Planes<'c> {
-    /// [`KvFormat::plane_bytes`] of `head_dim_k`
+    /// [`KvFormat::key_plane_bytes`] of `head_dim_k`
     pub keys: &'c [u8],
-    /// [`KvFormat::plane_bytes`] of `head_dim_v`
+    /// [`KvFormat::value_plane_bytes`] of `head_dim_v`
     pub values: &'c [u8],
+    /// Where keys are without their bias: cosines and sines of the positions in f16, as [`Kernels::store_key`] writes
+    /// `dim` numbers of [`KeyBias`]; else empty.
+    pub angles: &'c [u8],
+}
+
+/// The bias of keys, kept apart from quantized keys: a few channels of it are hundreds of times as large as all else.
+/// Turned by its position, it adds to a score the product of the cosines and sines of the position with numbers of the
+/// query.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyBias<'q> {
+    /// Cosines and sines a position.
+    pub dim: usize,
+    /// `[n, n_heads, dim]`
+    pub queries: &'q [f32],
 }
 
 /// Buffers of attention, kept so that generating allocates nothing.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     queries: Queries,
+    bias_queries: Queries,
     split: Buffers,
 }
 
@@ -155,6 +172,8 @@ struct Job<'j, P> {
     kernels: &'j Kernels,
     shape: &'j AttentionShape,
     queries: &'j Queries,
+    /// What meets the angles of the keys' bias, and how many these are.
+    bias: Option<(&'j Queries, usize)>,
     /// The position of the first token.
     start: usize,
     /// Keys and values by kv head and plane.
@@ -172,6 +191,7 @@ impl Kernels {
         shape: &AttentionShape,
         start: usize,
         q: &[f32],
+        key_bias: Option<KeyBias<'_>>,
         planes: impl Fn(usize, usize) -> Planes<'c> + Sync,
         scratch: &mut AttentionScratch,
         out: &mut [f32],
@@ -179,9 +199,20 @@ impl Kernels {
         let (n_q, n_out) = (shape.n_heads * shape.head_dim_k, shape.n_heads * shape.head_dim_v);
         let n = q.len() / n_q;
         assert!(q.len() == n * n_q && out.len() == n * n_out && n > 0, "queries and output of {n} tokens");
-        let AttentionScratch { queries, split } = scratch;
+        let AttentionScratch { queries, bias_queries, split } = scratch;
         self.prepare_queries(pool, shape, q, queries);
-        let job = Job { kernels: self, shape, queries, start, planes };
+        let bias = key_bias.map(|bias| {
+            assert!(shape.format != KvFormat::F16, "keys in f16 have their bias");
+            assert_eq!(bias.queries.len(), n * shape.n_heads * bias.dim, "queries of the bias");
+            let row = padded(bias.dim);
+            let floats = grown(&mut bias_queries.floats, n * shape.n_heads * row, 0.0);
+            for (from, to) in bias.queries.chunks_exact(bias.dim).zip(floats.chunks_exact_mut(row)) {
+                to[bias.dim..].fill(0.0);
+                to[..bias.dim].copy_from_slice(from);
+            }
+            (&*bias_queries, bias.dim)
+        });
+        let job = Job { kernels: self, shape, queries, bias, start, planes };
         let visible = shape.sliding_window.map_or(start + n, |window| window.min(start + n));
         let group = job.group();
         let tile_rows = TILE_ROWS.min(TILE_SCORE_BYTES * PLANE_POSITIONS / (visible * size_of::<RowScores>()));
@@ -205,6 +236,9 @@ impl Kernels {
         } else {
             job.attend_split(pool, n, split, out);
         }
+        if shape.format != KvFormat::F16 {
+            pool.for_chunks(out, n_out, |_, token| token.chunks_exact_mut(shape.head_dim_v).for_each(rotate_back));
+        }
     }
 
     /// Brings queries into the form that the keys of the cache want.
@@ -223,11 +257,14 @@ impl Kernels {
                 }
             });
         }
+        let rotated = grown(&mut out.rotated, q.len(), 0.0);
+        rotated.copy_from_slice(q);
+        pool.for_chunks(rotated, shape.n_heads * dim, |_, token| token.chunks_exact_mut(dim).for_each(rotate));
         let n_blocks = dim / BLOCK;
         let words = grown(&mut out.words, n_heads * dim / 4, 0).as_chunks_mut::<{ BLOCK / 4 }>().0;
         let scales = grown(&mut out.floats, n_heads * n_blocks, 0.0);
         let sums = grown(&mut out.sums, n_heads * n_blocks, 0);
-        let blocks = q.as_chunks::<BLOCK>().0.iter().zip(words).zip(scales.iter_mut().zip(sums));
+        let blocks = rotated.as_chunks::<BLOCK>().0.iter().zip(words).zip(scales.iter_mut().zip(sums));
         for ((x, words), (scale, sum)) in blocks {
             (*scale, *sum) = cache::query_block(x, words);
         }
@@ -287,7 +324,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
             rows.places.extend(first..first + self.group());
         }
         let (now, next) = self.plane_and_next(tile, plane);
-        let job = ScoreJob {
+        let mut job = ScoreJob {
             format: self.shape.format,
             dim: self.shape.head_dim_k,
             scale: 1.0 / (self.shape.head_dim_k as f32).sqrt(),
@@ -296,7 +333,14 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
             spans: &rows.spans,
             plane: now.keys,
             next: next.map(|next| next.keys),
+            onto: Onto::Nothing,
         };
+        if let Some((queries, dim)) = self.bias {
+            let next = next.map(|next| next.angles);
+            let of_bias = ScoreJob { format: KvFormat::F16, dim, queries, plane: now.angles, next, ..job };
+            scores(self.kernels.isa(), &of_bias, out);
+            job.onto = Onto::Scores;
+        }
         scores(self.kernels.isa(), &job, out);
     }
 

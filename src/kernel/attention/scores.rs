@@ -27,6 +27,8 @@ impl RowScores {
 /// Queries as the keys of the cache want them, all heads of all tokens one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Queries {
+    /// `[n, dim]` rotated; for F16 empty.
+    pub rotated: Vec<f32>,
     /// F16: `[n, padded dim]`, rounded to f16; else the scales `[n, dim / 32]`.
     pub floats: Vec<f32>,
     /// Four signed bytes each: `[n, dim / 4]`; for F16 empty.
@@ -59,6 +61,16 @@ pub(super) struct ScoreJob<'j> {
     pub plane: &'j [u8],
     /// What is read after this plane, to be asked for ahead.
     pub next: Option<&'j [u8]>,
+    /// What scores against quantized keys are added to.
+    pub onto: Onto,
+}
+
+/// What scores are added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Onto {
+    Nothing,
+    /// The scores that are there.
+    Scores,
 }
 
 /// Fills `out`, one a query.
@@ -97,7 +109,7 @@ fn tile_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: &[usize], til
     match job.format {
         KvFormat::F16 => half_scores::<L, G>(job, rows, tile, out),
         KvFormat::Q8_0 => integer_scores::<L, Bytes, G>(job, rows, tile, out),
-        KvFormat::Q4_0 => integer_scores::<L, Nibbles, G>(job, rows, tile, out),
+        KvFormat::Q4_0 => integer_scores::<L, FiveBits, G>(job, rows, tile, out),
     }
 }
 
@@ -135,43 +147,48 @@ fn half_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: [usize; G], t
     }
 }
 
-/// How 64 bytes of codes of keys, four a position, are multiplied with a query.
+/// How the codes of a block of sixteen keys, four bytes a position side by side, are multiplied with a query.
 trait Codes<L: Lanes> {
     /// What is added to a code in the bytes.
     const OFFSET: i32;
-    /// Elements of a position in its four bytes.
-    const ELEMENTS: usize;
-    /// Adds to the sums of `G` queries the products with `codes`, which are number `j` of their block; `words`: four
-    /// elements of each query's block each.
-    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]);
+    /// Times 64 bytes.
+    const CHUNKS: usize;
+    /// Adds to the sums of `G` queries the products with `codes`; `words`: four elements of each query's block each.
+    fn add<const G: usize>(codes: &[[u8; 64]], words: &[&[i32]; G], sums: &mut [L::Ints; G]);
 }
 
 struct Bytes;
 
 impl<L: Lanes> Codes<L> for Bytes {
     const OFFSET: i32 = L::SIGNED_OFFSET;
-    const ELEMENTS: usize = 4;
+    const CHUNKS: usize = 8;
 
     #[inline(always)]
-    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
-        let keys = L::signed_bytes(codes);
-        for g in 0..G {
-            sums[g] = L::dot(sums[g], keys, words[g][j]);
+    fn add<const G: usize>(codes: &[[u8; 64]], words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
+        for j in 0..8 {
+            let keys = L::signed_bytes(&codes[j]);
+            for g in 0..G {
+                sums[g] = L::dot(sums[g], keys, words[g][j]);
+            }
         }
     }
 }
 
-struct Nibbles;
+struct FiveBits;
 
-impl<L: Lanes> Codes<L> for Nibbles {
-    const OFFSET: i32 = 8;
-    const ELEMENTS: usize = 8;
+impl<L: Lanes> Codes<L> for FiveBits {
+    const OFFSET: i32 = 16;
+    const CHUNKS: usize = 5;
 
     #[inline(always)]
-    fn add<const G: usize>(codes: &[u8; 64], j: usize, words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
-        let [first, second] = L::nibbles(codes);
-        for g in 0..G {
-            sums[g] = L::dot(L::dot(sums[g], first, words[g][j]), second, words[g][j + BLOCK / 8]);
+    fn add<const G: usize>(codes: &[[u8; 64]], words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
+        for j in 0..4 {
+            let [first, second] = L::nibbles(&codes[j]);
+            let first = L::with_fifth_bit(first, &codes[4], j);
+            let second = L::with_fifth_bit(second, &codes[4], j + 4);
+            for g in 0..G {
+                sums[g] = L::dot(L::dot(sums[g], first, words[g][j]), second, words[g][j + 4]);
+            }
         }
     }
 }
@@ -197,10 +214,7 @@ fn integer_scores<L: Lanes, C: Codes<L>, const G: usize>(
             words[g] = &job.queries.words[block * BLOCK / 4..][..BLOCK / 4];
             sums[g] = L::ints(-C::OFFSET * job.queries.sums[block]);
         }
-        let n = BLOCK / C::ELEMENTS;
-        for (j, codes) in codes[b * n..][..n].iter().enumerate() {
-            C::add(codes, j, &words, &mut sums);
-        }
+        C::add(&codes[b * C::CHUNKS..][..C::CHUNKS], &words, &mut sums);
         let scales = L::from_halves(&scales[b]);
         for g in 0..G {
             let scale = scales.mul(L::splat(job.queries.floats[rows[g] * n_blocks + b]));
@@ -209,7 +223,11 @@ fn integer_scores<L: Lanes, C: Codes<L>, const G: usize>(
     }
     for g in 0..G {
         let to = out[g].values.as_chunks_mut::<LANES>().0;
-        scores[g].mul(L::splat(job.scale)).store(&mut to[tile]);
+        let base = match job.onto {
+            Onto::Nothing => L::splat(0.0),
+            Onto::Scores => L::load(&to[tile]),
+        };
+        scores[g].mul_add(L::splat(job.scale), base).store(&mut to[tile]);
     }
 }
 

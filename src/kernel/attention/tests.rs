@@ -16,18 +16,28 @@ struct Cache {
     values: Vec<Vec<u8>>,
     /// `[positions, n_kv_heads, head_dim]`
     plain: [Vec<f32>; 2],
+    /// `[planes]`; none where keys have no bias
+    angles: Vec<Vec<u8>>,
+}
+
+/// Angles of a position.
+const N_ANGLES: usize = 24;
+
+fn angle(position: usize, i: usize) -> f32 {
+    (position as f32 * 0.3 / (i + 1) as f32).cos()
 }
 
 impl Cache {
     fn new(kernels: &Kernels, shape: AttentionShape, n_positions: usize) -> Cache {
         let n_planes = n_positions.div_ceil(PLANE_POSITIONS);
-        let planes = |dim| vec![vec![0u8; shape.format.plane_bytes(dim)]; n_planes * shape.n_kv_heads];
+        let planes = |n_bytes| vec![vec![0u8; n_bytes]; n_planes * shape.n_kv_heads];
         let plain = |dim, seed| (0..n_positions * shape.n_kv_heads * dim).map(|i| value(i * seed + i / 50)).collect();
         let mut cache = Cache {
             shape,
-            keys: planes(shape.head_dim_k),
-            values: planes(shape.head_dim_v),
+            keys: planes(shape.format.key_plane_bytes(shape.head_dim_k)),
+            values: planes(shape.format.value_plane_bytes(shape.head_dim_v)),
             plain: [plain(shape.head_dim_k, 1), plain(shape.head_dim_v, 3)],
+            angles: Vec::new(),
         };
         for position in 0..n_positions {
             for head in 0..shape.n_kv_heads {
@@ -48,10 +58,18 @@ impl Cache {
         let mut out = vec![f32::NAN; n * shape.n_heads * shape.head_dim_v];
         let planes = |head: usize, plane: usize| {
             let i = plane * shape.n_kv_heads + head;
-            Planes { keys: self.keys[i].as_slice(), values: self.values[i].as_slice() }
+            let angles = self.angles.get(plane).map_or(&[][..], Vec::as_slice);
+            Planes { keys: self.keys[i].as_slice(), values: self.values[i].as_slice(), angles }
         };
-        kernels.attend(pool, shape, start, q, planes, &mut AttentionScratch::default(), &mut out);
+        let numbers = self.bias_numbers(q);
+        let bias = (!self.angles.is_empty()).then_some(KeyBias { dim: N_ANGLES, queries: &numbers });
+        kernels.attend(pool, shape, start, q, bias, planes, &mut AttentionScratch::default(), &mut out);
         out
+    }
+
+    /// What meets the angles of the keys' bias: any numbers will do.
+    fn bias_numbers(&self, q: &[f32]) -> Vec<f32> {
+        (0..q.len() / self.shape.head_dim_k * N_ANGLES).map(|i| 3.0 * value(i * 13)).collect()
     }
 
     /// What attention should give, from what was stored.
@@ -60,14 +78,18 @@ impl Cache {
         let row = |x: &[f32], i: usize, dim: usize| -> Vec<f64> {
             x[i * dim..][..dim].iter().map(|&x| f64::from(x)).collect()
         };
-        let mut out = Vec::new();
+        let (numbers, mut out) = (self.bias_numbers(q), Vec::new());
         for (i, _) in q.chunks_exact(head_dim_k).enumerate() {
             let (end, kv_head) = (start + i / n_heads + 1, i % n_heads / (n_heads / n_kv_heads));
             let query = row(q, i, head_dim_k);
             let first = sliding_window.map_or(0, |window| end.saturating_sub(window));
             let score = |p: usize| {
                 let key = row(&self.plain[0], p * n_kv_heads + kv_head, head_dim_k);
-                key.iter().zip(&query).map(|(a, b)| a * b).sum::<f64>() / (head_dim_k as f64).sqrt()
+                let of_bias = match self.angles[..] {
+                    [] => 0.0,
+                    _ => (0..N_ANGLES).map(|j| f64::from(numbers[i * N_ANGLES + j] * angle(p, j))).sum::<f64>(),
+                };
+                (key.iter().zip(&query).map(|(a, b)| a * b).sum::<f64>() + of_bias) / (head_dim_k as f64).sqrt()
             };
             let scores: Vec<f64> = (first..end).map(score).collect();
             let max = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -125,6 +147,37 @@ fn attention_is_a_softmax() {
             KvFormat::Q4_0 => 0.3,
         };
         assert!(error < bound, "{shape:?}: {error}");
+    }
+}
+
+/// A cache whose keys have their bias apart.
+fn with_bias(kernels: &Kernels, shape: AttentionShape, n: usize) -> Cache {
+    let mut cache = Cache::new(kernels, shape, n);
+    cache.angles = vec![vec![0; KvFormat::F16.key_plane_bytes(N_ANGLES)]; n.div_ceil(PLANE_POSITIONS)];
+    for position in 0..n {
+        let angles: Vec<f32> = (0..N_ANGLES).map(|i| angle(position, i)).collect();
+        let plane = &mut cache.angles[position / PLANE_POSITIONS];
+        kernels.store_key(KvFormat::F16, &angles, plane, position % PLANE_POSITIONS);
+    }
+    cache
+}
+
+#[test]
+fn a_bias_of_keys_adds_its_product_with_the_angles_on_every_isa_and_any_threads() {
+    let pools = [1, 2, 5].map(|n| Pool::new(Some(n)).unwrap());
+    let judge = Kernels::new(Isa::Scalar).unwrap();
+    for (shape, start, n) in shapes().into_iter().filter(|(shape, ..)| shape.format != KvFormat::F16) {
+        let cache = with_bias(&judge, shape, start + n);
+        let q = queries(&shape, n);
+        let found = cache.attend(&judge, &pools[0], start, &q);
+        let expected = cache.expected(start, &q);
+        let error = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        assert!(error < if shape.format == KvFormat::Q8_0 { 3e-2 } else { 0.4 }, "{shape:?}: {error}");
+        for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+            for pool in &pools {
+                assert_eq!(cache.attend(&kernels, pool, start, &q), found, "{shape:?} on {}", kernels.isa());
+            }
+        }
     }
 }
 
@@ -188,7 +241,7 @@ fn stored_blocks_are_those_of_the_formats() {
     for (format, ty) in [(KvFormat::Q8_0, GgmlType::Q8_0), (KvFormat::Q4_0, GgmlType::Q4_0)] {
         let (dim, position) = (64, 37);
         let x: Vec<f32> = (0..dim).map(value).collect();
-        let mut plane = vec![0; format.plane_bytes(dim)];
+        let mut plane = vec![0; format.value_plane_bytes(dim)];
         kernels.store_value(format, &x, &mut plane, position);
         let (n_blocks, code_bytes) = (dim / BLOCK, ty.block_bytes() - 2);
         let codes = n_blocks * PLANE_POSITIONS * 2 + position * n_blocks * code_bytes;
@@ -196,9 +249,12 @@ fn stored_blocks_are_those_of_the_formats() {
             let scale = &plane[(b * PLANE_POSITIONS + position) * 2..][..2];
             [scale, &plane[codes + b * code_bytes..][..code_bytes]].concat()
         };
+        let mut x = x;
+        rotate(&mut x);
         let mut decoded = vec![0.0; dim];
         ty.dequantize(&(0..n_blocks).flat_map(block).collect::<Vec<u8>>(), &mut decoded);
-        let step = if format == KvFormat::Q8_0 { 2.0 / 127.0 } else { 2.0 / 8.0 };
+        let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+        let step = if format == KvFormat::Q8_0 { largest / 127.0 } else { 2.0 * largest / 8.0 };
         let error = x.iter().zip(&decoded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(error <= step * 1.05, "{format}: {error}");
         assert!(plane.iter().filter(|&&b| b != 0).count() <= n_blocks * ty.block_bytes());
