@@ -287,10 +287,7 @@ impl Worker {
     /// nothing more.
     fn save(&self, chat: &Chat<'_>, kept: &mut Kept, go_on: &dyn Fn() -> bool) {
         match kept.file.save(&chat.session, go_on) {
-            Ok(saved) => {
-                (kept.is_due, kept.seconds) = (false, saved.seconds);
-                tracing::info!(bytes = saved.bytes, seconds = saved.seconds, "saved the KV cache");
-            }
+            Ok(saved) => (kept.is_due, kept.seconds) = (false, saved.seconds),
             Err(SaveError::Stopped) => {}
             Err(error) => {
                 kept.is_due = false;

@@ -82,7 +82,7 @@ fn wait_for_worker(events: &Receiver<Event>) {
     match warnings {
         Some(warnings) => warnings.iter().for_each(|text| output::warn(text)),
         None => {
-            output::warn("the KV cache was not saved in time; the conversation is kept, and read again the next time")
+            output::warn("the KV cache was not saved in time; the conversation is kept, and read again the next time");
         }
     }
 }

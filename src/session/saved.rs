@@ -275,11 +275,14 @@ impl KvFile {
         fs::rename(&temporary.path, &self.path).map_err(failed(&self.path))?;
         // The rename itself is on the disk when its folder is.
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
-        Ok(Saved { bytes: needed, seconds: began.elapsed().as_secs_f64() })
+        let saved = Saved { bytes: needed, seconds: began.elapsed().as_secs_f64() };
+        tracing::info!(bytes = saved.bytes, seconds = saved.seconds, "saved the KV cache");
+        Ok(saved)
     }
 
     /// Fills the session from the file and returns how many tokens it then holds. After an error the session is empty.
     pub fn load(&self, session: &mut Session<'_>) -> Result<usize, LoadError> {
+        let began = Instant::now();
         session.clear();
         let file = match open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LoadError::Absent),
@@ -307,6 +310,7 @@ impl KvFile {
         kv.commit(n);
         session.cached = tokens;
         session.replies = replies;
+        tracing::info!(bytes = found.len(), seconds = began.elapsed().as_secs_f64(), "loaded the KV cache");
         Ok(n)
     }
 }

@@ -14,7 +14,7 @@ pub struct SessionFile {
     pub(super) path: PathBuf,
     /// Bytes of the file: whole lines.
     pub(super) bytes: u64,
-    transcript: Option<Transcript>,
+    transcript: Option<Box<Transcript>>,
 }
 
 impl SessionFile {
@@ -43,7 +43,7 @@ impl SessionFile {
         }
         let transcript = read_file(&file, path)?;
         let bytes = mend(&mut file, transcript.whole_bytes).map_err(write_failed)?;
-        Ok(SessionFile { file, path: path.to_owned(), bytes, transcript: Some(transcript) })
+        Ok(SessionFile { file, path: path.to_owned(), bytes, transcript: Some(Box::new(transcript)) })
     }
 
     /// A file that was just made, for a new session.
@@ -66,7 +66,7 @@ impl SessionFile {
 
     /// What was said before; `None` for a new session.
     pub fn transcript(&self) -> Option<&Transcript> {
-        self.transcript.as_ref()
+        self.transcript.as_deref()
     }
 
     /// The line that begins the file, or another one with what cannot be saved here.
