@@ -433,7 +433,11 @@ fn passes(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-fn open_source(model: &ModelFile, arena: &Arc<Arena>, options: ReaderOptions) -> Result<Box<dyn Source>, StoreError> {
+pub(super) fn open_source(
+    model: &ModelFile,
+    arena: &Arc<Arena>,
+    options: ReaderOptions,
+) -> Result<Box<dyn Source>, StoreError> {
     let files = open_direct(model)?;
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     if options.way != Some(Way::Threads) {
