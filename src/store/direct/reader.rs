@@ -442,8 +442,8 @@ pub(super) fn open_source(
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     if options.way != Some(Way::Threads) {
         use super::uring::Uring;
-        match Uring::new() {
-            Ok(ring) => return Ok(Box::new(Uring::with_ring(ring, files, arena.clone()))),
+        match Uring::try_ring() {
+            Ok(ring) => return Ok(Box::new(Uring::new(ring, files, arena.clone()))),
             Err(source) if options.way.is_some() => return Err(StoreError::Uring(source)),
             Err(error) => tracing::info!("io_uring is refused ({error}): experts are read by threads"),
         }

@@ -26,9 +26,11 @@ pub(super) struct Uring {
 }
 
 impl Uring {
+    /// A ring that was seen to work.
+    ///
     /// # Errors
     /// Where this kernel has no io_uring or does not let this process have it.
-    pub(super) fn new() -> io::Result<IoUring> {
+    pub(super) fn try_ring() -> io::Result<IoUring> {
         let mut ring = IoUring::new(MAX_REQUESTS as u32)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
@@ -43,7 +45,7 @@ impl Uring {
         Ok(ring)
     }
 
-    pub(super) fn with_ring(ring: IoUring, files: Vec<File>, arena: Arc<Arena>) -> Uring {
+    pub(super) fn new(ring: IoUring, files: Vec<File>, arena: Arc<Arena>) -> Uring {
         Uring { ring, files, arena, untaken: VecDeque::with_capacity(MAX_REQUESTS), refused: None }
     }
 
