@@ -2,6 +2,7 @@
 //! port through which experts are asked for, large files that pass through, and the gauges of this process and machine.
 
 mod cache;
+pub mod direct;
 mod experts;
 mod guard;
 mod mapping;
