@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_page_lost_to_truncation_is_zeros_and_noted() {
         let file = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut &file, &[7; 16 * PAGE]).unwrap();
+        std::io::Write::write_all(&mut &file, &vec![7; 16 * PAGE]).unwrap();
         // SAFETY: nobody else has this file; what happens to it is the test.
         let map = unsafe { Mmap::map(&file) }.unwrap();
         let guard = Guard::new(&map);

@@ -374,7 +374,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let plan = TensorPlan { name: "x".into(), shape: vec![1 << 20], ty: GgmlType::I8 };
         let mut writer = Writer::new(file.as_file(), &Metadata::default(), &[plan]).unwrap();
-        writer.write("x", &[7; 1 << 20]).unwrap();
+        writer.write("x", &vec![7; 1 << 20]).unwrap();
         writer.finish().unwrap();
         let model = ModelFile::open(&file).unwrap();
         let bytes = model.tensor_bytes(&model.gguf().tensors[0]);
