@@ -114,21 +114,20 @@ fn tables(replay: &Replay, runs: &[Vec<Run>], per_layer: bool) -> String {
         part(&outcome.cold).tokens + part(&outcome.warm).tokens
     };
     let (prompt, generate) = (total(|p| p.prompt), total(|p| p.generate));
-    text += &format!("{generate} tokens one at a time, {prompt} in batches, {} passes\n", replay.n_passes());
+    text += &line(format_args!("{generate} tokens one at a time, {prompt} in batches, {} passes", replay.n_passes()));
     text += &row("experts in memory, GB", runs[0].iter().map(|r| gigabytes(r.budget as f64)));
     text += &row("  of all", runs[0].iter().map(|r| format!("{:.2}", r.budget as f64 / all as f64)));
-    let percent = |c: Counts| c.hit_rate().map_or("–".into(), |r| format!("{:.1}%", 100.0 * r));
-    let read = |c: Counts| c.bytes_per_token().map_or("–".into(), |b| format!("{:.3}", b / 1e9));
-    let blocks: [(&str, fn(&ReplayOutcome) -> Counts, &dyn Fn(Counts) -> String); 4] = [
-        ("hits of single tokens, once memory is full", |o| o.warm.generate, &percent),
-        ("GB read for each", |o| o.warm.generate, &read),
-        ("hits of single tokens, before", |o| o.cold.generate, &percent),
-        ("GB read for each token of a batch, all", |o| o.cold.prompt.plus(o.warm.prompt), &read),
+    let block = |title, part, show| Block { title, part, show };
+    let blocks = [
+        block("hits of single tokens, once memory is full", |o| o.warm.generate, percent),
+        block("GB read for each", |o| o.warm.generate, read),
+        block("hits of single tokens, before", |o| o.cold.generate, percent),
+        block("GB read for each token of a batch, all", |o| o.cold.prompt.plus(o.warm.prompt), read),
     ];
-    for (title, part, show) in blocks {
+    for Block { title, part, show } in blocks {
         let counted = |run: &Run| part(&run.outcome).tokens > 0;
         if runs.iter().flatten().any(counted) {
-            text += &format!("\n{title}\n");
+            text += &line(format_args!("\n{title}"));
             for runs in runs {
                 text += &row(&name(runs[0].rule), runs.iter().map(|r| show(part(&r.outcome))));
             }
@@ -136,13 +135,33 @@ fn tables(replay: &Replay, runs: &[Vec<Run>], per_layer: bool) -> String {
     }
     if per_layer {
         for runs in runs {
-            text += &format!("\nhits of single tokens by layer, {}\n", name(runs[0].rule));
+            text += &line(format_args!("\nhits of single tokens by layer, {}", name(runs[0].rule)));
             for layer in (0..shape.layers.len()).filter(|&l| shape.layers[l].n_experts > 0) {
                 text += &row(&layer.to_string(), runs.iter().map(|r| percent(r.outcome.layers[layer])));
             }
         }
     }
     text
+}
+
+/// Rows of one figure.
+struct Block {
+    title: &'static str,
+    part: fn(&ReplayOutcome) -> Counts,
+    show: fn(Counts) -> String,
+}
+
+fn percent(c: Counts) -> String {
+    c.hit_rate().map_or("–".into(), |rate| format!("{:.1}%", 100.0 * rate))
+}
+
+/// GB a token.
+fn read(c: Counts) -> String {
+    c.bytes_per_token().map_or("–".into(), |bytes| format!("{:.3}", bytes / 1e9))
+}
+
+fn line(text: std::fmt::Arguments<'_>) -> String {
+    format!("{text}\n")
 }
 
 fn row(head: &str, cells: impl Iterator<Item = String>) -> String {

@@ -255,7 +255,7 @@ fn parts(shape: &Shape, budget: u64) -> Vec<u64> {
     let all = shape.expert_bytes().max(1);
     let share = |l: &super::trace::LayerShape| {
         let bytes = u128::from(l.slot_bytes) * u128::from(l.n_experts) * u128::from(budget) / u128::from(all);
-        if l.slot_bytes == 0 { 0 } else { bytes as u64 / l.slot_bytes * l.slot_bytes }
+        (bytes as u64).checked_div(l.slot_bytes).map_or(0, |n| n * l.slot_bytes)
     };
     let mut parts: Vec<u64> = shape.layers.iter().map(share).collect();
     let mut left = budget.saturating_sub(parts.iter().sum());

@@ -105,8 +105,9 @@ impl Policy {
             Policy::LeastStale => key - clock + passed,
             Policy::LongestWait { half_life } => {
                 let lambda = half_life.recip();
-                // The sum of an expert used by every token is 1 / (1 - 2^-λ).
-                let rate = (key - lambda * clock).exp2() * one_less_halved(lambda);
+                // The sum of an expert used by every token since the first; layers that are a token behind then compare.
+                let most = one_less_halved(lambda * clock) / one_less_halved(lambda);
+                let rate = (key - lambda * clock).exp2() / most.max(f64::MIN_POSITIVE);
                 passed - rate.recip()
             }
         }
