@@ -28,6 +28,23 @@ pub enum StoreError {
          model is damaged, convert it again"
     )]
     Experts { name: String, found: Vec<u64>, gate: String },
+    #[error("{bytes} bytes of memory for experts are refused: {source}; give the model less memory")]
+    Arena { bytes: u64, source: io::Error },
+    #[error("a model in memory has no file to read experts from; use it mapped")]
+    InMemory,
+    #[error("{}: cannot be read past the page cache: {source}; use the model mapped", path.display())]
+    Direct { path: PathBuf, source: io::Error },
+    #[error(
+        "{}: reads past the page cache give other bytes than reads through it, at {offset}; use the model mapped, or \
+         copy it to another disk", path.display()
+    )]
+    DirectDiffers { path: PathBuf, offset: u64 },
+    #[error("{}: was replaced by another file after it was opened; start again", path.display())]
+    Replaced { path: PathBuf },
+    #[error("no thread to read experts with can be started: {0}; end other programs or raise the limit of threads")]
+    Threads(io::Error),
+    #[error("io_uring is refused: {0}; read with threads")]
+    Uring(io::Error),
 }
 
 /// Bytes of one of a model's files.

@@ -1,6 +1,7 @@
 //! How the bytes of a model become resident: the mapping of its files, what of them the kernel holds in memory, the
 //! port through which experts are asked for, and the gauges of this process and machine.
 
+pub mod direct;
 mod experts;
 mod mapping;
 mod residency;

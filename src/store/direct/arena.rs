@@ -1,0 +1,81 @@
+//! Anonymous memory for expert bytes, cut by the caller: a size in, slices of what was read into it out.
+
+use memmap2::{MmapMut, MmapRaw};
+
+use super::ALIGN;
+use crate::store::StoreError;
+
+/// Page-aligned memory that takes none of the machine's before it is written to.
+#[derive(Debug)]
+pub struct Arena {
+    map: MmapRaw,
+}
+
+impl Arena {
+    /// An arena of `bytes`, rounded up to [`ALIGN`].
+    ///
+    /// # Errors
+    /// Where the system refuses that much.
+    pub fn new(bytes: u64) -> Result<Arena, StoreError> {
+        let refused = |source| StoreError::Arena { bytes, source };
+        let length = bytes.max(1).checked_next_multiple_of(ALIGN).and_then(|b| isize::try_from(b).ok());
+        let length = length.ok_or_else(|| refused(std::io::ErrorKind::OutOfMemory.into()))?;
+        let map = MmapMut::map_anon(length as usize).map_err(refused)?;
+        Ok(Arena { map: map.into() })
+    }
+
+    /// Its bytes, a multiple of [`ALIGN`].
+    #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
+    pub fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Gives the memory of the whole pages in a range back to the system; they read as zeros then. Linux only: elsewhere
+    /// the memory stays taken.
+    ///
+    /// # Panics
+    /// Where the range is not within the arena.
+    pub fn discard(&self, at: u64, n: u64) {
+        self.check(at, n);
+        #[cfg(target_os = "linux")]
+        {
+            let page = rustix::param::page_size() as u64;
+            let (start, end) = (at.next_multiple_of(page), (at + n) / page * page);
+            if start < end {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                // SAFETY: The pages are within this anonymous private mapping and stay mapped: they turn to zeros, any
+                // value is valid in them, and by the contract of `bytes` no slice of them lives.
+                let _ = unsafe { self.map.unchecked_advise_range(advice, start as usize, (end - start) as usize) };
+            }
+        }
+    }
+
+    /// The `n` bytes at `at`.
+    ///
+    /// # Safety
+    /// While the slice lives, no read into the range may be in flight or start, and the range may not be discarded.
+    ///
+    /// # Panics
+    /// Where the range is not within the arena.
+    pub unsafe fn bytes(&self, at: u64, n: usize) -> &[u8] {
+        self.check(at, n as u64);
+        // SAFETY: The range is within the mapping, which lives as long as the arena, is initialized (with zeros at
+        // first) and is not written to while the slice lives, as the caller has promised.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(at as usize), n) }
+    }
+
+    /// Where the `n` bytes at `at` lie, for a read into them.
+    ///
+    /// # Panics
+    /// Where the range is not within the arena.
+    pub(super) fn target(&self, at: u64, n: u64) -> *mut u8 {
+        self.check(at, n);
+        // SAFETY: The offset is within the mapping.
+        unsafe { self.map.as_mut_ptr().add(at as usize) }
+    }
+
+    fn check(&self, at: u64, n: u64) {
+        let end = at.checked_add(n);
+        assert!(end.is_some_and(|end| end <= self.len()), "{n} bytes at {at} of an arena of {}", self.len());
+    }
+}
