@@ -1,6 +1,7 @@
 //! How the bytes of a model become resident: the mapping of its files, what of them the kernel holds in memory, the
 //! port through which experts are asked for, and the gauges of this process and machine.
 
+mod cache;
 pub mod direct;
 mod experts;
 mod mapping;
@@ -8,6 +9,7 @@ mod residency;
 mod survey;
 mod system;
 
+pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
 pub use experts::{ExpertBytes, ExpertStore, LayerExperts};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError};
 pub use residency::Residency;
