@@ -56,10 +56,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let compute = options.compute()?;
     let file = session::open_file(path)?;
-    let model = session::bind_model(path, &file)?;
+    let model = session::bind_model(path, &file, &options)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
     words.warnings.iter().for_each(|w| output::warn(w));
     let watch = Watch::unattended(&file, &model, options.prefetch);
+    output::tell_paging(&watch);
     let mut chat = session::chat(&model, &compute, &words, &options)?;
 
     let prompt = match (&args.ids_file, &text) {
@@ -107,7 +108,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         return Err(error.into());
     }
     if args.json {
-        output::print_json(&report(&said, stop, &stats))?;
+        let mut report = report(&said, stop, &stats);
+        report["paging"] = watch.telemetry.paging().map(|paging| output::paging_json(&paging.snapshot())).into();
+        output::print_json(&report)?;
     } else if !said.ends_with('\n') {
         output::print("\n")?;
     }

@@ -10,7 +10,7 @@ pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, ope
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, MAX_BATCH, Model, State};
+use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, Model, State};
 use crate::sampler::Sampler;
 
 /// A model, a KV cache, and the tokens that are in it.
@@ -126,11 +126,12 @@ impl<'m> Session<'m> {
     /// the last pass had: the logits of these can be asked for.
     fn compute(&mut self, tokens: &[u32], control: Control<'_>) -> Result<usize, ForwardError> {
         let mut last = 0;
-        for batch in tokens.chunks(MAX_BATCH) {
+        for batch in tokens.chunks(self.model.max_batch()) {
             self.model.forward(self.compute, &mut self.state, batch, control)?;
             self.cached.extend_from_slice(batch);
             last = batch.len();
             let t = control.telemetry;
+            t.prompt_in_pass.clear();
             t.prompt_done.set(t.prompt_done.get().unwrap_or(0) + batch.len() as u64);
             t.kv_used.set(self.state.kv.len() as u64);
             t.kv_bytes.set(self.state.kv.bytes() as u64);
@@ -151,12 +152,10 @@ impl<'m> Session<'m> {
         self.keep(common);
         let t = control.telemetry;
         t.kv_capacity.set(self.capacity() as u64);
-        t.prompt_done.set(common as u64);
-        t.prompt_total.set(prompt.len() as u64);
+        t.begin_prompt(common as u64, prompt.len() as u64);
         let began = Instant::now();
         let outcome = self.compute(&prompt[common..], control);
-        t.prompt_done.clear();
-        t.prompt_total.clear();
+        t.end_prompt();
         let last = outcome?;
         let seconds = began.elapsed().as_secs_f64();
         let stats = PromptStats { reused: common, computed: prompt.len() - common, seconds };
@@ -193,11 +192,12 @@ impl<'m> Session<'m> {
         if tokens.len() > self.capacity() {
             return Err(SessionError::ContextFull { needed: tokens.len(), capacity: self.capacity() });
         }
-        for (i, batch) in tokens.chunks(MAX_BATCH).enumerate() {
+        let max_batch = self.model.max_batch();
+        for (i, batch) in tokens.chunks(max_batch).enumerate() {
             self.compute(batch, control)?;
             for first in (0..batch.len()).step_by(ROWS) {
                 let rows = first..batch.len().min(first + ROWS);
-                each(i * MAX_BATCH + first, self.model.logits(self.compute, &mut self.state, rows));
+                each(i * max_batch + first, self.model.logits(self.compute, &mut self.state, rows));
             }
         }
         Ok(())
