@@ -110,14 +110,8 @@ impl Pager {
         paging: Arc<Paging>,
         map: Arc<ExpertMap>,
     ) -> Pager {
-        let absent = Entry {
-            state: State::Absent,
-            slot: 0,
-            ticket: 0,
-            wanted: false,
-            guess: false,
-            place: Place::Cold,
-        };
+        let absent =
+            Entry { state: State::Absent, slot: 0, ticket: 0, wanted: false, guess: false, place: Place::Cold };
         let counts = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts()));
         let firsts = counts.clone().scan(0, |sum, n| Some(std::mem::replace(sum, *sum + n))).collect();
         let largest = places.layers.iter().flatten().map(|l| l.slot_bytes).max().unwrap_or(0);
@@ -321,7 +315,9 @@ impl Pager {
                 return;
             }
             let id = ExpertId { layer: layer as u32, expert: expert as u32 };
-            if self.entry(id).state == State::Absent && self.begin(places, id, Place::Cold, Urgency::Speculative).is_ok() {
+            if self.entry(id).state == State::Absent
+                && self.begin(places, id, Place::Cold, Urgency::Speculative).is_ok()
+            {
                 self.entry(id).guess = true;
                 self.cache.pin(id);
                 self.held.push(id);
@@ -398,13 +394,7 @@ impl Pager {
     }
 
     /// Makes room for an expert and has it read.
-    fn begin(
-        &mut self,
-        places: &Places<'_>,
-        id: ExpertId,
-        place: Place,
-        urgency: Urgency,
-    ) -> Result<(), NoRoom> {
+    fn begin(&mut self, places: &Places<'_>, id: ExpertId, place: Place, urgency: Urgency) -> Result<(), NoRoom> {
         let mut evicted = std::mem::take(&mut self.evicted);
         let inserted = self.cache.insert(id, place, &mut evicted);
         self.evicted = evicted;

@@ -157,7 +157,10 @@ fn read_experts(model: &ModelFile) -> bool {
                     assert_eq!(taken, [expert]);
                     let bytes = wanted.taken().bytes(expert);
                     let of = |tensor: &TensorInfo| tensor.n_bytes / n_experts as u64;
-                    assert_eq!([bytes.gate, bytes.up, bytes.down].map(|b| b.len() as u64), [of(gate), of(up), of(down)]);
+                    assert_eq!(
+                        [bytes.gate, bytes.up, bytes.down].map(|b| b.len() as u64),
+                        [of(gate), of(up), of(down)]
+                    );
                 }
             }
         }
