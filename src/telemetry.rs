@@ -1,8 +1,13 @@
 //! Gauges and counters of the running engine: written by the engine with relaxed atomics, pulled by the screen once a
 //! frame as a [`Snapshot`]. Counters only grow; a gauge that is not known reads as `None`, never as zero.
 
+mod paging;
+
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use paging::{Paging, PagingSnapshot, PagingWay};
 
 const UNKNOWN: u64 = u64::MAX;
 
@@ -142,6 +147,8 @@ pub struct Telemetry {
     /// Tokens of the prompt being read, and how many are done.
     pub prompt_total: Gauge,
     pub prompt_done: Gauge,
+    /// Tokens that the pass at hand has done so far: its share of layers and experts, in tokens.
+    pub prompt_in_pass: Gauge,
     /// Tokens a second times 1000.
     pub prompt_milli_tok_s: Gauge,
     pub generate_milli_tok_s: Gauge,
@@ -151,24 +158,64 @@ pub struct Telemetry {
     /// How residency was read: `cachestat`, `mincore`, or unknown.
     residency_source: Mutex<Option<&'static str>>,
     experts: Mutex<Option<Arc<ExpertMap>>>,
+    paging: Mutex<Option<Arc<Paging>>>,
+    /// When the prompt being read was begun, and with how many tokens done.
+    prompt_began: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Telemetry {
+    /// A prompt of `total` tokens is read from here on; `done` of them are in the KV cache.
+    pub fn begin_prompt(&self, done: u64, total: u64) {
+        *self.prompt_began.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), done));
+        self.prompt_in_pass.clear();
+        self.prompt_done.set(done);
+        self.prompt_total.set(total);
+    }
+
+    /// Tokens of the prompt that are done, and all of them; `None` where no prompt is read.
+    fn prompt(&self) -> Option<(u64, u64)> {
+        let (done, total) = self.prompt_done.get().zip(self.prompt_total.get())?;
+        Some(((done + self.prompt_in_pass.get().unwrap_or(0)).min(total), total))
+    }
+
+    pub fn end_prompt(&self) {
+        self.prompt_done.clear();
+        self.prompt_total.clear();
+        *self.prompt_began.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How long the rest of the prompt will take at the speed so far; `None` where there is no prompt or no speed yet.
+    fn prompt_left(&self) -> Option<Duration> {
+        let (began, first) = (*self.prompt_began.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (done, total) = self.prompt()?;
+        let read = done.checked_sub(first).filter(|&read| read > 0)?;
+        Some(began.elapsed().mul_f64(total.saturating_sub(done) as f64 / read as f64))
+    }
+
+    /// The counts of the loaded model's experts; `None` for a dense model.
+    pub fn paging(&self) -> Option<Arc<Paging>> {
+        self.paging.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_paging(&self, paging: Option<Arc<Paging>>) {
+        *self.paging.lock().unwrap_or_else(PoisonError::into_inner) = paging;
+    }
+
     /// The map of the loaded model; `None` before one is loaded.
     pub fn experts(&self) -> Option<Arc<ExpertMap>> {
-        self.experts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.experts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn set_experts(&self, map: Option<Arc<ExpertMap>>) {
-        *self.experts.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = map;
+        *self.experts.lock().unwrap_or_else(PoisonError::into_inner) = map;
     }
 
     pub fn residency_source(&self) -> Option<&'static str> {
-        *self.residency_source.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self.residency_source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set_residency_source(&self, source: Option<&'static str>) {
-        *self.residency_source.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = source;
+        *self.residency_source.lock().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
     /// One consistent enough reading of all gauges, for a frame.
@@ -185,13 +232,15 @@ impl Telemetry {
             disk_read_bytes: self.disk_read_bytes.get(),
             major_faults: self.major_faults.get(),
             minor_faults: self.minor_faults.get(),
-            prompt: self.prompt_done.get().zip(self.prompt_total.get()),
+            prompt: self.prompt(),
+            prompt_left: self.prompt_left(),
             prompt_tok_s: self.prompt_milli_tok_s.get().map(|m| m as f64 / 1000.0),
             generate_tok_s: self.generate_milli_tok_s.get().map(|m| m as f64 / 1000.0),
             kv_used: self.kv_used.get(),
             kv_capacity: self.kv_capacity.get(),
             kv_bytes: self.kv_bytes.get(),
             experts: self.experts(),
+            paging: self.paging().map(|paging| paging.snapshot()),
         }
     }
 }
@@ -212,10 +261,13 @@ pub struct Snapshot {
     pub minor_faults: Option<u64>,
     /// `(done, total)` tokens of the prompt being read.
     pub prompt: Option<(u64, u64)>,
+    /// How long the rest of it will take.
+    pub prompt_left: Option<Duration>,
     pub prompt_tok_s: Option<f64>,
     pub generate_tok_s: Option<f64>,
     pub kv_used: Option<u64>,
     pub kv_capacity: Option<u64>,
     pub kv_bytes: Option<u64>,
     pub experts: Option<Arc<ExpertMap>>,
+    pub paging: Option<PagingSnapshot>,
 }

@@ -208,7 +208,7 @@ impl Worker {
     /// Loads a model and answers with it until another one is asked for. File, model and session live on this stack.
     fn serve(&self, path: &Path) -> Result<Next, EngineError> {
         let file = session::open_file(path)?;
-        let model = session::bind_model(path, &file)?;
+        let model = session::bind_model(path, &file, &self.options)?;
         let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
         let watch =
             Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);

@@ -77,9 +77,10 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let began = Instant::now();
     let compute = options.compute()?;
     let file = session::open_file(path)?;
-    let model = session::bind_model(path, &file)?;
+    let model = session::bind_model(path, &file, &options)?;
     let load_ms = began.elapsed().as_secs_f64() * 1000.0;
     let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
+    output::tell_paging(&watch);
     let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let mut ids = Ids { state: 1, n_vocab: model.hyperparameters().n_vocab };
     let control = watch.control();
@@ -119,6 +120,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
             "load_ms": load_ms,
             "peak_rss_bytes": System::discover().process().peak_rss_bytes,
             "disk_read_bytes": System::discover().process().disk_read_bytes,
+            "paging": watch.telemetry.paging().map(|paging| output::paging_json(&paging.snapshot())),
         }))?;
     } else {
         let lines = [prompt.map(|s| s.line("prompt")), generate.map(|s| s.line("generate"))];

@@ -10,6 +10,7 @@ use crate::kernel::Isa;
 use crate::model::Prefetch;
 use crate::sampler::SamplingParams;
 use crate::session::EngineOptions;
+use crate::store::PagingChoice;
 
 /// How the engine runs, whatever it is asked to do.
 #[derive(Debug, Args)]
@@ -30,7 +31,7 @@ pub(super) struct Common {
     /// Memory to count with, for example 8G [default: what the machine and its limits leave]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     ram: Option<u64>,
-    /// Never ask for experts before they are needed
+    /// Never read experts before the router has chosen them
     #[arg(long)]
     no_prefetch: bool,
     /// Format of the KV cache
@@ -49,14 +50,16 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn engine(&self) -> anyhow::Result<EngineOptions> {
-        if self.paging == "direct" {
-            return Err(usage("--paging direct is not in this version; use mapped"));
-        }
         Ok(EngineOptions {
             threads: self.threads.map(|n| n as usize),
             context: self.ctx.map(|n| n as usize),
             isa: self.isa.as_deref().map(str::parse::<Isa>).transpose()?,
             kv: self.kv.parse()?,
+            paging: match self.paging.as_str() {
+                "mapped" => PagingChoice::Mapped,
+                "direct" => PagingChoice::Direct,
+                _ => PagingChoice::Auto,
+            },
             prefetch: if self.no_prefetch { Prefetch::Off } else { Prefetch::On },
             ram: self.ram,
             trace: self.trace.clone(),

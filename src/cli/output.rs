@@ -4,6 +4,11 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use crate::session::Watch;
+use crate::telemetry::PagingSnapshot;
+
 /// Wrong use of the command line: exit code 2.
 #[derive(Debug)]
 pub(super) struct Usage(String);
@@ -38,6 +43,50 @@ pub(super) fn print_json(value: &serde_json::Value) -> io::Result<()> {
 
 pub(super) fn warn(message: &str) {
     eprintln!("wayinfer: {message}");
+}
+
+/// Says in a line how the experts of a model arrive, where they do not all fit.
+pub(super) fn tell_paging(watch: &Watch) {
+    let Some(paging) = watch.telemetry.paging() else { return };
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    if let Some(budget) = paging.budget_bytes.get().filter(|&budget| budget < paging.total_bytes) {
+        let (way, total) = (&paging.way, paging.total_bytes);
+        warn(&format!(
+            "experts: {:.2} of {:.2} GB fit in memory, the rest is read as it is needed, {} ({})",
+            gigabytes(budget),
+            gigabytes(total),
+            way.name,
+            way.reason
+        ));
+    }
+}
+
+/// What experts cost, as `--json` has it.
+pub(super) fn paging_json(paging: &PagingSnapshot) -> serde_json::Value {
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let [stalls, computes]: [Vec<f64>; 2] =
+        [0, 1].map(|i| paging.layers.iter().map(|&(stall, compute)| ms([stall, compute][i])).collect());
+    json!({
+        "way": paging.way.name,
+        "reason": paging.way.reason,
+        "budget_bytes": paging.budget_bytes,
+        "resident_bytes": paging.resident_bytes,
+        "requested_bytes": paging.requested_bytes,
+        "hit_bytes": paging.hit_bytes,
+        "hit_rate": paging.hit_rate(),
+        "demand_bytes": paging.demand_bytes,
+        "speculated_bytes": paging.speculated_bytes,
+        "speculated_used_bytes": paging.speculated_used_bytes,
+        "wasted_bytes": paging.wasted_bytes,
+        "evicted_bytes": paging.evicted_bytes,
+        "passes": paging.passes,
+        "stall_ms": ms(paging.stall),
+        "compute_ms": ms(paging.compute),
+        "last_stall_ms": ms(paging.last_stall),
+        "last_compute_ms": ms(paging.last_compute),
+        "layer_stall_ms": stalls,
+        "layer_compute_ms": computes,
+    })
 }
 
 /// Reads a file whole, up to a limit that keeps a mistake (a model where a text was meant) from filling memory.

@@ -61,10 +61,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let session = args.session.open(args.system.as_deref())?;
     let compute = options.compute()?;
     let file = session::open_file(path)?;
-    let model = session::bind_model(path, &file)?;
+    let model = session::bind_model(path, &file, &options)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
     words.warnings.iter().for_each(|w| output::warn(w));
     let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
+    output::tell_paging(&watch);
     let mut chat = session::chat(&model, &compute, &words, &options)?;
 
     let mut turn = None;
@@ -130,7 +131,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let traced = watch.finish_trace();
     let printed = match (&outcome, failed) {
         (_, Some(error)) => Err(error),
-        (Ok((stop, stats)), None) if args.json => output::print_json(&report(&said, *stop, stats, prompt_stats.reused)),
+        (Ok((stop, stats)), None) if args.json => {
+            let mut report = report(&said, *stop, stats, prompt_stats.reused);
+            report["paging"] = watch.telemetry.paging().map(|paging| output::paging_json(&paging.snapshot())).into();
+            output::print_json(&report)
+        }
         (Ok(_), None) if !said.ends_with('\n') => output::print("\n"),
         _ => Ok(()),
     };

@@ -182,6 +182,47 @@ impl Kernels {
             self.add(chunk, &sums[..chunk.len()]);
         });
     }
+
+    /// `out[slot] = W x[slot] + b` for each slot, `[slots, n_out]`, with the matrix that `projection` gives for it, all of
+    /// one shape and format. `x`: a row for each slot. With [`Kernels::add_weighted`] it makes in two steps, and to the
+    /// bit, what [`Kernels::add_projected`] makes in one.
+    pub fn project_slots<'a>(
+        &self,
+        pool: &Pool,
+        x: &mut TokenRows<'_>,
+        n_slots: usize,
+        projection: impl Fn(usize) -> Projection<'a> + Sync,
+        out: &mut [f32],
+    ) {
+        let first = projection(0);
+        let n_out = first.weight.n_rows();
+        assert_eq!(out.len(), n_slots * n_out, "output of the products");
+        x.prepare(Self::form(&first.weight), self);
+        let x = &*x;
+        let len = piece_len(row_bytes(&first.weight), out.len(), pool);
+        pool.for_chunks(out, len, |i, chunk| {
+            let (mut start, mut rest) = (i * len, chunk);
+            while !rest.is_empty() {
+                let (slot, row) = (start / n_out, start % n_out);
+                let (now, later) = rest.split_at_mut((n_out - row).min(rest.len()));
+                let product = self.row_product(projection(slot), x, slot);
+                product.each(row..row + now.len(), |i, value| now[i] = value);
+                (start, rest) = (start + now.len(), later);
+            }
+        });
+    }
+
+    /// `hidden += Σ weights[slot] · row(slot)`, summed in the order of the slots.
+    pub fn add_weighted<'a>(&self, weights: &[f32], row: impl Fn(usize) -> &'a [f32], hidden: &mut [f32]) {
+        for (i, chunk) in hidden.chunks_mut(PIECE_ROWS).enumerate() {
+            let rows = i * PIECE_ROWS..i * PIECE_ROWS + chunk.len();
+            let mut sums = [0.0; PIECE_ROWS];
+            for (slot, weight) in weights.iter().enumerate() {
+                sums.iter_mut().zip(&row(slot)[rows.clone()]).for_each(|(sum, value)| *sum += weight * value);
+            }
+            self.add(chunk, &sums[..chunk.len()]);
+        }
+    }
 }
 
 fn row_bytes(weight: &Matrix<'_>) -> usize {
@@ -298,5 +339,18 @@ mod tests {
             *x += (0..n_slots).map(|slot| slot_weights[slot] * outs[slot][row]).sum::<f32>();
         }
         assert_eq!(hidden, expected);
+
+        // The same in steps, whatever the order and company in which the slots are computed.
+        let mut staged = values(n_ff);
+        let mut products = vec![Vec::new(); n_slots];
+        for group in [&[3, 0][..], &[4, 1, 2]] {
+            let rows: Vec<f32> = group.iter().flat_map(|&slot| &inner[slot * N_IN..][..N_IN]).copied().collect();
+            let mut out = vec![f32::NAN; group.len() * n_ff];
+            let mut rows = TokenRows::new(&rows, N_IN, &mut scratch);
+            kernels.project_slots(&pool, &mut rows, group.len(), |i| projection(group[i]), &mut out);
+            group.iter().zip(out.chunks_exact(n_ff)).for_each(|(&slot, row)| products[slot] = row.to_vec());
+        }
+        kernels.add_weighted(&slot_weights, |slot| &products[slot], &mut staged);
+        assert_eq!(staged, expected);
     }
 }

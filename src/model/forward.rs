@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::kernel::{AttentionScratch, KeyBias};
-use crate::store::{Outcome, TraceRecorder};
+use crate::store::{Outcome, PagingError, StoreError, TraceRecorder};
 use crate::telemetry::{ExpertMap, Telemetry};
 
 use super::Model;
@@ -14,13 +15,17 @@ use super::kv_cache::{KvCache, KvCacheError, KvParams};
 use super::moe::{MoeScratch, RoutedLayer};
 use super::weights::{FeedForward, Layer, Linear};
 
-/// The most tokens that one pass takes; longer prompts are cut into passes.
-pub const MAX_BATCH: usize = 512;
+/// The most tokens that one pass takes where every expert fits; longer prompts are cut into passes.
+const MAX_BATCH: usize = 512;
+/// The most that one takes where experts are read anew in every pass.
+const MAX_PAGED_BATCH: usize = 4096;
+/// The share of the experts' memory that the buffers of such a pass may take.
+const SCRATCH_SHARE: u64 = 16;
 
 /// What may stop a pass, and where it reports.
 #[derive(Debug, Clone, Copy)]
 pub struct Control<'c> {
-    /// Looked at before every layer.
+    /// Looked at before every layer, and before every expert of a batch.
     pub cancel: &'c AtomicBool,
     pub telemetry: &'c Telemetry,
     pub experts: &'c ExpertMap,
@@ -29,7 +34,13 @@ pub struct Control<'c> {
     pub trace: Option<&'c TraceRecorder>,
 }
 
-/// Whether experts are asked for as soon as the router has chosen, or read where they are first touched.
+impl Control<'_> {
+    pub(super) fn check(&self) -> Result<(), ForwardError> {
+        if self.cancel.load(Ordering::Relaxed) { Err(ForwardError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Whether the experts of a layer are guessed, and read on an idle disk, before the router has chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Prefetch {
     #[default]
@@ -44,6 +55,11 @@ pub enum ForwardError {
     Cancelled,
     #[error(transparent)]
     KvCache(#[from] KvCacheError),
+    #[error(transparent)]
+    Paging(#[from] PagingError),
+    /// Bytes of the model are gone or not what they were.
+    #[error(transparent)]
+    File(#[from] StoreError),
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
     Token { token: u32, n_vocab: usize },
 }
@@ -90,8 +106,23 @@ impl State {
 }
 
 impl Model<'_> {
-    /// Computes `tokens` (1 to [`MAX_BATCH`]) at the positions after those in the cache. Afterwards [`Model::logits`]
-    /// gives the logits of any of these positions.
+    /// The most tokens that one pass takes. Where experts are read anew in every pass, it is as many as buffers allow: a
+    /// long prompt then reads each expert once.
+    pub fn max_batch(&self) -> usize {
+        if self.experts.is_whole() {
+            return MAX_BATCH;
+        }
+        let h = &self.hyperparameters;
+        let moe = h.moe.map_or(0, |moe| moe.n_experts + moe.n_used * h.n_embd + 2 * moe.n_ff + h.n_embd);
+        let qkv = h.n_heads * (h.head_dim_k + h.head_dim_v) + h.n_kv_heads * (h.head_dim_k + h.head_dim_v);
+        let n_ff = h.n_ff.iter().copied().max().unwrap_or(0);
+        let token_bytes = size_of::<f32>() * (5 * h.n_embd + qkv + h.n_rot + 2 * n_ff + moe);
+        let n = self.experts.budget() / SCRATCH_SHARE / token_bytes.max(1) as u64;
+        (n as usize).clamp(MAX_BATCH, MAX_PAGED_BATCH)
+    }
+
+    /// Computes `tokens` (1 to [`Model::max_batch`]) at the positions after those in the cache. Afterwards
+    /// [`Model::logits`] gives the logits of any of these positions.
     pub fn forward(
         &self,
         compute: &Compute,
@@ -99,7 +130,7 @@ impl Model<'_> {
         tokens: &[u32],
         control: Control<'_>,
     ) -> Result<(), ForwardError> {
-        assert!((1..=MAX_BATCH).contains(&tokens.len()), "a pass takes 1 to {MAX_BATCH} tokens");
+        assert!((1..=MAX_PAGED_BATCH).contains(&tokens.len()), "a pass takes 1 to {MAX_PAGED_BATCH} tokens");
         let h = &self.hyperparameters;
         let start = state.kv.len();
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= h.n_vocab) {
@@ -110,40 +141,70 @@ impl Model<'_> {
         if let Some(trace) = control.trace {
             trace.pass(tokens.len());
         }
+        let paging = self.experts.paging();
+        let (began, stall) = (Instant::now(), paging.stall());
         let computed = compute.pool.enter(|| {
             self.embed(compute, state, tokens);
-            for (i, layer) in self.weights.layers.iter().enumerate() {
-                if control.cancel.load(Ordering::Relaxed) {
-                    return Err(ForwardError::Cancelled);
-                }
-                control.telemetry.layer.set(i as u64);
-                self.attention(compute, state, i, layer, tokens.len());
-                match &layer.ffn {
-                    FeedForward::Dense { gate, up, down } => {
-                        control.experts.mark_used(i, 0, control.telemetry.ticks.get(), tokens.len() as u64);
-                        let scratch = &mut state.scratch;
-                        self.norm_ffn_input(compute, scratch, layer, tokens.len());
-                        self.dense_ffn(compute, scratch, [gate, up, down], tokens.len());
-                    }
-                    FeedForward::Moe { router, formats } => {
-                        self.norm_ffn_input(compute, &mut state.scratch, layer, tokens.len());
-                        let layer = RoutedLayer { number: i, router, formats };
-                        self.moe_ffn(compute, &mut state.scratch, layer, tokens.len(), control);
-                    }
-                }
-            }
-            Ok(())
+            (0..h.n_layers).try_for_each(|i| self.layer(compute, state, i, tokens.len(), control))
         });
         if let Some(trace) = control.trace {
             trace.end_pass(if computed.is_ok() { Outcome::Whole } else { Outcome::Cancelled });
         }
         computed?;
+        self.file.check_unchanged()?;
+        paging.end_pass(began.elapsed(), paging.stall() - stall);
         state.kv.commit(start + tokens.len());
         Ok(())
     }
 
+    fn layer(
+        &self,
+        compute: &Compute,
+        state: &mut State,
+        i: usize,
+        n: usize,
+        control: Control<'_>,
+    ) -> Result<(), ForwardError> {
+        control.check()?;
+        control.telemetry.layer.set(i as u64);
+        let paging = self.experts.paging();
+        let (began, stall) = (Instant::now(), paging.layer_stall(i));
+        let layer = &self.weights.layers[i];
+        self.attention(compute, state, i, layer, n);
+        let scratch = &mut state.scratch;
+        self.norm_ffn_input(compute, scratch, layer, n);
+        match &layer.ffn {
+            FeedForward::Dense { gate, up, down } => {
+                control.experts.mark_used(i, 0, control.telemetry.ticks.get(), n as u64);
+                self.dense_ffn(compute, scratch, [gate, up, down], n);
+            }
+            FeedForward::Moe { router, formats } => {
+                let next = Some(i + 1).filter(|&next| self.weights.experts.get(next).is_some_and(Option::is_some));
+                let layer = RoutedLayer { number: i, router, formats, next };
+                self.moe_ffn(compute, scratch, layer, n, control)?;
+            }
+        }
+        paging.add_compute(i, began.elapsed().saturating_sub(paging.layer_stall(i) - stall));
+        self.advance_prompt(i, 1.0, n, control);
+        Ok(self.file.check_read()?)
+    }
+
+    /// Tells the screen how far a pass of a prompt has come: in layer `i`, this share of it.
+    pub(super) fn advance_prompt(&self, i: usize, share: f32, n: usize, control: Control<'_>) {
+        let done = (i as f32 + share) / self.hyperparameters.n_layers as f32;
+        control.telemetry.prompt_in_pass.set((n as f32 * done) as u64);
+    }
+
     /// The logits of `rows` of the last pass: `[rows, n_vocab]`.
-    pub fn logits<'s>(&self, compute: &Compute, state: &'s mut State, rows: Range<usize>) -> &'s [f32] {
+    ///
+    /// # Errors
+    /// [`ForwardError::File`] where the weights could not be read.
+    pub fn logits<'s>(
+        &self,
+        compute: &Compute,
+        state: &'s mut State,
+        rows: Range<usize>,
+    ) -> Result<&'s [f32], ForwardError> {
         let h = &self.hyperparameters;
         let n = rows.len();
         let Scratch { hidden, normed, logits, products, .. } = &mut state.scratch;
@@ -154,7 +215,8 @@ impl Model<'_> {
             compute.norm(hidden, &self.weights.output_norm, h.norm_eps, normed);
             compute.project([&self.weights.output], normed, products, logits);
         });
-        logits
+        self.file.check_read()?;
+        Ok(logits)
     }
 
     /// Embeddings of the tokens into the residual stream, and the angles of their positions.

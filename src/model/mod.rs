@@ -9,7 +9,7 @@ mod rope;
 mod weights;
 
 pub use compute::Compute;
-pub use forward::{Control, ForwardError, MAX_BATCH, Prefetch, State};
+pub use forward::{Control, ForwardError, Prefetch, State};
 pub use hyperparameters::{Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling};
 pub use kv_cache::{KvCache, KvCacheError, KvParams};
 pub use weights::WeightError;
@@ -17,7 +17,9 @@ pub use weights::WeightError;
 use rope::Rope;
 use weights::Weights;
 
-use crate::store::{ExpertStore, ModelFile, Shape, StoreError};
+use std::sync::Arc;
+
+use crate::store::{ExpertOptions, ExpertStore, ModelFile, PagingChoice, Shape, StoreError};
 use crate::telemetry::ExpertMap;
 
 /// A model ready to compute, borrowing its weights from the mapped file.
@@ -26,7 +28,9 @@ pub struct Model<'a> {
     hyperparameters: Hyperparameters,
     weights: Weights<'a>,
     rope: Rope,
+    file: &'a ModelFile,
     experts: ExpertStore<'a>,
+    expert_map: Arc<ExpertMap>,
 }
 
 /// Why a file is not a model that can be computed.
@@ -41,15 +45,24 @@ pub enum ModelError {
 }
 
 impl<'a> Model<'a> {
-    /// Reads the metadata and binds the tensors. Touches norms and biases, and no matrix.
-    pub fn new(file: &'a ModelFile) -> Result<Model<'a>, ModelError> {
+    /// Reads the metadata and binds the tensors. Touches norms and biases, and no matrix. `expert_budget`: the bytes that
+    /// experts may take, of a model with these hyperparameters.
+    pub fn new(
+        file: &'a ModelFile,
+        paging: PagingChoice,
+        expert_budget: impl FnOnce(&Hyperparameters) -> u64,
+    ) -> Result<Model<'a>, ModelError> {
         let n_vocab = weights::vocabulary_rows(file)?;
         let hyperparameters = Hyperparameters::from_metadata(&file.gguf().metadata, n_vocab)?;
         let weights = Weights::bind(file, &hyperparameters)?;
         let rope = Rope::new(&hyperparameters, weights.rope_factors.as_deref());
-        let experts = ExpertStore::new(file, &weights.experts)?;
+        let (n_experts, n_used) = hyperparameters.moe.map_or((1, 0), |moe| (moe.n_experts, moe.n_used));
+        let expert_map = Arc::new(ExpertMap::new(hyperparameters.n_layers, n_experts));
+        let options = ExpertOptions { paging, budget: expert_budget(&hyperparameters), n_used };
+        let experts = ExpertStore::new(file, &weights.experts, options, Arc::clone(&expert_map))?;
         file.advise_dense_sequential();
-        Ok(Model { hyperparameters, weights, rope, experts })
+        file.check_read()?;
+        Ok(Model { hyperparameters, weights, rope, file, experts, expert_map })
     }
 
     pub fn hyperparameters(&self) -> &Hyperparameters {
@@ -62,9 +75,12 @@ impl<'a> Model<'a> {
         Shape::of(file, h.n_layers, h.moe.map_or(0, |moe| moe.n_used))
     }
 
-    /// An empty map of this model's experts.
-    pub fn expert_map(&self) -> ExpertMap {
-        let n_experts = self.hyperparameters.moe.map_or(1, |moe| moe.n_experts);
-        ExpertMap::new(self.hyperparameters.n_layers, n_experts)
+    /// The map of this model's experts.
+    pub fn expert_map(&self) -> &Arc<ExpertMap> {
+        &self.expert_map
+    }
+
+    pub fn experts(&self) -> &ExpertStore<'a> {
+        &self.experts
     }
 }

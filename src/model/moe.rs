@@ -6,9 +6,10 @@ use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, RowScratch,
 
 use super::Model;
 use super::compute::{Compute, sized, unbiased};
-use super::forward::{Control, Prefetch, Scratch};
+use super::forward::{Control, ForwardError, Scratch};
 use super::hyperparameters::MoeParams;
 use super::weights::{ExpertFormats, Linear};
+use crate::store::{ExpertBytes, Place, Routed};
 
 /// Buffers of the routed FFN, kept between passes.
 #[derive(Debug, Default)]
@@ -23,8 +24,14 @@ pub(super) struct MoeScratch {
     slots: Vec<u32>,
     /// `slots[starts[e]..starts[e + 1]]` are expert `e`'s; `[n_experts + 1]`.
     starts: Vec<u32>,
-    /// The experts with at least one token.
-    active: Vec<usize>,
+    /// What is asked of the store: the experts with at least one token, in the router's order where there is one token.
+    routed: Vec<Routed>,
+    /// `[n_experts]`: how many of the last tokens take each expert, and how many of all.
+    uses: Vec<(u32, u32)>,
+    /// The experts that have just come.
+    arrived: Vec<usize>,
+    /// The experts of one token in the order in which they came.
+    computed: Vec<usize>,
     /// The tokens of the expert at hand.
     tokens: Vec<u32>,
     /// `[tokens of an expert, n_ff]`, or `[n_used, n_ff]` where there is one token.
@@ -33,11 +40,16 @@ pub(super) struct MoeScratch {
     up: Vec<f32>,
     /// `[tokens of an expert, n_embd]`
     down: Vec<f32>,
-    /// `[n, n_used, n_embd]`
+    /// `[n, n_used, n_embd]`; of one token's experts in the order in which they came.
     slot_out: Vec<f32>,
     /// The quantized inputs of the down matrices, apart from those of gate and up, which all experts share.
     inner_acts: ActivationScratch,
+    /// The same of one token.
+    inner_rows: RowScratch,
 }
+
+/// How many tokens at a prompt's end say what generation will need.
+const TAIL: usize = 256;
 
 /// Chooses the `chosen.len()` most probable experts of one token, best first, and their weights. `router`: the router's
 /// logits, overwritten by their softmax.
@@ -65,18 +77,14 @@ fn route(kernels: &Kernels, moe: &MoeParams, router: &mut [f32], chosen: &mut [u
 }
 
 impl MoeScratch {
-    /// Groups the token slots by expert (a counting sort), in `slots`, `starts` and `active`.
+    /// Groups the token slots by expert (a counting sort), in `slots` and `starts`.
     fn group(&mut self, n_experts: usize) {
         self.starts.clear();
         self.starts.resize(n_experts + 1, 0);
         for &expert in &self.chosen {
             self.starts[expert as usize + 1] += 1;
         }
-        self.active.clear();
         for expert in 0..n_experts {
-            if self.starts[expert + 1] > 0 {
-                self.active.push(expert);
-            }
             self.starts[expert + 1] += self.starts[expert];
         }
         self.slots.clear();
@@ -90,6 +98,26 @@ impl MoeScratch {
         self.starts.rotate_right(1);
         self.starts[0] = 0;
         // The rotation brought the end of the last expert to the front; every other start moved up by one place.
+    }
+
+    /// Lists the experts of a batch in the order of the file. The `n_kept` of them that the last tokens used the most
+    /// stay in memory if they can.
+    fn list_batch(&mut self, moe: &MoeParams, n_kept: usize) {
+        self.uses.clear();
+        self.uses.resize(moe.n_experts, (0, 0));
+        let tail = self.chosen.len().saturating_sub(TAIL * moe.n_used);
+        for (slot, &expert) in self.chosen.iter().enumerate() {
+            let (of_tail, of_all) = &mut self.uses[expert as usize];
+            *of_tail += u32::from(slot >= tail);
+            *of_all += 1;
+        }
+        let used = self.uses.iter().enumerate().filter(|(_, uses)| uses.1 > 0);
+        self.routed.clear();
+        self.routed.extend(used.map(|(expert, uses)| Routed { expert, n_tokens: uses.1 as usize, place: Place::Cold }));
+        let uses = &self.uses;
+        self.routed.sort_unstable_by_key(|r| (std::cmp::Reverse(uses[r.expert]), r.expert));
+        self.routed.iter_mut().take(n_kept).for_each(|r| r.place = Place::Hot);
+        self.routed.sort_unstable_by_key(|r| r.expert);
     }
 }
 
@@ -110,6 +138,8 @@ pub(super) struct RoutedLayer<'l> {
     /// `[n_experts, n_embd]`
     pub router: &'l Linear<'l>,
     pub formats: &'l ExpertFormats,
+    /// The number of the next layer, where it is routed.
+    pub next: Option<usize>,
 }
 
 impl Model<'_> {
@@ -121,7 +151,7 @@ impl Model<'_> {
         layer: RoutedLayer<'_>,
         n: usize,
         control: Control<'_>,
-    ) {
+    ) -> Result<(), ForwardError> {
         let moe = self.hyperparameters.moe.expect("a routed layer has expert counts");
         let n_embd = self.hyperparameters.n_embd;
         let Scratch { hidden, normed, products, moe: s, .. } = scratch;
@@ -135,28 +165,32 @@ impl Model<'_> {
         for (logits, (chosen, weights)) in logits.chunks_exact_mut(moe.n_experts).zip(choices) {
             route(&compute.kernels, &moe, logits, chosen, weights);
         }
-        s.group(moe.n_experts);
-        if control.prefetch == Prefetch::On {
-            self.experts.request(layer.number, &s.active);
+        if n == 1 {
+            s.routed.clear();
+            s.routed.extend(s.chosen.iter().map(|&e| Routed { expert: e as usize, n_tokens: 1, place: Place::Hot }));
+        } else {
+            s.group(moe.n_experts);
+            let n_kept = (self.experts.share_of_experts() * moe.n_experts as f64) as usize;
+            s.list_batch(&moe, n_kept);
         }
         let tick = control.telemetry.ticks.get();
-        let tokens_of = |expert: usize| (s.starts[expert + 1] - s.starts[expert]) as usize;
-        for &expert in &s.active {
-            control.experts.mark_used(layer.number, expert, tick, tokens_of(expert) as u64);
+        for &Routed { expert, n_tokens, .. } in &s.routed {
+            control.experts.mark_used(layer.number, expert, tick, n_tokens as u64);
         }
         if let Some(trace) = control.trace {
-            trace.layer(layer.number, s.active.iter().map(|&expert| (expert, tokens_of(expert))));
+            let mut demanded: Vec<_> = s.routed.iter().map(|routed| (routed.expert, routed.n_tokens)).collect();
+            demanded.sort_unstable();
+            trace.layer(layer.number, demanded.into_iter());
         }
         if n == 1 {
-            self.experts_of_a_token(compute, s, layer, normed, hidden, &mut products.token);
+            self.experts_of_a_token(compute, s, layer, normed, hidden, &mut products.token, control)
         } else {
-            self.experts_of_a_batch(compute, s, layer, normed, hidden, &mut products.batch);
+            self.experts_of_a_batch(compute, s, layer, normed, hidden, &mut products.batch, control)
         }
     }
 
-    fn expert_matrices(&self, layer: RoutedLayer<'_>, expert: usize) -> ExpertMatrices<'_> {
+    fn expert_matrices<'e>(&self, formats: &ExpertFormats, bytes: ExpertBytes<'e>) -> ExpertMatrices<'e> {
         let (n_embd, n_ff) = (self.hyperparameters.n_embd, self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
-        let (bytes, formats) = (self.experts.bytes(layer.number, expert), layer.formats);
         ExpertMatrices {
             gate: Matrix::new(formats.gate, n_ff, n_embd, bytes.gate),
             up: Matrix::new(formats.up, n_ff, n_embd, bytes.up),
@@ -164,7 +198,9 @@ impl Model<'_> {
         }
     }
 
-    /// One token through its experts, all of them in two hand-overs.
+    /// One token through its experts: all of them in two hand-overs where they are in memory, else those that are first
+    /// and the others as they come. Both give the same bits.
+    #[expect(clippy::too_many_arguments, reason = "buffers are borrowed apart")]
     fn experts_of_a_token(
         &self,
         compute: &Compute,
@@ -173,22 +209,57 @@ impl Model<'_> {
         x: &[f32],
         hidden: &mut [f32],
         rows: &mut RowScratch,
-    ) {
-        let MoeScratch { chosen, weights, gate: gated, .. } = s;
-        let matrices = |slot: usize| self.expert_matrices(layer, chosen[slot] as usize);
-        let n_ff = matrices(0).gate.n_rows();
-        let gated = sized(gated, chosen.len() * n_ff);
-        let gate_and_up = |slot| {
-            let ExpertMatrices { gate, up, .. } = matrices(slot);
-            [unbiased(gate), unbiased(up)]
-        };
+        control: Control<'_>,
+    ) -> Result<(), ForwardError> {
+        let MoeScratch { routed, chosen, weights, gate: gated, arrived, computed, slot_out, inner_rows, .. } = s;
         let (kernels, pool) = (&compute.kernels, &compute.pool);
-        kernels.project_gated(pool, &mut TokenRows::new(x, x.len(), rows), chosen.len(), gate_and_up, gated);
-        let down = |slot| unbiased(matrices(slot).down);
-        kernels.add_projected(pool, &mut TokenRows::new(gated, n_ff, rows), weights, down, hidden);
+        let (n_embd, n_ff) = (x.len(), self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
+        let gated = sized(gated, chosen.len() * n_ff);
+        let mut x = TokenRows::new(x, n_embd, rows);
+        let mut wanted = self.experts.request(layer.number, 1, routed)?;
+        wanted.take(arrived)?;
+        let all_are_there = arrived.len() == chosen.len();
+        if all_are_there {
+            let taken = wanted.taken();
+            let matrices = |slot: usize| self.expert_matrices(layer.formats, taken.bytes(chosen[slot] as usize));
+            let gate_and_up = |slot| {
+                let ExpertMatrices { gate, up, .. } = matrices(slot);
+                [unbiased(gate), unbiased(up)]
+            };
+            kernels.project_gated(pool, &mut x, chosen.len(), gate_and_up, gated);
+            let down = |slot| unbiased(matrices(slot).down);
+            kernels.add_projected(pool, &mut TokenRows::new(gated, n_ff, inner_rows), weights, down, hidden);
+            return Ok(());
+        }
+        let slot_out = sized(slot_out, chosen.len() * n_embd);
+        computed.clear();
+        while !arrived.is_empty() {
+            control.check()?;
+            let taken = wanted.taken();
+            let matrices = |slot: usize| self.expert_matrices(layer.formats, taken.bytes(arrived[slot]));
+            let gate_and_up = |slot| {
+                let ExpertMatrices { gate, up, .. } = matrices(slot);
+                [unbiased(gate), unbiased(up)]
+            };
+            let gated = &mut gated[..arrived.len() * n_ff];
+            kernels.project_gated(pool, &mut x, arrived.len(), gate_and_up, gated);
+            let mut inner = TokenRows::new(gated, n_ff, inner_rows);
+            let out = &mut slot_out[computed.len() * n_embd..][..arrived.len() * n_embd];
+            kernels.project_slots(pool, &mut inner, arrived.len(), |slot| unbiased(matrices(slot).down), out);
+            computed.extend_from_slice(arrived);
+            arrived.iter().try_for_each(|&expert| wanted.release(expert))?;
+            wanted.take(arrived)?;
+        }
+        let row = |slot: usize| {
+            let at = computed.iter().position(|&expert| expert == chosen[slot] as usize);
+            &slot_out[at.expect("every chosen expert was computed") * n_embd..][..n_embd]
+        };
+        kernels.add_weighted(weights, row, hidden);
+        Ok(())
     }
 
-    /// A batch of tokens, `[n, n_embd]`, through their experts, one expert after the other.
+    /// A batch of tokens, `[n, n_embd]`, through their experts, one expert after the other as they come.
+    #[expect(clippy::too_many_arguments, reason = "buffers are borrowed apart")]
     fn experts_of_a_batch(
         &self,
         compute: &Compute,
@@ -197,30 +268,45 @@ impl Model<'_> {
         x: &[f32],
         hidden: &mut [f32],
         acts: &mut ActivationScratch,
-    ) {
+        control: Control<'_>,
+    ) -> Result<(), ForwardError> {
         let n_embd = self.hyperparameters.n_embd;
         let n_used = s.chosen.len() / (x.len() / n_embd);
         let (kernels, pool) = (&compute.kernels, &compute.pool);
         let mut x = Activations::new(x, n_embd, acts);
-        let slot_out = sized(&mut s.slot_out, s.chosen.len() * n_embd);
-        for &expert in &s.active {
-            let slots = &s.slots[s.starts[expert] as usize..s.starts[expert + 1] as usize];
-            s.tokens.clear();
-            s.tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
-            let rows = Rows::Only(&s.tokens);
-            let ExpertMatrices { gate: gate_matrix, up: up_matrix, down: down_matrix } =
-                self.expert_matrices(layer, expert);
-            let (m, n_ff) = (slots.len(), gate_matrix.n_rows());
-            let (gate, up) = (sized(&mut s.gate, m * n_ff), sized(&mut s.up, m * n_ff));
-            kernels.matmul(pool, &gate_matrix, &mut x, rows, gate);
-            kernels.matmul(pool, &up_matrix, &mut x, rows, up);
-            pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
-            let down = sized(&mut s.down, m * n_embd);
-            let mut activated = Activations::new(gate, n_ff, &mut s.inner_acts);
-            kernels.matmul(pool, &down_matrix, &mut activated, Rows::All, down);
-            for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
-                slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
+        let MoeScratch { routed, slots, starts, tokens, arrived, gate, up, down, slot_out, inner_acts, .. } = s;
+        let slot_out = sized(slot_out, s.chosen.len() * n_embd);
+        let mut wanted = self.experts.request(layer.number, x.n_rows(), routed)?;
+        if let Some(next) = layer.next.filter(|_| routed.len() * 10 >= 9 * (starts.len() - 1)) {
+            // As nearly all experts are used here, they will be there.
+            wanted.read_ahead(next);
+        }
+        wanted.take(arrived)?;
+        let mut n_done = 0;
+        while !arrived.is_empty() {
+            for &expert in &*arrived {
+                control.check()?;
+                let slots = &slots[starts[expert] as usize..starts[expert + 1] as usize];
+                tokens.clear();
+                tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
+                let rows = Rows::Only(tokens);
+                let matrices = self.expert_matrices(layer.formats, wanted.taken().bytes(expert));
+                let (m, n_ff) = (slots.len(), matrices.gate.n_rows());
+                let (gate, up) = (sized(gate, m * n_ff), sized(up, m * n_ff));
+                kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
+                kernels.matmul(pool, &matrices.up, &mut x, rows, up);
+                pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
+                let down = sized(down, m * n_embd);
+                let mut activated = Activations::new(gate, n_ff, inner_acts);
+                kernels.matmul(pool, &matrices.down, &mut activated, Rows::All, down);
+                for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
+                    slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
+                }
+                wanted.release(expert)?;
+                n_done += 1;
+                self.advance_prompt(layer.number, n_done as f32 / routed.len() as f32, x.n_rows(), control);
             }
+            wanted.take(arrived)?;
         }
         let (slot_out, weights) = (&*slot_out, &s.weights);
         pool.for_rows(hidden, n_embd, |t, row| {
@@ -229,6 +315,7 @@ impl Model<'_> {
                 *x += slots.map(|slot| weights[slot] * slot_out[slot * n_embd + i]).sum::<f32>();
             }
         });
+        Ok(())
     }
 }
 
@@ -264,11 +351,26 @@ mod tests {
     fn grouping_gives_every_slot_to_its_expert_once() {
         let mut s = MoeScratch { chosen: vec![3, 0, 0, 5, 3, 1, 0, 3], ..MoeScratch::default() };
         s.group(6);
-        assert_eq!(s.active, [0, 1, 3, 5]);
         let of = |e: usize| &s.slots[s.starts[e] as usize..s.starts[e + 1] as usize];
         assert_eq!(
             (of(0), of(1), of(2), of(3), of(4), of(5)),
             (&[1, 2, 6][..], &[5][..], &[][..], &[0, 4, 7][..], &[][..], &[3][..])
         );
+    }
+
+    #[test]
+    fn what_the_last_tokens_used_most_is_kept() {
+        // Experts 0 and 1 early and often, 2 and 3 at the end, 4 never.
+        let chosen = [vec![0, 1].repeat(2 * TAIL), vec![2, 3].repeat(TAIL - 1), vec![2, 0]].concat();
+        let mut s = MoeScratch { chosen, ..MoeScratch::default() };
+        s.list_batch(&parameters(5, 2), 2);
+        let routed = |expert, n_tokens, place| Routed { expert, n_tokens, place };
+        let expected = [
+            routed(0, 2 * TAIL + 1, Place::Cold),
+            routed(1, 2 * TAIL, Place::Cold),
+            routed(2, TAIL, Place::Hot),
+            routed(3, TAIL - 1, Place::Hot),
+        ];
+        assert_eq!(s.routed, expected);
     }
 }

@@ -6,12 +6,19 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Chat, Session};
 use crate::kernel::{Isa, Kernels, KvFormat};
-use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, Prefetch};
+use crate::model::{Compute, Control, Hyperparameters, KvCacheError, KvParams, Model, ModelError, Prefetch};
 use crate::pool::{Pool, PoolError};
-use crate::store::{ModelFile, StoreError, TraceRecorder};
+use crate::store::{ModelFile, PagingChoice, StoreError, System, TraceRecorder};
 use crate::telemetry::{ExpertMap, Telemetry};
 use crate::text::chat::{self, ChatFormat};
 use crate::text::tokenizer::{Tokenizer, TokenizerError};
+
+/// Positions of a longer context that memory is kept free for.
+const KV_POSITIONS: usize = 8192;
+/// What is kept free for buffers.
+const SCRATCH_BYTES: u64 = 96 << 20;
+/// The share of memory that is left to the system.
+const SYSTEM_SHARE: u64 = 24;
 
 /// How the engine is set up, whatever the model.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +31,9 @@ pub struct EngineOptions {
     pub kv: KvFormat,
     /// The instruction set; `None`: the best there is.
     pub isa: Option<Isa>,
-    /// Whether experts are asked for ahead of their use.
+    /// How expert weights arrive.
+    pub paging: PagingChoice,
+    /// Whether experts are guessed and read before the router has chosen.
     pub prefetch: Prefetch,
     /// Bytes of memory to count with; `None`: what the machine and its limits leave.
     pub ram: Option<u64>,
@@ -67,6 +76,17 @@ impl EngineOptions {
         Ok(Compute { kernels, pool: Pool::new(self.threads)? })
     }
 
+    /// Bytes that experts may take: the memory to count with, less what else a model in `file` needs.
+    fn expert_budget(&self, file: &ModelFile, h: &Hyperparameters) -> u64 {
+        let available = System::discover().memory().map(|memory| memory.available);
+        let memory = self.ram.or(available).unwrap_or(u64::MAX);
+        let elements = h.n_layers * h.n_kv_heads * (h.head_dim_k + h.head_dim_v);
+        let positions = self.context.unwrap_or(h.context_length).min(KV_POSITIONS);
+        let kv = (elements * positions * size_of::<half::f16>()) as u64;
+        let rest = file.dense_bytes().saturating_add(kv).saturating_add(memory / SYSTEM_SHARE + SCRATCH_BYTES);
+        memory.saturating_sub(rest)
+    }
+
     /// The KV cache for a model.
     pub fn kv_for(&self, model: &Model<'_>) -> KvParams {
         let capacity = self.context.unwrap_or(model.hyperparameters().context_length);
@@ -104,8 +124,9 @@ pub fn open_file(path: &Path) -> Result<ModelFile, EngineError> {
 }
 
 /// The model in an opened file.
-pub fn bind_model<'f>(path: &Path, file: &'f ModelFile) -> Result<Model<'f>, EngineError> {
-    Model::new(file).map_err(|source| EngineError::Model { path: path.to_owned(), source })
+pub fn bind_model<'f>(path: &Path, file: &'f ModelFile, options: &EngineOptions) -> Result<Model<'f>, EngineError> {
+    let model = Model::new(file, options.paging, |h| options.expert_budget(file, h));
+    model.map_err(|source| EngineError::Model { path: path.to_owned(), source })
 }
 
 /// What an engine is watched and stopped through.
@@ -127,11 +148,9 @@ impl Watch {
         model: &Model<'_>,
         prefetch: Prefetch,
     ) -> Watch {
-        if prefetch == Prefetch::Off {
-            file.advise_experts_sequential();
-        }
-        let experts = Arc::new(model.expert_map());
+        let experts = Arc::clone(model.expert_map());
         telemetry.set_experts(Some(Arc::clone(&experts)));
+        telemetry.set_paging(model.hyperparameters().moe.map(|_| Arc::clone(model.experts().paging())));
         telemetry.file_bytes.set(file.gguf().file_bytes());
         Watch { telemetry, cancel, experts, prefetch, trace: None }
     }

@@ -13,7 +13,7 @@ pub use saved::{KvFile, LoadError, SaveError, Saved, Section};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, MAX_BATCH, Model, State};
+use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, Model, State};
 use crate::sampler::Sampler;
 use said::Said;
 
@@ -147,11 +147,12 @@ impl<'m> Session<'m> {
     /// the last pass had: the logits of these can be asked for.
     fn compute(&mut self, tokens: &[u32], control: Control<'_>) -> Result<usize, ForwardError> {
         let mut last = 0;
-        for batch in tokens.chunks(MAX_BATCH) {
+        for batch in tokens.chunks(self.model.max_batch()) {
             self.model.forward(self.compute, &mut self.state, batch, control)?;
             self.cached.extend_from_slice(batch);
             last = batch.len();
             let t = control.telemetry;
+            t.prompt_in_pass.clear();
             t.prompt_done.set(t.prompt_done.get().unwrap_or(0) + batch.len() as u64);
             t.kv_used.set(self.state.kv.len() as u64);
             t.kv_bytes.set(self.state.kv.bytes() as u64);
@@ -172,12 +173,10 @@ impl<'m> Session<'m> {
         self.keep(common);
         let t = control.telemetry;
         t.kv_capacity.set(self.capacity() as u64);
-        t.prompt_done.set(common as u64);
-        t.prompt_total.set(prompt.len() as u64);
+        t.begin_prompt(common as u64, prompt.len() as u64);
         let began = Instant::now();
         let outcome = self.compute(&prompt[common..], control);
-        t.prompt_done.clear();
-        t.prompt_total.clear();
+        t.end_prompt();
         let last = outcome?;
         let seconds = began.elapsed().as_secs_f64();
         let stats = PromptStats { reused: common, computed: prompt.len() - common, seconds };
@@ -195,7 +194,7 @@ impl<'m> Session<'m> {
             return Err(SessionError::ContextFull { needed, capacity: self.capacity() });
         }
         let last = self.compute(tokens, control)? - 1;
-        Ok(self.model.logits(self.compute, &mut self.state, last..last + 1))
+        Ok(self.model.logits(self.compute, &mut self.state, last..last + 1)?)
     }
 
     /// The logits of every token of `tokens`, from an empty context, given to `each` as `(first position, [n, n_vocab])`.
@@ -214,11 +213,12 @@ impl<'m> Session<'m> {
         if tokens.len() > self.capacity() {
             return Err(SessionError::ContextFull { needed: tokens.len(), capacity: self.capacity() });
         }
-        for (i, batch) in tokens.chunks(MAX_BATCH).enumerate() {
+        let max_batch = self.model.max_batch();
+        for (i, batch) in tokens.chunks(max_batch).enumerate() {
             self.compute(batch, control)?;
             for first in (0..batch.len()).step_by(ROWS) {
                 let rows = first..batch.len().min(first + ROWS);
-                each(i * MAX_BATCH + first, self.model.logits(self.compute, &mut self.state, rows));
+                each(i * max_batch + first, self.model.logits(self.compute, &mut self.state, rows)?);
             }
         }
         Ok(())
@@ -249,7 +249,8 @@ impl<'m> Session<'m> {
             if request.max_tokens.is_some_and(|max| stats.generated_tokens >= max) {
                 break StopReason::MaxTokens;
             }
-            let token = sampler.sample(self.model.logits(self.compute, &mut self.state, row..row + 1));
+            let logits = self.model.logits(self.compute, &mut self.state, row..row + 1);
+            let token = sampler.sample(logits.map_err(SessionError::Forward)?);
             sampler.accept(token);
             if (request.is_end)(token) {
                 break StopReason::EndOfTurn;

@@ -1,223 +1,308 @@
 //! The port through which a model gets its experts: it asks for the experts of a layer as soon as the router has
-//! chosen, and reads them when it computes. Today the page cache holds them and the kernel is told what to read.
+//! chosen, and takes them as they come. Where all of them fit, the page cache holds them and nothing is counted; else a
+//! budget is kept, in the page cache or past it.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#![allow(unsafe_code, reason = "experts are lent out of memory that others are read into")]
 
-use super::mapping::{ExpertTensor, ModelFile, StoreError};
-use super::residency::Residency;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::cache::{ExpertCache, ExpertId, Policy};
+use super::direct::{Arena, Reader};
+use super::mapping::{ModelFile, StoreError};
+use super::pager::{Backing, Pager, PagingError, Routed};
+use super::places::{ExpertBytes, LayerExperts, Places};
 use super::system::System;
-use crate::gguf::TensorInfo;
+use crate::telemetry::{ExpertMap, Paging, PagingWay};
 
-/// The expert tensors of one layer.
-#[derive(Debug, Clone, Copy)]
-pub struct LayerExperts<'m> {
-    /// `[n_embd, n_ff, n_experts]`.
-    pub gate: &'m TensorInfo,
-    /// `[n_embd, n_ff, n_experts]`.
-    pub up: &'m TensorInfo,
-    /// `[n_ff, n_embd, n_experts]`.
-    pub down: &'m TensorInfo,
+/// How expert weights arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PagingChoice {
+    /// Mapped where every expert fits, else direct where it works.
+    #[default]
+    Auto,
+    /// Through the page cache.
+    Mapped,
+    /// Past the page cache, into memory of this process.
+    Direct,
 }
 
-/// The weights of one expert, each matrix row after row.
+/// What an expert store may do.
 #[derive(Debug, Clone, Copy)]
-pub struct ExpertBytes<'m> {
-    /// `[n_embd, n_ff]`.
-    pub gate: &'m [u8],
-    /// `[n_embd, n_ff]`.
-    pub up: &'m [u8],
-    /// `[n_ff, n_embd]`.
-    pub down: &'m [u8],
+pub struct ExpertOptions {
+    pub paging: PagingChoice,
+    /// Bytes that experts may take.
+    pub budget: u64,
+    /// Experts that a token takes in a layer.
+    pub n_used: usize,
 }
 
 /// Every expert of a model, by layer.
 #[derive(Debug)]
 pub struct ExpertStore<'m> {
-    model: &'m ModelFile,
-    residency: Residency<'m>,
-    /// How many bytes may come in before one that is in memory might have had to leave.
+    places: Places<'m>,
+    pager: Mutex<Pager>,
+    /// Every expert fits, in the page cache: nothing is counted or dropped.
+    whole: AtomicBool,
+    /// Where every expert fits: how many bytes may come in before one that is in memory might have had to leave.
     lasting_bytes: u64,
-    /// Bytes of experts that the kernel was told to read in so far.
-    read_bytes: AtomicU64,
-    /// `None` for a dense layer.
-    layers: Vec<Option<Layer>>,
-}
-
-#[derive(Debug)]
-struct Layer {
-    gate: ExpertTensor,
-    up: ExpertTensor,
-    down: ExpertTensor,
-    /// `[n_experts]`: what `read_bytes` was when the expert was last found in memory or asked for, plus 1; 0: never.
-    asked: Vec<AtomicU64>,
+    /// Where every expert fits: bytes that the kernel was told to read in so far.
+    asked_bytes: AtomicU64,
+    paging: Arc<Paging>,
 }
 
 impl<'m> ExpertStore<'m> {
-    /// `layers`: one entry a layer of the model, `None` where it is dense.
+    /// `layers`: one entry a layer of the model, `None` where it is dense. `map` is told what is resident where the page
+    /// cache does not know.
     ///
     /// # Errors
-    /// A tensor that does not hold as many experts as the gate of its layer.
-    pub fn new(model: &'m ModelFile, layers: &[Option<LayerExperts<'m>>]) -> Result<ExpertStore<'m>, StoreError> {
-        let available = System::discover().memory().map(|m| m.available);
+    /// A tensor that does not hold as many experts as the gate of its layer; direct reads asked for by name that do not
+    /// work.
+    pub fn new(
+        model: &'m ModelFile,
+        layers: &[Option<LayerExperts<'m>>],
+        options: ExpertOptions,
+        map: Arc<ExpertMap>,
+    ) -> Result<ExpertStore<'m>, StoreError> {
+        let mut places = Places::new(model, layers)?;
+        let slot_bytes: Vec<u64> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.slot_bytes)).collect();
+        let n_experts: Vec<usize> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts())).collect();
+        let cache = ExpertCache::new(POLICY, &slot_bytes, &n_experts, options.budget);
+        let fits = places.total_bytes() <= options.budget;
+        let (backing, reason) = match options.paging {
+            PagingChoice::Mapped => (Backing::Mapped, "as asked".to_owned()),
+            PagingChoice::Direct => (direct(&mut places, &cache)?, "as asked".to_owned()),
+            PagingChoice::Auto if fits => (Backing::Mapped, "every expert fits".to_owned()),
+            PagingChoice::Auto => match direct(&mut places, &cache) {
+                Ok(backing) => (backing, "the experts do not fit".to_owned()),
+                Err(error) => (Backing::Mapped, format!("direct reads do not work: {error}")),
+            },
+        };
+        let name = if places.arena.is_some() { "direct" } else { "mapped" };
+        let whole = fits && places.arena.is_none();
+        let paging = Arc::new(Paging::new(PagingWay { name, reason }, places.total_bytes(), places.layers.len()));
+        let pager = Pager::new(cache, backing, &places, options.n_used, Arc::clone(&paging), map);
         // The kernel evicts about in the order of use, from half of the page cache; a quarter errs on the safe side.
-        let lasting_bytes = available.map_or(0, |available| available / 4);
-        let layers = layers.iter().map(|l| l.as_ref().map(Layer::new).transpose()).collect::<Result<_, _>>()?;
-        let (residency, read_bytes) = (Residency::new(model), AtomicU64::new(0));
-        Ok(ExpertStore { model, residency, lasting_bytes, read_bytes, layers })
+        let lasting_bytes = System::discover().memory().map_or(0, |memory| memory.available / 4);
+        Ok(ExpertStore {
+            places,
+            pager: Mutex::new(pager),
+            whole: AtomicBool::new(whole),
+            lasting_bytes,
+            asked_bytes: AtomicU64::new(0),
+            paging,
+        })
     }
 
-    /// Tells the store that these experts of the layer will be read soon. Returns at once; what is not in memory is on
-    /// its way from the disk then.
+    /// What experts cost so far.
+    pub fn paging(&self) -> &Arc<Paging> {
+        &self.paging
+    }
+
+    /// Whether every expert fits, so that nothing is ever read twice.
+    pub fn is_whole(&self) -> bool {
+        self.whole.load(Relaxed)
+    }
+
+    /// Bytes that all experts take.
+    pub fn total_bytes(&self) -> u64 {
+        self.places.total_bytes()
+    }
+
+    /// Bytes that experts may take from now on; who has no room any more leaves.
+    pub fn set_budget(&self, bytes: u64) {
+        let mut pager = self.lock();
+        pager.set_budget(&self.places, bytes);
+        let whole = self.places.arena.is_none() && self.places.total_bytes() <= bytes;
+        if self.whole.swap(whole, Relaxed) && !whole {
+            // What the page cache holds was not counted.
+            for (layer, found) in self.places.layers.iter().enumerate() {
+                let n_experts = found.as_ref().map_or(0, |l| l.n_experts());
+                let ids = (0..n_experts).map(|expert| ExpertId { layer: layer as u32, expert: expert as u32 });
+                ids.flat_map(|id| self.places.ranges(id)).for_each(|range| self.places.model.drop_pages(range));
+            }
+        }
+    }
+
+    pub fn budget(&self) -> u64 {
+        self.lock().cache().budget()
+    }
+
+    /// How many experts of each layer have room at the same time, beside those that are being read.
+    pub fn share_of_experts(&self) -> f64 {
+        let pager = self.lock();
+        let room = pager.cache().budget().saturating_sub(2 * pager.ahead_bytes());
+        room as f64 / self.places.total_bytes().max(1) as f64
+    }
+
+    /// The layer is computed for `n_tokens` tokens and will read these experts. Returns at once; what is not in memory is
+    /// on its way from the disk then, as far as there is room. Keep what is returned until the layer is computed.
     ///
-    /// Costs nothing for experts that cannot have left memory since they were last asked for. Of the others the kernel
-    /// is asked what is missing: 2 µs for each MiB that is not.
+    /// Where every expert fits, this costs nothing for those that cannot have left memory since they were last asked for.
+    /// Of the others the kernel is asked what is missing: 2 µs for each MiB that is not.
+    ///
+    /// # Errors
+    /// What keeps an expert from being read.
     ///
     /// # Panics
     /// Where the layer is dense or has no such expert.
-    pub fn request(&self, layer: usize, experts: &[usize]) {
-        let layer = self.layer(layer);
-        for &expert in experts {
-            let now = self.read_bytes.load(Relaxed);
-            let asked = layer.asked[expert].load(Relaxed);
+    pub fn request<'s>(
+        &'s self,
+        layer: usize,
+        n_tokens: usize,
+        routed: &'s [Routed],
+    ) -> Result<Wanted<'s>, PagingError> {
+        if self.is_whole() {
+            self.ask(layer, routed);
+            return Ok(Wanted { places: &self.places, layer, pager: None, untaken: routed });
+        }
+        // Made before anything is asked for, so that an error takes back what was.
+        let mut wanted = Wanted { places: &self.places, layer, pager: Some(self.lock()), untaken: &[] };
+        if let Some(pager) = &mut wanted.pager {
+            pager.request(&self.places, layer, n_tokens, routed)?;
+        }
+        Ok(wanted)
+    }
+
+    fn ask(&self, layer: usize, routed: &[Routed]) {
+        let found = self.places.layer(layer);
+        for &Routed { expert, .. } in routed {
+            let now = self.asked_bytes.load(Relaxed);
+            let asked = found.asked[expert].load(Relaxed);
             if asked != 0 && now.saturating_sub(asked - 1) < self.lasting_bytes {
                 continue;
             }
-            layer.asked[expert].store(now + 1, Relaxed);
-            for tensor in layer.tensors() {
-                let range = tensor.range(expert);
+            found.asked[expert].store(now + 1, Relaxed);
+            for range in self.places.ranges(ExpertId { layer: layer as u32, expert: expert as u32 }) {
                 // Advice about what is resident would cost twice as much as this question.
-                if self.residency.resident_bytes(range) != Some(range.n_bytes) {
-                    self.model.will_need(range);
-                    self.read_bytes.fetch_add(range.n_bytes, Relaxed);
+                if self.places.residency.resident_bytes(range) != Some(range.n_bytes) {
+                    self.places.model.will_need(range);
+                    self.asked_bytes.fetch_add(range.n_bytes, Relaxed);
                 }
             }
         }
     }
 
-    /// The expert's weights. What is not in memory is read when it is touched.
-    ///
-    /// # Panics
-    /// Where the layer is dense or has no such expert.
-    pub fn bytes(&self, layer: usize, expert: usize) -> ExpertBytes<'m> {
-        let [gate, up, down] = self.layer(layer).tensors().map(|t| self.model.bytes(t.range(expert)));
-        ExpertBytes { gate, up, down }
-    }
-
-    fn layer(&self, layer: usize) -> &Layer {
-        let found = self.layers.get(layer).and_then(Option::as_ref);
-        found.unwrap_or_else(|| panic!("layer {layer} of {} has no experts", self.layers.len()))
+    fn lock(&self) -> MutexGuard<'_, Pager> {
+        self.pager.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Layer {
-    fn new(LayerExperts { gate, up, down }: &LayerExperts<'_>) -> Result<Layer, StoreError> {
-        let n_experts = ExpertTensor::of(gate).map_or(0, |t| t.n_experts());
-        let experts = |tensor: &TensorInfo| {
-            let found = ExpertTensor::of(tensor).filter(|t| t.n_experts() == n_experts);
-            found.ok_or_else(|| StoreError::Experts {
-                name: tensor.name.clone(),
-                found: tensor.shape.clone(),
-                gate: gate.name.clone(),
-            })
-        };
-        let (gate, up, down) = (experts(gate)?, experts(up)?, experts(down)?);
-        let asked = (0..n_experts).map(|_| AtomicU64::new(0)).collect();
-        Ok(Layer { gate, up, down, asked })
+/// Which expert leaves.
+const POLICY: Policy = Policy::LeastStale;
+
+/// The arena for all that may be read, which takes memory only where it was, and its reader.
+fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, StoreError> {
+    let mut bytes = 0;
+    let mut starts: Vec<Option<u64>> = Vec::new();
+    for layer in 0..places.layers.len() {
+        let class = cache.class(layer);
+        starts.resize(starts.len().max(class + 1), None);
+        let of_class = (0..places.layers.len()).filter(|&other| cache.class(other) == class);
+        let size: u64 =
+            of_class.filter_map(|l| places.layers[l].as_ref()).map(|l| l.slot_bytes * l.n_experts() as u64).sum();
+        let start = *starts[class].get_or_insert_with(|| {
+            bytes += size;
+            bytes - size
+        });
+        if let Some(layer) = &mut places.layers[layer] {
+            layer.arena_start = start;
+        }
+    }
+    let arena = Arc::new(Arena::new(bytes)?);
+    let reader = Reader::new(places.model, Arc::clone(&arena))?;
+    places.arena = Some(arena);
+    Ok(Backing::Direct(reader))
+}
+
+/// The experts that a layer asked for: they come as they are read, and stay in memory until they are released.
+#[derive(Debug)]
+pub struct Wanted<'s> {
+    places: &'s Places<'s>,
+    layer: usize,
+    /// `None` where every expert fits.
+    pager: Option<MutexGuard<'s, Pager>>,
+    /// Where every expert fits: what has not been taken.
+    untaken: &'s [Routed],
+}
+
+impl Wanted<'_> {
+    /// Puts the experts that have come, and were not taken, into `experts`: those in memory first, in the order asked
+    /// for. Waits where there is none; empty where all have been taken.
+    ///
+    /// # Errors
+    /// What keeps an expert from being read.
+    pub fn take(&mut self, experts: &mut Vec<usize>) -> Result<(), PagingError> {
+        match &mut self.pager {
+            Some(pager) => pager.take(self.places, experts),
+            None => {
+                experts.clear();
+                experts.extend(std::mem::take(&mut self.untaken).iter().map(|r| r.expert));
+                Ok(())
+            }
+        }
     }
 
-    fn tensors(&self) -> [ExpertTensor; 3] {
-        [self.gate, self.up, self.down]
+    /// The experts that were taken and not released.
+    pub fn taken(&self) -> TakenExperts<'_> {
+        TakenExperts { places: self.places, layer: self.layer, whole: self.pager.is_none() }
+    }
+
+    /// The expert has been computed: it may leave for others.
+    ///
+    /// # Errors
+    /// What keeps another expert from being read.
+    pub fn release(&mut self, expert: usize) -> Result<(), PagingError> {
+        self.pager.as_mut().map_or(Ok(()), |pager| pager.release(self.places, expert))
+    }
+
+    /// Experts of another layer that are likely to be asked for, the likeliest first: they are read while the disk has
+    /// nothing else to do.
+    pub fn guess(&mut self, layer: usize, experts: &[usize]) {
+        if let Some(pager) = &mut self.pager {
+            pager.guess(self.places, layer, experts);
+        }
+    }
+
+    /// All experts of another layer are to be read, one after the other, while this one is computed.
+    pub fn read_ahead(&mut self, layer: usize) {
+        if let Some(pager) = &mut self.pager {
+            pager.read_ahead(self.places, layer);
+        }
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        if let Some(pager) = &mut self.pager {
+            pager.end(self.places);
+        }
+    }
+}
+
+/// Experts in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct TakenExperts<'w> {
+    places: &'w Places<'w>,
+    layer: usize,
+    whole: bool,
+}
+
+impl<'w> TakenExperts<'w> {
+    /// The expert's weights.
+    ///
+    /// # Panics
+    /// Where the expert was not taken or is released.
+    pub fn bytes(&self, expert: usize) -> ExpertBytes<'w> {
+        let id = ExpertId { layer: self.layer as u32, expert: expert as u32 };
+        if self.whole {
+            return self.places.mapped_bytes(id);
+        }
+        // SAFETY: While this borrow of `Wanted` lives, it holds the pager's lock and releases nothing: what was taken
+        // stays pinned, so that its slot is neither read into nor given back.
+        unsafe { self.places.bytes(id) }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::time::{Duration, Instant};
-
-    use super::*;
-    use crate::gguf::Metadata;
-    use crate::gguf::writer::{TensorPlan, Writer};
-    use crate::quant::GgmlType;
-
-    fn write(out: impl Write, shapes: [&[u64]; 3]) {
-        let plan =
-            |(name, shape): (&str, &[u64])| TensorPlan { name: name.into(), shape: shape.into(), ty: GgmlType::I8 };
-        let plans: Vec<_> = ["gate", "up", "down"].into_iter().zip(shapes).map(plan).collect();
-        let mut writer = Writer::new(out, &Metadata::default(), &plans).unwrap();
-        for (i, plan) in plans.iter().enumerate() {
-            let n_experts = plan.shape.get(2).copied().unwrap_or(1);
-            let n_bytes = plan.shape.iter().product::<u64>() / n_experts;
-            for expert in 0..n_experts {
-                writer.write(&plan.name, &vec![(10 * i as u64 + expert) as u8; n_bytes as usize]).unwrap();
-            }
-        }
-        writer.finish().unwrap();
-    }
-
-    fn model(shapes: [&[u64]; 3]) -> ModelFile {
-        let mut bytes = Vec::new();
-        write(&mut bytes, shapes);
-        ModelFile::from_bytes(&bytes).unwrap()
-    }
-
-    fn store(model: &ModelFile) -> Result<ExpertStore<'_>, StoreError> {
-        let tensor = |name| model.gguf().tensor(name).unwrap();
-        let experts = LayerExperts { gate: tensor("gate"), up: tensor("up"), down: tensor("down") };
-        ExpertStore::new(model, &[None, Some(experts)])
-    }
-
-    #[test]
-    fn every_expert_has_its_own_bytes() {
-        let model = model([&[4, 6, 3], &[4, 6, 3], &[6, 4, 3]]);
-        let store = store(&model).unwrap();
-        store.request(1, &[2, 0]);
-        for expert in 0..3u8 {
-            let bytes = store.bytes(1, expert.into());
-            assert_eq!(bytes.gate, [expert; 24]);
-            assert_eq!(bytes.up, [10 + expert; 24]);
-            assert_eq!(bytes.down, [20 + expert; 24]);
-        }
-    }
-
-    #[test]
-    fn tensors_with_other_experts_than_the_gate_are_refused() {
-        for (shapes, name) in [
-            ([&[4, 6, 3][..], &[4, 6, 3], &[6, 4, 2]], "`down`"),
-            ([&[4, 6, 3], &[4, 6], &[6, 4, 3]], "`up`"),
-            ([&[4, 6], &[4, 6, 3], &[6, 4, 3]], "`gate`"),
-        ] {
-            let model = model(shapes);
-            let error = store(&model).unwrap_err().to_string();
-            assert!(error.contains(&format!("tensor {name} has shape")), "{error}");
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn what_is_requested_comes_in_without_being_touched() {
-        // A file on a disk, as this test is: the pages of a tmpfs cannot be dropped.
-        let beside = std::env::current_exe().unwrap();
-        let file = tempfile::NamedTempFile::new_in(beside.parent().unwrap()).unwrap();
-        write(file.as_file(), [&[1024, 1024, 3], &[1024, 1024, 3], &[1024, 1024, 3]]);
-        file.as_file().sync_all().unwrap();
-        let model = ModelFile::open(&file).unwrap();
-        let store = store(&model).unwrap();
-        let of = |expert| store.layers[1].as_ref().unwrap().tensors().map(|t| t.range(expert));
-        let resident = |expert| of(expert).iter().map(|&r| store.residency.resident_bytes(r)).sum::<Option<u64>>();
-        rustix::fs::fadvise(file.as_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        if resident(2).is_none_or(|bytes| bytes > 0) {
-            println!("SKIP: this system does not say what is resident, or does not drop it");
-            return;
-        }
-        store.request(1, &[2]);
-        let start = Instant::now();
-        while resident(2) != Some(3 << 20) {
-            assert!(start.elapsed() < Duration::from_secs(10), "only {:?} bytes came in", resident(2));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert_eq!(store.read_bytes.load(Relaxed), 3 << 20);
-        store.request(1, &[2]);
-        assert_eq!(store.read_bytes.load(Relaxed), 3 << 20, "what is in memory is not asked for again");
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapMut};
 
+use super::direct::ReadError;
 use super::guard::Guard;
 use super::system;
 use crate::gguf::{Gguf, GgufError, TensorInfo};
@@ -215,11 +216,9 @@ impl ModelFile {
         }
     }
 
-    /// Lets touched pages of experts bring in what lies around them, for a run that never asks for experts ahead.
-    pub fn advise_experts_sequential(&self) {
-        for tensor in self.gguf.tensors.iter().filter(|t| is_expert_tensor(t)) {
-            self.files[tensor.file].advise(Advice::Normal, tensor.offset, tensor.n_bytes);
-        }
+    /// Bytes of all that every token needs.
+    pub fn dense_bytes(&self) -> u64 {
+        self.gguf.tensors.iter().filter(|t| !is_expert_tensor(t)).map(|t| t.n_bytes).sum()
     }
 
     /// Asks the kernel to read in all that every token needs: every tensor but the experts'. Returns before the bytes
@@ -242,6 +241,27 @@ impl ModelFile {
             file.advise(Advice::WillNeed, start, next - start);
             start = next;
         }
+    }
+
+    /// Waits until a range has been read, so that touching it waits for nothing; where the system cannot, it does nothing.
+    ///
+    /// # Errors
+    /// The bytes cannot be read, or are no longer in the file.
+    pub(super) fn populate(&self, range: FileRange) -> Result<(), ReadError> {
+        let FileRange { file, offset, n_bytes } = range;
+        self.files[file].populate(offset, n_bytes).or_else(|source| {
+            let path = self.gguf.files[file].path.clone();
+            let file_bytes = self.file(file).and_then(|f| f.metadata().ok()).map(|m| m.len());
+            Err(match file_bytes {
+                Some(there) if there < offset + n_bytes => ReadError::Truncated { path, offset, n_bytes },
+                _ => ReadError::Io { path, offset, n_bytes, source },
+            })
+        })
+    }
+
+    /// Tells the kernel that a range will not be read soon, so that its memory is free for what will.
+    pub(super) fn drop_pages(&self, range: FileRange) {
+        self.files[range.file].drop_pages(range.offset, range.n_bytes);
     }
 
     /// The opened file of this index; `None` for a model in memory.
@@ -287,6 +307,38 @@ impl MappedFile {
         };
         let _ = self.map.advise_range(advice, offset as usize, n_bytes as usize);
     }
+
+    #[cfg(target_os = "linux")]
+    fn populate(&self, offset: u64, n_bytes: u64) -> io::Result<()> {
+        match self.map.advise_range(memmap2::Advice::PopulateRead, offset as usize, n_bytes as usize) {
+            // Linux before 5.14 does not know it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            other => other,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn populate(&self, _offset: u64, _n_bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn drop_pages(&self, offset: u64, n_bytes: u64) {
+        // The bytes of a model in memory are nowhere else.
+        let Some(file) = &self.file else { return };
+        // SAFETY: The pages are of a file and this mapping is shared and read-only: dropped, they read from the file
+        // again, the same bytes.
+        let _ = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.map.unchecked_advise_range(advice, offset as usize, n_bytes as usize)
+        };
+        // The page cache drops only what no process has mapped.
+        let n_bytes = std::num::NonZeroU64::new(n_bytes);
+        let _ = rustix::fs::fadvise(file, offset, n_bytes, rustix::fs::Advice::DontNeed);
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn drop_pages(&self, _offset: u64, _n_bytes: u64) {}
 
     #[cfg(not(unix))]
     fn advise(&self, _advice: Advice, _offset: u64, _n_bytes: u64) {}

@@ -1,14 +1,16 @@
 //! What is done to every hostile file: all that the program does to a model when it opens it. The file's bytes in;
 //! nothing out but that it returns. `tests/hostile.rs` and the fuzz target share this.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use wayinfer::gguf::{Gguf, Metadata, TensorInfo, Value};
 use wayinfer::model::{Compute, Model, Prefetch};
 use wayinfer::sampler::{Sampler, SamplingParams};
 use wayinfer::session::{EngineOptions, Session, Watch};
-use wayinfer::store::{ExpertStore, LayerExperts, ModelFile, ResidencySurvey};
+use wayinfer::store::{
+    ExpertOptions, ExpertStore, LayerExperts, ModelFile, PagingChoice, Place, ResidencySurvey, Routed,
+};
 use wayinfer::telemetry::ExpertMap;
 use wayinfer::text::chat::ChatFormat;
 use wayinfer::text::tokenizer::{Special, Tokenizer};
@@ -51,7 +53,7 @@ pub fn open_everything(bytes: &[u8]) -> Opened {
 
 /// Binds the model, reads tokenizer and template, and puts a conversation through them.
 fn load(file: &ModelFile) -> bool {
-    let model = Model::new(file).ok();
+    let model = Model::new(file, PagingChoice::Mapped, |_| u64::MAX).ok();
     model.iter().for_each(|model| compute(file, model));
     let metadata = &file.gguf().metadata;
     let Ok((tokenizer, _)) = Tokenizer::from_metadata(metadata) else { return false };
@@ -126,7 +128,7 @@ fn survey(model: &ModelFile) {
     assert_eq!(survey.resident_bytes(), None, "nobody says what of a model in memory is resident");
 }
 
-/// Reads every expert of the first layers; false where their tensors do not belong together.
+/// Reads a few experts of the first layers, with room for all and with room for one; false where their tensors do not belong together.
 fn read_experts(model: &ModelFile) -> bool {
     let experts = |layer: usize| {
         let tensor = |part: &str| model.gguf().tensor(&format!("blk.{layer}.ffn_{part}_exps.weight"));
@@ -136,18 +138,32 @@ fn read_experts(model: &ModelFile) -> bool {
     if layers.iter().all(Option::is_none) {
         return true;
     }
-    let Ok(store) = ExpertStore::new(model, &layers) else {
-        return false;
-    };
-    for (layer, tensors) in layers.iter().enumerate() {
-        let Some(LayerExperts { gate, up, down }) = tensors else { continue };
-        let n_experts = gate.shape[2] as usize;
-        for expert in [0, n_experts / 2, n_experts - 1] {
-            store.request(layer, &[expert]);
-            let bytes = store.bytes(layer, expert);
-            let of = |tensor: &TensorInfo| tensor.n_bytes / n_experts as u64;
-            assert_eq!([bytes.gate, bytes.up, bytes.down].map(|b| b.len() as u64), [of(gate), of(up), of(down)]);
+    [u64::MAX, 0].into_iter().all(|budget| {
+        let options = ExpertOptions { paging: PagingChoice::Mapped, budget, n_used: 1 };
+        let map = Arc::new(ExpertMap::new(layers.len(), 1));
+        let Ok(store) = ExpertStore::new(model, &layers, options, map) else {
+            return false;
+        };
+        for (layer, tensors) in layers.iter().enumerate() {
+            let Some(LayerExperts { gate, up, down }) = tensors else { continue };
+            let n_experts = gate.shape[2] as usize;
+            for expert in [0, n_experts / 2, n_experts - 1] {
+                let routed = [Routed { expert, n_tokens: 1, place: Place::Hot }];
+                let mut wanted = store.request(layer, 1, &routed).expect("nothing is read yet");
+                let mut taken = Vec::new();
+                let taking = wanted.take(&mut taken);
+                assert_eq!(taking.is_ok(), budget > 0, "{taking:?}");
+                if taking.is_ok() {
+                    assert_eq!(taken, [expert]);
+                    let bytes = wanted.taken().bytes(expert);
+                    let of = |tensor: &TensorInfo| tensor.n_bytes / n_experts as u64;
+                    assert_eq!(
+                        [bytes.gate, bytes.up, bytes.down].map(|b| b.len() as u64),
+                        [of(gate), of(up), of(down)]
+                    );
+                }
+            }
         }
-    }
-    true
+        true
+    })
 }

@@ -50,6 +50,7 @@ pub(super) fn reading() -> Snapshot {
         kv_capacity: Some(8192),
         kv_bytes: Some(112 << 20),
         experts: Some(Arc::new(map)),
+        ..Snapshot::default()
     }
 }
 

@@ -1,0 +1,553 @@
+//! Keeps to a budget of experts: what a layer wants is pinned, read where it is missing, and handed over as it comes;
+//! what may leave is decided by the [`ExpertCache`], alike for both ways of reading.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
+use super::direct::{Completion, ReadError, Reader, Ticket, Urgency};
+use super::mapping::FileRange;
+use super::places::Places;
+use crate::telemetry::{ExpertMap, Paging};
+
+/// Bytes that may be on their way before they are needed, where twice a token's experts of a layer are less.
+const AHEAD_BYTES: u64 = 64 << 20;
+
+/// Why a layer does not get its experts.
+#[derive(Debug, thiserror::Error)]
+pub enum PagingError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+/// An expert that tokens of a pass were routed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routed {
+    pub expert: usize,
+    /// How many tokens.
+    pub n_tokens: usize,
+    /// Where it goes when it has been used.
+    pub place: Place,
+}
+
+/// The bookkeeping of one model's experts.
+#[derive(Debug)]
+pub(super) struct Pager {
+    cache: ExpertCache,
+    backing: Backing,
+    paging: Arc<Paging>,
+    map: Arc<ExpertMap>,
+    /// Of all layers, one after the other.
+    entries: Vec<Entry>,
+    /// `[n_layers]`: index of the layer's first expert.
+    firsts: Vec<usize>,
+    /// The layer at hand.
+    layer: usize,
+    /// What the layer at hand wants and is resident or on its way.
+    waiting: Vec<ExpertId>,
+    /// What it wants and has not been begun.
+    missing: VecDeque<ExpertId>,
+    /// What it has been handed.
+    taken: Vec<ExpertId>,
+    /// Guesses that nobody has asked for and that have not arrived.
+    guesses: Vec<ExpertId>,
+    /// Guesses that may not leave before the next layer has chosen.
+    held: Vec<ExpertId>,
+    held_bytes: u64,
+    /// A layer to be read ahead, and the next of its experts.
+    ahead: Option<(usize, usize)>,
+    /// Bytes on their way.
+    loading_bytes: u64,
+    /// Bytes that may be on their way before they are needed.
+    ahead_bytes: u64,
+    last_ticket: u64,
+    /// What the reader has, by its tickets.
+    flights: Vec<(u64, ExpertId)>,
+    /// For reuse.
+    evicted: Vec<ExpertId>,
+    done: Vec<Completion>,
+}
+
+/// How bytes come and go.
+#[derive(Debug)]
+pub(super) enum Backing {
+    /// The page cache holds them: it is asked to read, and told what to drop.
+    Mapped,
+    Direct(Reader),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    state: State,
+    slot: u32,
+    /// Names the expert while it is read.
+    ticket: u64,
+    /// The layer at hand wants it.
+    wanted: bool,
+    /// It was read, or is, on a guess, and nobody has asked for it yet.
+    guess: bool,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Absent,
+    /// On its way; pinned until it is there.
+    Loading,
+    Resident,
+}
+
+impl Pager {
+    /// `n_used`: experts that a token takes in a layer.
+    pub(super) fn new(
+        cache: ExpertCache,
+        backing: Backing,
+        places: &Places<'_>,
+        n_used: usize,
+        paging: Arc<Paging>,
+        map: Arc<ExpertMap>,
+    ) -> Pager {
+        let absent =
+            Entry { state: State::Absent, slot: 0, ticket: 0, wanted: false, guess: false, place: Place::Cold };
+        let counts = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts()));
+        let firsts = counts.clone().scan(0, |sum, n| Some(std::mem::replace(sum, *sum + n))).collect();
+        let largest = places.layers.iter().flatten().map(|l| l.slot_bytes).max().unwrap_or(0);
+        let pager = Pager {
+            cache,
+            backing,
+            paging,
+            map,
+            entries: vec![absent; counts.sum()],
+            firsts,
+            layer: 0,
+            waiting: Vec::new(),
+            missing: VecDeque::new(),
+            taken: Vec::new(),
+            guesses: Vec::new(),
+            held: Vec::new(),
+            held_bytes: 0,
+            ahead: None,
+            loading_bytes: 0,
+            ahead_bytes: AHEAD_BYTES.max(2 * n_used as u64 * largest),
+            last_ticket: 0,
+            flights: Vec::new(),
+            evicted: Vec::new(),
+            done: Vec::new(),
+        };
+        if pager.is_direct() {
+            for (layer, found) in places.layers.iter().enumerate() {
+                let n_experts = found.as_ref().map_or(0, |l| l.n_experts());
+                (0..n_experts).for_each(|expert| pager.map.set_resident(layer, expert, Some(0.0)));
+            }
+        }
+        pager.paging.budget_bytes.set(pager.cache.budget());
+        pager.paging.resident_bytes.set(0);
+        pager
+    }
+
+    pub(super) fn cache(&self) -> &ExpertCache {
+        &self.cache
+    }
+
+    pub(super) fn ahead_bytes(&self) -> u64 {
+        self.ahead_bytes
+    }
+
+    fn is_direct(&self) -> bool {
+        matches!(self.backing, Backing::Direct(_))
+    }
+
+    fn index(&self, id: ExpertId) -> usize {
+        self.firsts[id.layer as usize] + id.expert as usize
+    }
+
+    fn entry(&mut self, id: ExpertId) -> &mut Entry {
+        let index = self.index(id);
+        &mut self.entries[index]
+    }
+
+    pub(super) fn set_budget(&mut self, places: &Places<'_>, bytes: u64) {
+        let mut evicted = std::mem::take(&mut self.evicted);
+        self.cache.set_budget(bytes, &mut evicted);
+        self.evicted = evicted;
+        self.drop_evicted(places, None);
+        self.paging.budget_bytes.set(bytes);
+        self.paging.resident_bytes.set(self.cache.used_bytes());
+    }
+
+    /// Begins a layer: pins what is resident of the experts it wants, and has the rest read, all at once as far as there
+    /// is room. Returns at once.
+    pub(super) fn request(
+        &mut self,
+        places: &Places<'_>,
+        layer: usize,
+        n_tokens: usize,
+        routed: &[Routed],
+    ) -> Result<(), PagingError> {
+        self.layer = layer;
+        self.cache.begin_layer(layer, n_tokens);
+        self.poll(places)?;
+        self.ahead = None;
+        for &Routed { expert, n_tokens, place } in routed {
+            let id = ExpertId { layer: layer as u32, expert: expert as u32 };
+            let bytes = places.of(id).expert_bytes;
+            let resident = self.cache.demand(id, n_tokens);
+            let index = self.index(id);
+            let entry = &mut self.entries[index];
+            (entry.wanted, entry.place) = (true, place);
+            if !resident {
+                self.missing.push_back(id);
+                continue;
+            }
+            self.paging.requested_bytes.add(bytes);
+            self.cache.pin(id);
+            self.waiting.push(id);
+            let guessed = std::mem::take(&mut entry.guess);
+            if guessed {
+                self.paging.speculated_used_bytes.add(bytes);
+                self.guesses.retain(|&guess| guess != id);
+            }
+            match &mut self.backing {
+                Backing::Direct(reader) => {
+                    if entry.state == State::Loading {
+                        reader.promote(Ticket(entry.ticket));
+                        // A guess that arrives unasked is counted when it does.
+                        self.paging.speculated_bytes.add(if guessed { bytes } else { 0 });
+                    }
+                    self.paging.hit_bytes.add(if guessed { 0 } else { bytes });
+                }
+                Backing::Mapped => {
+                    // The kernel may have dropped it, or not have read it yet.
+                    let ranges = places.ranges(id);
+                    let known = |range: FileRange| places.residency.resident_bytes(range).unwrap_or(range.n_bytes);
+                    let missing = bytes - ranges.iter().map(|&range| known(range)).sum::<u64>().min(bytes);
+                    if missing > 0 {
+                        ranges.iter().for_each(|&range| places.model.will_need(range));
+                    }
+                    if !guessed {
+                        self.paging.demand_bytes.add(missing);
+                        self.paging.hit_bytes.add(bytes - missing);
+                    }
+                    if entry.state == State::Resident && (missing > 0 || guessed) {
+                        entry.state = State::Loading;
+                        self.loading_bytes += places.of(id).slot_bytes;
+                        self.cache.pin(id);
+                    }
+                }
+            }
+        }
+        self.let_go();
+        self.cancel_guesses(places, |id| id.layer as usize == layer);
+        // Where there is no room yet, who takes the experts is told.
+        let _ = self.submit_missing(places);
+        Ok(())
+    }
+
+    /// Hands over what has come, and waits where nothing has, unless nothing more is to come: `experts` is empty then.
+    pub(super) fn take(&mut self, places: &Places<'_>, experts: &mut Vec<usize>) -> Result<(), PagingError> {
+        experts.clear();
+        loop {
+            self.poll(places)?;
+            let (entries, firsts, taken) = (&self.entries, &self.firsts, &mut self.taken);
+            self.waiting.retain(|&id| {
+                let entry = &entries[firsts[id.layer as usize] + id.expert as usize];
+                let resident = entry.state == State::Resident;
+                if resident {
+                    places.open(id, entry.slot);
+                    taken.push(id);
+                    experts.push(id.expert as usize);
+                }
+                !resident
+            });
+            if !experts.is_empty() || self.waiting.is_empty() && self.missing.is_empty() {
+                return Ok(());
+            }
+            self.submit_missing(places)?;
+            let began = Instant::now();
+            self.wait(places)?;
+            self.paging.add_stall(self.layer, began.elapsed());
+        }
+    }
+
+    /// Takes an expert back.
+    pub(super) fn release(&mut self, places: &Places<'_>, expert: usize) -> Result<(), PagingError> {
+        let found = self.taken.iter().position(|id| id.expert as usize == expert);
+        let id = self.taken.swap_remove(found.unwrap_or_else(|| panic!("expert {expert} was not taken")));
+        self.put_back(places, id);
+        self.poll(places)?;
+        let _ = self.submit_missing(places);
+        Ok(())
+    }
+
+    /// Ends the layer, finished or not: what is on its way comes in all the same, and stays as long as the policy says.
+    pub(super) fn end(&mut self, places: &Places<'_>) {
+        while let Some(id) = self.taken.pop() {
+            self.put_back(places, id);
+        }
+        while let Some(id) = self.missing.pop_front() {
+            self.entry(id).wanted = false;
+        }
+        while let Some(id) = self.waiting.pop() {
+            self.entry(id).wanted = false;
+            self.cache.unpin(id);
+            if !self.is_direct() {
+                self.arrived(places, id);
+            }
+        }
+    }
+
+    fn put_back(&mut self, places: &Places<'_>, id: ExpertId) {
+        places.close(id);
+        let entry = self.entry(id);
+        entry.wanted = false;
+        let place = entry.place;
+        self.cache.unpin(id);
+        self.cache.set_place(id, place);
+    }
+
+    /// Reads these experts of another layer, the likeliest first, while nobody waits for the disk.
+    pub(super) fn guess(&mut self, places: &Places<'_>, layer: usize, experts: &[usize]) {
+        for &expert in experts {
+            if !self.may_guess(places, layer) {
+                return;
+            }
+            let id = ExpertId { layer: layer as u32, expert: expert as u32 };
+            if self.entry(id).state == State::Absent
+                && self.begin(places, id, Place::Cold, Urgency::Speculative).is_ok()
+            {
+                self.entry(id).guess = true;
+                self.cache.pin(id);
+                self.held.push(id);
+                self.held_bytes += places.of(id).slot_bytes;
+                if self.is_direct() {
+                    self.guesses.push(id);
+                } else {
+                    self.paging.speculated_bytes.add(places.of(id).expert_bytes);
+                }
+            }
+        }
+    }
+
+    /// Whether one more guess of the layer leaves enough room for what is sure.
+    fn may_guess(&self, places: &Places<'_>, layer: usize) -> bool {
+        self.held_bytes + places.layer(layer).slot_bytes <= self.ahead_bytes.min(self.cache.budget() / 4)
+    }
+
+    /// Lets guesses leave when the policy says so.
+    fn let_go(&mut self) {
+        while let Some(id) = self.held.pop() {
+            self.cache.unpin(id);
+        }
+        self.held_bytes = 0;
+    }
+
+    /// Has the experts of a layer read one after the other while there is room and the layer at hand wants nothing more.
+    pub(super) fn read_ahead(&mut self, places: &Places<'_>, layer: usize) {
+        self.ahead = Some((layer, 0));
+        let _ = self.submit_missing(places);
+    }
+
+    /// Begins as much of what is missing as may be on its way.
+    ///
+    /// # Errors
+    /// There is no room, and nothing on its way or waiting to be taken that would make some.
+    fn submit_missing(&mut self, places: &Places<'_>) -> Result<(), NoRoom> {
+        while let Some(&id) = self.missing.front() {
+            if self.loading_bytes > 0 && self.loading_bytes + places.of(id).slot_bytes > self.ahead_bytes {
+                return Ok(());
+            }
+            match self.begin(places, id, Place::Hot, Urgency::Demand) {
+                Ok(()) => {}
+                Err(no_room) if self.guesses.is_empty() && self.held.is_empty() => {
+                    let nothing = self.waiting.is_empty() && self.loading_bytes == 0;
+                    return if nothing { Err(no_room) } else { Ok(()) };
+                }
+                Err(_) => {
+                    self.let_go();
+                    self.cancel_guesses(places, |_| true);
+                    if self.begin(places, id, Place::Hot, Urgency::Demand).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            self.missing.pop_front();
+            self.paging.requested_bytes.add(places.of(id).expert_bytes);
+            self.paging.demand_bytes.add(places.of(id).expert_bytes);
+            self.cache.pin(id);
+            self.waiting.push(id);
+        }
+        while let Some((layer, expert)) = self.ahead.filter(|_| self.missing.is_empty()) {
+            let found = places.layer(layer);
+            if expert >= found.n_experts() {
+                self.ahead = None;
+            } else if self.loading_bytes + found.slot_bytes > self.ahead_bytes || !self.may_guess(places, layer) {
+                break;
+            } else {
+                self.guess(places, layer, &[expert]);
+                self.ahead = Some((layer, expert + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for an expert and has it read.
+    fn begin(&mut self, places: &Places<'_>, id: ExpertId, place: Place, urgency: Urgency) -> Result<(), NoRoom> {
+        let mut evicted = std::mem::take(&mut self.evicted);
+        let inserted = self.cache.insert(id, place, &mut evicted);
+        self.evicted = evicted;
+        let slot = inserted?;
+        self.drop_evicted(places, Some((id, slot)));
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        let entry = self.entry(id);
+        (entry.slot, entry.ticket) = (slot, ticket);
+        match &mut self.backing {
+            Backing::Direct(reader) => {
+                self.flights.push((ticket, id));
+                reader.submit(Ticket(ticket), &places.pieces(id, slot), urgency);
+            }
+            Backing::Mapped => places.ranges(id).iter().for_each(|&range| places.model.will_need(range)),
+        }
+        // A guess in the page cache is waited for by who asks for it.
+        if self.is_direct() || urgency == Urgency::Demand {
+            self.entry(id).state = State::Loading;
+            self.loading_bytes += places.of(id).slot_bytes;
+            self.cache.pin(id);
+        } else {
+            self.entry(id).state = State::Resident;
+        }
+        self.paging.resident_bytes.set(self.cache.used_bytes());
+        Ok(())
+    }
+
+    /// Gives back the memory of what has left, but for the slot that is filled again.
+    fn drop_evicted(&mut self, places: &Places<'_>, filled: Option<(ExpertId, u32)>) {
+        while let Some(id) = self.evicted.pop() {
+            let bytes = places.of(id).expert_bytes;
+            self.paging.evicted_bytes.add(bytes);
+            let entry = self.entry(id);
+            entry.state = State::Absent;
+            let slot = entry.slot;
+            if std::mem::take(&mut entry.guess) {
+                self.paging.wasted_bytes.add(bytes);
+            }
+            match &places.arena {
+                None => places.ranges(id).iter().for_each(|&range| places.model.drop_pages(range)),
+                Some(arena) => {
+                    let start = places.slot_start(id, slot);
+                    self.map.set_resident(id.layer as usize, id.expert as usize, Some(0.0));
+                    if filled.is_none_or(|(id, slot)| places.slot_start(id, slot) != start) {
+                        arena.discard(start, places.of(id).slot_bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives up guesses that have not been begun.
+    fn cancel_guesses(&mut self, places: &Places<'_>, which: impl Fn(ExpertId) -> bool) {
+        let mut guesses = std::mem::take(&mut self.guesses);
+        guesses.retain(|&id| {
+            let index = self.index(id);
+            let Backing::Direct(reader) = &mut self.backing else { return false };
+            let cancelled = which(id) && reader.cancel(Ticket(self.entries[index].ticket));
+            if cancelled {
+                self.forget(places, id);
+            }
+            !cancelled
+        });
+        self.guesses = guesses;
+    }
+
+    /// An expert that was on its way will not come.
+    fn forget(&mut self, places: &Places<'_>, id: ExpertId) {
+        self.loading_bytes -= places.of(id).slot_bytes;
+        let entry = self.entry(id);
+        (entry.state, entry.guess) = (State::Absent, false);
+        let (slot, ticket) = (entry.slot, entry.ticket);
+        let wanted = std::mem::take(&mut entry.wanted);
+        self.cache.unpin(id);
+        if let Some(at) = self.held.iter().position(|&held| held == id) {
+            self.held.swap_remove(at);
+            self.held_bytes -= places.of(id).slot_bytes;
+            self.cache.unpin(id);
+        }
+        if wanted {
+            self.cache.unpin(id);
+            self.waiting.retain(|&other| other != id);
+        }
+        self.cache.remove(id);
+        self.flights.retain(|&(other, _)| other != ticket);
+        if let Some(arena) = &places.arena {
+            arena.discard(places.slot_start(id, slot), places.of(id).slot_bytes);
+        }
+    }
+
+    /// An expert that was on its way is there.
+    fn arrived(&mut self, places: &Places<'_>, id: ExpertId) {
+        self.loading_bytes -= places.of(id).slot_bytes;
+        let direct = self.is_direct();
+        let entry = self.entry(id);
+        entry.state = State::Resident;
+        let guess = entry.guess;
+        self.cache.unpin(id);
+        if direct {
+            self.map.set_resident(id.layer as usize, id.expert as usize, Some(1.0));
+            if guess {
+                self.paging.speculated_bytes.add(places.of(id).expert_bytes);
+                self.guesses.retain(|&other| other != id);
+            }
+        }
+    }
+
+    /// Notes what has arrived, without waiting.
+    fn poll(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
+        if let Backing::Direct(reader) = &mut self.backing {
+            reader.poll(&mut self.done);
+        }
+        self.settle(places)
+    }
+
+    /// Waits until something has arrived.
+    fn wait(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
+        match &mut self.backing {
+            Backing::Direct(reader) => {
+                reader.wait(&mut self.done);
+                self.settle(places)
+            }
+            Backing::Mapped => {
+                let Some(&id) = self.waiting.first() else { return Ok(()) };
+                let read = places.ranges(id).into_iter().try_for_each(|range| places.model.populate(range));
+                match read {
+                    Ok(()) => self.arrived(places, id),
+                    Err(error) => {
+                        self.forget(places, id);
+                        return Err(error.into());
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn settle(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
+        let mut failed = None;
+        while let Some(Completion { ticket: Ticket(ticket), outcome }) = self.done.pop() {
+            let Some(at) = self.flights.iter().position(|&(other, _)| other == ticket) else { continue };
+            let (_, id) = self.flights.swap_remove(at);
+            match outcome {
+                Ok(()) => self.arrived(places, id),
+                Err(error) => {
+                    // A guess that failed is read again, and complained of, when it is asked for.
+                    failed = Some(error).filter(|_| self.entry(id).wanted).or(failed);
+                    self.guesses.retain(|&guess| guess != id);
+                    self.forget(places, id);
+                }
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}

@@ -1,0 +1,168 @@
+//! What experts cost: bytes wanted, found in memory, read, guessed and thrown out, and the time spent waiting for them.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::{Counter, Gauge};
+
+/// How expert bytes arrive, and why that way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PagingWay {
+    /// `mapped` or `direct`.
+    pub name: &'static str,
+    /// In words, for a person.
+    pub reason: String,
+}
+
+/// Counts of one model's experts; exact where a budget is kept, all zero where every expert fits.
+#[derive(Debug)]
+pub struct Paging {
+    pub way: PagingWay,
+    /// Bytes that all experts would take.
+    pub total_bytes: u64,
+    /// Bytes that experts may take.
+    pub budget_bytes: Gauge,
+    /// Bytes that experts take.
+    pub resident_bytes: Gauge,
+    /// Bytes of the experts that were routed to: a pass counts an expert of a layer once.
+    pub requested_bytes: Counter,
+    /// Of those, bytes that were in memory, speculated ones that were asked for the first time aside. With the demanded
+    /// bytes and the speculated ones that were used they are all that was requested.
+    pub hit_bytes: Counter,
+    /// Of those, bytes that were read because a pass waited for them.
+    pub demand_bytes: Counter,
+    /// Bytes read, or begun to be read, before anything asked for them.
+    pub speculated_bytes: Counter,
+    /// Of those, bytes that were asked for later, while they were on their way or there.
+    pub speculated_used_bytes: Counter,
+    /// Of those, bytes that left without having been asked for.
+    pub wasted_bytes: Counter,
+    /// Bytes that left for others.
+    pub evicted_bytes: Counter,
+    /// Time in which a pass could only wait for experts.
+    stall_ns: Counter,
+    passes: Counter,
+    /// Time of passes, waiting included.
+    pass_ns: Counter,
+    /// Those of the last pass.
+    last_stall_ns: AtomicU64,
+    last_pass_ns: AtomicU64,
+    /// `[n_layers]`
+    layers: Vec<LayerTimes>,
+}
+
+#[derive(Debug, Default)]
+struct LayerTimes {
+    stall_ns: Counter,
+    /// Of attention and FFN, waiting not included.
+    compute_ns: Counter,
+}
+
+/// What a screen or a report shows of [`Paging`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PagingSnapshot {
+    pub way: PagingWay,
+    pub total_bytes: u64,
+    pub budget_bytes: Option<u64>,
+    pub resident_bytes: Option<u64>,
+    pub requested_bytes: u64,
+    pub hit_bytes: u64,
+    pub demand_bytes: u64,
+    pub speculated_bytes: u64,
+    pub speculated_used_bytes: u64,
+    pub wasted_bytes: u64,
+    pub evicted_bytes: u64,
+    pub passes: u64,
+    pub stall: Duration,
+    /// Of all passes, waiting not included.
+    pub compute: Duration,
+    /// Of the last pass.
+    pub last_stall: Duration,
+    pub last_compute: Duration,
+    /// Stall and compute of each layer.
+    pub layers: Vec<(Duration, Duration)>,
+}
+
+impl Paging {
+    pub fn new(way: PagingWay, total_bytes: u64, n_layers: usize) -> Paging {
+        Paging {
+            way,
+            total_bytes,
+            budget_bytes: Gauge::default(),
+            resident_bytes: Gauge::default(),
+            requested_bytes: Counter::default(),
+            hit_bytes: Counter::default(),
+            demand_bytes: Counter::default(),
+            speculated_bytes: Counter::default(),
+            speculated_used_bytes: Counter::default(),
+            wasted_bytes: Counter::default(),
+            evicted_bytes: Counter::default(),
+            stall_ns: Counter::default(),
+            passes: Counter::default(),
+            pass_ns: Counter::default(),
+            last_stall_ns: AtomicU64::new(0),
+            last_pass_ns: AtomicU64::new(0),
+            layers: (0..n_layers).map(|_| LayerTimes::default()).collect(),
+        }
+    }
+
+    /// A pass could only wait for experts of `layer` for `time`.
+    pub fn add_stall(&self, layer: usize, time: Duration) {
+        let ns = time.as_nanos() as u64;
+        self.layers[layer].stall_ns.add(ns);
+        self.stall_ns.add(ns);
+    }
+
+    pub fn layer_stall(&self, layer: usize) -> Duration {
+        Duration::from_nanos(self.layers[layer].stall_ns.get())
+    }
+
+    pub fn add_compute(&self, layer: usize, time: Duration) {
+        self.layers[layer].compute_ns.add(time.as_nanos() as u64);
+    }
+
+    pub fn stall(&self) -> Duration {
+        Duration::from_nanos(self.stall_ns.get())
+    }
+
+    /// A pass took `time`, of which `stall` was waiting.
+    pub fn end_pass(&self, time: Duration, stall: Duration) {
+        self.passes.add(1);
+        self.pass_ns.add(time.as_nanos() as u64);
+        self.last_pass_ns.store(time.as_nanos() as u64, Relaxed);
+        self.last_stall_ns.store(stall.as_nanos() as u64, Relaxed);
+    }
+
+    pub fn snapshot(&self) -> PagingSnapshot {
+        let (pass, stall) = (Duration::from_nanos(self.pass_ns.get()), self.stall());
+        let [last_pass, last_stall] =
+            [&self.last_pass_ns, &self.last_stall_ns].map(|ns| Duration::from_nanos(ns.load(Relaxed)));
+        let times = |layer: &LayerTimes| [&layer.stall_ns, &layer.compute_ns].map(|ns| Duration::from_nanos(ns.get()));
+        PagingSnapshot {
+            way: self.way.clone(),
+            total_bytes: self.total_bytes,
+            budget_bytes: self.budget_bytes.get(),
+            resident_bytes: self.resident_bytes.get(),
+            requested_bytes: self.requested_bytes.get(),
+            hit_bytes: self.hit_bytes.get(),
+            demand_bytes: self.demand_bytes.get(),
+            speculated_bytes: self.speculated_bytes.get(),
+            speculated_used_bytes: self.speculated_used_bytes.get(),
+            wasted_bytes: self.wasted_bytes.get(),
+            evicted_bytes: self.evicted_bytes.get(),
+            passes: self.passes.get(),
+            stall,
+            compute: pass.saturating_sub(stall),
+            last_stall,
+            last_compute: last_pass.saturating_sub(last_stall),
+            layers: self.layers.iter().map(|layer| times(layer).into()).collect(),
+        }
+    }
+}
+
+impl PagingSnapshot {
+    /// Share of the requested bytes that were in memory, guesses aside; `None` before anything was requested.
+    pub fn hit_rate(&self) -> Option<f64> {
+        (self.requested_bytes > 0).then(|| self.hit_bytes as f64 / self.requested_bytes as f64)
+    }
+}
