@@ -48,7 +48,7 @@ fn every_way_budget_and_prefetch_gives_the_same_bits() {
     let total = whole.experts().total_bytes();
     let (judge, _) = logits(&compute, &whole, &file, Prefetch::On);
     for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
-        for share in [16, 5, 2] {
+        for share in [8, 5, 2] {
             for prefetch in [Prefetch::On, Prefetch::Off] {
                 let model = Model::new(&file, paging, |_| total / share).unwrap();
                 let (found, counted) = logits(&compute, &model, &file, prefetch);

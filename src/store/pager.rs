@@ -293,7 +293,7 @@ impl Pager {
         while let Some(id) = self.waiting.pop() {
             self.entry(id).wanted = false;
             self.cache.unpin(id);
-            if !self.is_direct() {
+            if !self.is_direct() && self.entry(id).state == State::Loading {
                 self.arrived(places, id);
             }
         }
