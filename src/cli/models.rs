@@ -79,14 +79,14 @@ fn suggest(as_json: bool) -> anyhow::Result<()> {
     let known = |gb: Option<f64>| gb.map_or("unknown".to_owned(), |gb| format!("{gb:.0} GB"));
     let mut text = format!("Memory available here: {}. Free on the disk: {}. ", known(memory), known(disk));
     text.push_str("Sizes are approximate; * suits this machine.\n\n");
-    for s in &suggestions::ALL {
+    text.extend(suggestions::ALL.iter().map(|s| {
         let mark = if suits(s) { '*' } else { ' ' };
         let (all, active) = s.parameters;
-        text.push_str(&format!(
+        format!(
             "{mark} {}\n    {}; {all}B parameters, {active}B a token; {} GB on the disk, from {} GB of memory\n",
             s.name, s.what, s.disk_gb, s.memory_gb
-        ));
-    }
+        )
+    }));
     text.push_str("\nwayinfer pull NAME fetches one.\n");
     Ok(output::print(&text)?)
 }
@@ -152,9 +152,7 @@ fn table(models: &[Model]) -> String {
     let widths: [usize; 5] = std::array::from_fn(width);
     let mut text = String::new();
     for row in Some(&header).filter(|_| !rows.is_empty()).into_iter().chain(&rows) {
-        for (cell, width) in row.iter().zip(widths) {
-            text.push_str(&format!("{cell:width$}  "));
-        }
+        text.extend(row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")));
         text.push_str(&row[5]);
         text.push('\n');
     }

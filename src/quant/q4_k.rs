@@ -40,7 +40,7 @@ pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([i8; 8], [i8; 8]) {
 }
 
 /// The inverse of [`scales_and_mins`].
-pub(super) fn pack_scales_and_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+pub(super) fn pack_scales_and_mins(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
     std::array::from_fn(|i| match i {
         0..4 => scales[i] | ((scales[i + 4] >> 4) << 6),
         4..8 => mins[i - 4] | ((mins[i] >> 4) << 6),
@@ -67,7 +67,7 @@ pub(super) fn search_with_mins(codes: Affine, x: &[f32; 256]) -> (SharedScales<8
 pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
     encode_row::<BlockQ4K, 256>(x, out, |x| {
         let (SharedScales { d, dmin, scales, mins }, codes) = search_with_mins(Affine { top: 15.0 }, x);
-        BlockQ4K { d, dmin, scales: pack_scales_and_mins(&scales, &mins), qs: pack_four_bits(&codes) }
+        BlockQ4K { d, dmin, scales: pack_scales_and_mins(scales, mins), qs: pack_four_bits(&codes) }
     });
 }
 

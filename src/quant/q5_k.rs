@@ -34,7 +34,7 @@ pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
         BlockQ5K {
             d,
             dmin,
-            scales: pack_scales_and_mins(&scales, &mins),
+            scales: pack_scales_and_mins(scales, mins),
             qh: std::array::from_fn(|l| (0..8).map(|b| (codes[32 * b + l] >> 4) << b).sum()),
             qs: pack_four_bits(&codes),
         }

@@ -28,7 +28,7 @@ enum Size {
 impl Mix {
     /// Every target, from the smallest to the largest.
     pub const ALL: [Mix; 20] = {
-        use GgmlType::*;
+        use GgmlType::{BF16, F16, F32, IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
         const fn mix(name: &'static str, file_type: u32, base: GgmlType, size: Size) -> Mix {
             Mix { name, file_type, base, size }
         }
@@ -147,7 +147,7 @@ fn is_output(shape: &Shape, name: &str) -> bool {
 
 /// The format that the mix's rules give a tensor of this name.
 fn raised(mix: Mix, shape: &Shape, name: &str) -> GgmlType {
-    use GgmlType::*;
+    use GgmlType::{IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0};
     let base = mix.base;
     let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok()).unwrap_or(0);
     let favoured = shape.is_favoured(layer);
