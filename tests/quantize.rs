@@ -1,7 +1,7 @@
 //! Quantization against ggml: the plain formats byte for byte, the searched ones by their error, and whole files from
 //! the command line. `tests/data/quantized/make.py` made what is expected.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says why it skips")]
 
 mod common;
 
