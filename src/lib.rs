@@ -8,17 +8,21 @@
 //! | 6 | `main`, [`cli`] |
 //! | 5 | [`tui`] |
 //! | 4 | [`worker`] |
-//! | 3 | [`session`], [`sampler`], [`text`], [`transcript`] |
-//! | 2 | [`model`] |
+//! | 3 | [`session`], [`sampler`], [`text`], [`transcript`], [`pull`], [`catalog`] |
+//! | 2 | [`model`], [`quantize`] |
 //! | 1 | [`store`], [`gguf`], [`kernel`], [`pool`] |
-//! | 0 | [`quant`], [`telemetry`] |
+//! | 0 | [`quant`], [`telemetry`], [`disk`] |
 
+pub mod catalog;
 pub mod cli;
+pub mod disk;
 pub mod gguf;
 pub mod kernel;
 pub mod model;
 pub mod pool;
+pub mod pull;
 pub mod quant;
+pub mod quantize;
 pub mod sampler;
 pub mod session;
 pub mod store;

@@ -7,18 +7,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules by floor; a module may use those of lower floors, and its own.
-const FLOORS: [(&str, u32); 15] = [
+const FLOORS: [(&str, u32); 19] = [
     ("quant", 0),
     ("telemetry", 0),
+    ("disk", 0),
     ("store", 1),
     ("gguf", 1),
     ("kernel", 1),
     ("pool", 1),
     ("model", 2),
+    ("quantize", 2),
     ("session", 3),
     ("sampler", 3),
     ("text", 3),
     ("transcript", 3),
+    ("pull", 3),
+    ("catalog", 3),
     ("worker", 4),
     ("tui", 5),
     ("cli", 6),

@@ -68,7 +68,7 @@ impl Speeds {
 }
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
-    let path = args.model.required()?;
+    let path = &args.model.required()?;
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
     if options.context.is_none() {

@@ -8,7 +8,7 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::options::{Common, ModelArg, SamplingArgs, Screen};
+use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, note_use};
 use super::output;
 use super::session::SessionArg;
 use crate::tui::{self, ChatOptions, ExitReason};
@@ -34,22 +34,24 @@ pub(super) struct ChatArgs {
 }
 
 pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
-    let model = args.model.path()?.map(std::path::Path::to_owned);
+    let model = args.model.path()?;
     let sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Taken)?;
-    let folders = directories::ProjectDirs::from("", "", "wayinfer")
-        .ok_or_else(|| anyhow::anyhow!("no home folder; set HOME"))?;
     let session = args.session.open(args.system.as_deref())?;
+    let data = data_folder()?;
+    if let Some(model) = &model {
+        note_use(&data, model);
+    }
     let handle = worker::spawn(options)?;
     let events = handle.events.clone();
     let options = ChatOptions {
         model,
         session,
-        sessions_dir: Some(folders.data_dir().join("sessions")),
+        sessions_dir: Some(data.join("sessions")),
         sampling,
         system: args.system,
-        ..ChatOptions::new(folders.data_dir().join("models"))
+        ..ChatOptions::new(data.join("models"))
     };
     let exit = tui::run(handle, options)?;
     wait_for_worker(&events);

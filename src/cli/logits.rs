@@ -24,7 +24,7 @@ pub(super) struct LogitsArgs {
 }
 
 pub(super) fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
-    let path = args.model.required()?;
+    let path = &args.model.required()?;
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
     let ids = output::read_ids(&args.ids_file)?;

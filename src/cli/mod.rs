@@ -7,9 +7,12 @@ mod bench;
 mod chat;
 mod inspect;
 mod logits;
+mod models;
 mod options;
 mod output;
 mod perplexity;
+mod pull;
+mod quantize;
 mod render;
 mod replay;
 mod run;
@@ -50,6 +53,12 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Metadata, tensors, sizes, and what a memory budget would mean
     Inspect(inspect::InspectArgs),
+    /// Fetch a model from the hub or from an address
+    Pull(pull::PullArgs),
+    /// The models on this machine
+    Models(models::ModelsArgs),
+    /// A model file in another format
+    Quantize(quantize::QuantizeArgs),
 }
 
 /// Runs the command line and turns its outcome into an exit code.
@@ -65,13 +74,16 @@ pub fn main() -> ExitCode {
         Some(Command::Render(args)) => render::render(&args),
         Some(Command::Replay(args)) => replay::replay(&args),
         Some(Command::Inspect(args)) => inspect::inspect(&args),
+        Some(Command::Pull(args)) => pull::run(&args),
+        Some(Command::Models(args)) => models::run(&args),
+        Some(Command::Quantize(args)) => quantize::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("wayinfer: {error:#}");
+            eprintln!("wayinfer: {}", output::message(&error));
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }

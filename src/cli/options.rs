@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::output::usage;
+use crate::catalog::{self, Folders};
 use crate::kernel::Isa;
 use crate::model::Prefetch;
 use crate::sampler::SamplingParams;
@@ -95,7 +96,7 @@ pub(super) enum Screen {
 /// Where the model is named: by position, or by `--model`.
 #[derive(Debug, Args)]
 pub(super) struct ModelArg {
-    /// A GGUF file, or any split of one
+    /// A GGUF file, any split of one, or the name of a model that `wayinfer models` lists
     #[arg(value_name = "MODEL")]
     positional: Option<PathBuf>,
     /// The model, as an option
@@ -105,17 +106,41 @@ pub(super) struct ModelArg {
 
 impl ModelArg {
     /// The model, if one is named.
-    pub(super) fn path(&self) -> anyhow::Result<Option<&Path>> {
-        match (&self.positional, &self.flag) {
-            (Some(_), Some(_)) => Err(usage("the model is named twice, by position and by --model")),
-            (positional, flag) => Ok(positional.as_deref().or(flag.as_deref())),
-        }
+    pub(super) fn path(&self) -> anyhow::Result<Option<PathBuf>> {
+        let name = match (&self.positional, &self.flag) {
+            (Some(_), Some(_)) => return Err(usage("the model is named twice, by position and by --model")),
+            (positional, flag) => positional.as_deref().or(flag.as_deref()),
+        };
+        name.map(find_model).transpose()
     }
 
     /// The model, which must be named.
-    pub(super) fn required(&self) -> anyhow::Result<&Path> {
+    pub(super) fn required(&self) -> anyhow::Result<PathBuf> {
         self.path()?.ok_or_else(|| usage("no model is named; give the path of a GGUF file"))
     }
+}
+
+/// The folder where WayInfer keeps models, conversations and notes.
+pub(super) fn data_folder() -> anyhow::Result<PathBuf> {
+    let folders = directories::ProjectDirs::from("", "", "wayinfer");
+    Ok(folders.ok_or_else(|| anyhow::anyhow!("no home folder; set HOME"))?.data_dir().to_owned())
+}
+
+/// Notes for `wayinfer models` that a model is being opened. A note that cannot be written is no reason to stop.
+pub(super) fn note_use(data: &Path, model: &Path) {
+    if let Err(error) = catalog::remember_use(data, model) {
+        tracing::info!("the use of {} is not noted: {error}", model.display());
+    }
+}
+
+/// The file of a model that a person names: a path, or the name of a model that is here.
+pub(super) fn find_model(name: &Path) -> anyhow::Result<PathBuf> {
+    Ok(catalog::resolve(name, &model_folders()?)?)
+}
+
+/// Where models are looked for.
+pub(super) fn model_folders() -> anyhow::Result<Folders> {
+    Ok(Folders::from_environment(&data_folder()?))
 }
 
 /// How tokens are chosen.

@@ -29,6 +29,15 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// An error and its causes on one line, none of them twice: many errors tell their cause themselves.
+pub(super) fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        told if told.contains(&cause) => told.to_owned(),
+        told => format!("{told}: {cause}"),
+    })
+}
+
 /// Writes to stdout at once.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -139,5 +148,20 @@ impl Drop for Progress {
         if self.shown.is_some() {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_that_an_error_tells_itself_is_not_told_twice() {
+        let cause = || io::Error::other("no such thing");
+        let disk = crate::disk::DiskError::io(std::path::Path::new("x"), "cannot be read", cause());
+        assert_eq!(message(&disk.into()), "x: cannot be read: no such thing");
+        let context = Err::<(), _>(cause()).context("reading").unwrap_err();
+        assert_eq!(message(&context), "reading: no such thing");
     }
 }

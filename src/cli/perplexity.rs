@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::options::{Common, Screen};
+use super::options::{Common, Screen, find_model};
 use super::output::{self, Progress, usage};
 use crate::session::{self, Session, Watch, Words};
 use crate::text::tokenizer::Special;
@@ -28,9 +28,9 @@ pub(super) struct PerplexityArgs {
 
 impl PerplexityArgs {
     /// Model and text.
-    fn paths(&self) -> anyhow::Result<(&Path, &Path)> {
+    fn paths(&self) -> anyhow::Result<(PathBuf, &Path)> {
         match (&self.model, &self.positional[..]) {
-            (None, [model, text]) | (Some(model), [text]) => Ok((model, text)),
+            (None, [model, text]) | (Some(model), [text]) => Ok((find_model(model)?, text)),
             _ => Err(usage("perplexity takes one model and one text file")),
         }
     }
@@ -38,6 +38,7 @@ impl PerplexityArgs {
 
 pub(super) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
     let (path, text_path) = args.paths()?;
+    let path = &path;
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
     let n_ctx = *options.context.get_or_insert(512);

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use jiff::civil::DateTime;
 
+use super::options::find_model;
 use super::output::{self, usage};
 use crate::gguf::Gguf;
 use crate::text::template::{ChatTemplate, GenerationPrompt, RenderOptions};
@@ -88,6 +89,7 @@ fn source(args: &RenderArgs) -> anyhow::Result<Source> {
     }
     let path = args.positional.as_ref().or(args.model.as_ref());
     let path = path.ok_or_else(|| usage("no template; name a model, or a --template file"))?;
+    let path = &find_model(path)?;
     let gguf = Gguf::open(path)?;
     let template = crate::text::chat::source(&gguf.metadata)?
         .ok_or_else(|| anyhow::anyhow!("{} has no chat template; give one with --template", path.display()))?;

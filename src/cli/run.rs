@@ -50,7 +50,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let path = args.model.required()?;
+    let path = &args.model.required()?;
     let sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;

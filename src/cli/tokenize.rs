@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::options::{Common, Screen};
+use super::options::{Common, Screen, find_model};
 use super::output::{self, usage};
 use crate::gguf::Gguf;
 use crate::text::tokenizer::{Special, Tokenizer};
@@ -66,7 +66,8 @@ impl TokenizeArgs {
 }
 
 pub(super) fn tokenize(args: &TokenizeArgs) -> anyhow::Result<()> {
-    let (path, argument) = args.model_and_text()?;
+    let (name, argument) = args.model_and_text()?;
+    let path = find_model(&name)?;
     args.common.start_log(Screen::Free)?;
     let text = args.text(argument)?;
     let gguf = Gguf::open(&path)?;

@@ -152,7 +152,7 @@ impl Model<'_> {
         }
         computed?;
         self.file.check_unchanged()?;
-        paging.end_pass(began.elapsed(), paging.stall() - stall);
+        paging.end_pass(began.elapsed(), paging.stall().saturating_sub(stall));
         state.kv.commit(start + tokens.len());
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Model<'_> {
                 self.moe_ffn(compute, scratch, layer, n, control)?;
             }
         }
-        paging.add_compute(i, began.elapsed().saturating_sub(paging.layer_stall(i) - stall));
+        paging.add_compute(i, began.elapsed().saturating_sub(paging.layer_stall(i).saturating_sub(stall)));
         self.advance_prompt(i, 1.0, n, control);
         Ok(self.file.check_read()?)
     }

@@ -189,7 +189,7 @@ impl Model<'_> {
         }
     }
 
-    fn expert_matrices<'e>(&self, formats: &ExpertFormats, bytes: ExpertBytes<'e>) -> ExpertMatrices<'e> {
+    fn expert_matrices<'e>(&self, formats: ExpertFormats, bytes: ExpertBytes<'e>) -> ExpertMatrices<'e> {
         let (n_embd, n_ff) = (self.hyperparameters.n_embd, self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
         ExpertMatrices {
             gate: Matrix::new(formats.gate, n_ff, n_embd, bytes.gate),
@@ -221,7 +221,7 @@ impl Model<'_> {
         let all_are_there = arrived.len() == chosen.len();
         if all_are_there {
             let taken = wanted.taken();
-            let matrices = |slot: usize| self.expert_matrices(layer.formats, taken.bytes(chosen[slot] as usize));
+            let matrices = |slot: usize| self.expert_matrices(*layer.formats, taken.bytes(chosen[slot] as usize));
             let gate_and_up = |slot| {
                 let ExpertMatrices { gate, up, .. } = matrices(slot);
                 [unbiased(gate), unbiased(up)]
@@ -236,7 +236,7 @@ impl Model<'_> {
         while !arrived.is_empty() {
             control.check()?;
             let taken = wanted.taken();
-            let matrices = |slot: usize| self.expert_matrices(layer.formats, taken.bytes(arrived[slot]));
+            let matrices = |slot: usize| self.expert_matrices(*layer.formats, taken.bytes(arrived[slot]));
             let gate_and_up = |slot| {
                 let ExpertMatrices { gate, up, .. } = matrices(slot);
                 [unbiased(gate), unbiased(up)]
@@ -290,7 +290,7 @@ impl Model<'_> {
                 tokens.clear();
                 tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
                 let rows = Rows::Only(tokens);
-                let matrices = self.expert_matrices(layer.formats, wanted.taken().bytes(expert));
+                let matrices = self.expert_matrices(*layer.formats, wanted.taken().bytes(expert));
                 let (m, n_ff) = (slots.len(), matrices.gate.n_rows());
                 let (gate, up) = (sized(gate, m * n_ff), sized(up, m * n_ff));
                 kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn what_the_last_tokens_used_most_is_kept() {
         // Experts 0 and 1 early and often, 2 and 3 at the end, 4 never.
-        let chosen = [vec![0, 1].repeat(2 * TAIL), vec![2, 3].repeat(TAIL - 1), vec![2, 0]].concat();
+        let chosen = [[0, 1].repeat(2 * TAIL), [2, 3].repeat(TAIL - 1), vec![2, 0]].concat();
         let mut s = MoeScratch { chosen, ..MoeScratch::default() };
         s.list_batch(&parameters(5, 2), 2);
         let routed = |expert, n_tokens, place| Routed { expert, n_tokens, place };

@@ -4,7 +4,7 @@
 use zerocopy::little_endian::{F32, I16, U16};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::block::{Block, Half, blocks_mut};
+use super::block::{Half, encode_row};
 use super::q8_0::BlockQ8_0;
 
 /// The form in which a weight format wants its activations.
@@ -79,25 +79,12 @@ const _: () = assert!(size_of::<BlockQ8K>() == 292);
 pub fn quantize_activations(form: ActivationForm, x: &[f32], out: &mut [u8]) {
     assert_eq!(out.len(), form.row_bytes(x.len()), "activations of {} elements as {form:?}", x.len());
     match form {
-        ActivationForm::F32 => fill(x, out, F32::new),
-        ActivationForm::F16 => fill(x, out, Half::from_f32),
-        ActivationForm::BF16 => fill(x, out, |v| U16::new(half::bf16::from_f32(v).to_bits())),
-        ActivationForm::Q8_0 => fill_blocks(x, out, quantize_q8_0),
-        ActivationForm::Q8_1 => fill_blocks(x, out, quantize_q8_1),
-        ActivationForm::Q8_K => fill_blocks(x, out, quantize_q8_k),
-    }
-}
-
-fn fill<T: Block>(x: &[f32], out: &mut [u8], convert: impl Fn(f32) -> T) {
-    for (out, &value) in blocks_mut::<T>(out, x.len()).iter_mut().zip(x) {
-        *out = convert(value);
-    }
-}
-
-fn fill_blocks<B: Block, const N: usize>(x: &[f32], out: &mut [u8], quantize: impl Fn(&[f32; N]) -> B) {
-    let (chunks, _) = x.as_chunks::<N>();
-    for (out, chunk) in blocks_mut::<B>(out, chunks.len()).iter_mut().zip(chunks) {
-        *out = quantize(chunk);
+        ActivationForm::F32 => encode_row(x, out, |&[v]| F32::new(v)),
+        ActivationForm::F16 => encode_row(x, out, |&[v]| Half::from_f32(v)),
+        ActivationForm::BF16 => encode_row(x, out, |&[v]| U16::new(half::bf16::from_f32(v).to_bits())),
+        ActivationForm::Q8_0 => encode_row(x, out, quantize_q8_0),
+        ActivationForm::Q8_1 => encode_row(x, out, quantize_q8_1),
+        ActivationForm::Q8_K => encode_row(x, out, quantize_q8_k),
     }
 }
 

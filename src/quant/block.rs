@@ -59,6 +59,15 @@ pub(super) fn decode_row<B: Block, const N: usize>(bytes: &[u8], out: &mut [f32]
     }
 }
 
+/// Encodes a row into blocks of `N` elements. Panics where `out` is not exactly the bytes of `x.len()` elements.
+pub(super) fn encode_row<B: Block, const N: usize>(x: &[f32], out: &mut [u8], encode: impl Fn(&[f32; N]) -> B) {
+    let (chunks, rest) = x.as_chunks::<N>();
+    assert!(rest.is_empty(), "a row of {} elements is not a whole number of blocks of {N}", x.len());
+    for (out, chunk) in blocks_mut::<B>(out, chunks.len()).iter_mut().zip(chunks) {
+        *out = encode(chunk);
+    }
+}
+
 /// The dot product of a row of `n` elements: the sum, in the order of the blocks, of what `dot` gives for each pair.
 pub(super) fn dot_row<W: Block, A: Block, const N: usize>(
     n: usize,
@@ -87,6 +96,17 @@ pub(super) fn dot_scaled<const SUB: usize>(codes: &[i8; 256], scales: &[i8], qua
 /// The sixteen low nibbles of `bytes` and then the sixteen high ones: the order of every 4-bit block of 32.
 pub(super) fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
     std::array::from_fn(|i| if i < 16 { bytes[i] & 0x0F } else { bytes[i - 16] >> 4 })
+}
+
+/// The inverse of [`nibbles`], of the low four bits of 32 codes.
+pub(super) fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| (codes[i] & 0x0F) | (codes[i + 16] << 4))
+}
+
+/// The inverse of [`fifth_bits`], of 32 codes of five bits.
+pub(super) fn pack_fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
+    let bits = codes.iter().enumerate().map(|(i, &code)| u32::from(code >> 4) << i);
+    bits.fold(0u32, |all, bit| all | bit).to_le_bytes()
 }
 
 /// The fifth bits of 32 codes, in place: bit `i` of `bits` belongs to element `i`.

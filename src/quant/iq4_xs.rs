@@ -5,8 +5,9 @@ use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::activation::BlockQ8K;
-use super::block::{Half, decode_row, dot_row, dot_scaled};
-use super::iq4_nl::VALUES;
+use super::block::{Half, decode_row, dot_row, dot_scaled, encode_row, pack_nibbles};
+use super::iq4_nl::{VALUES, levels, nearest_index};
+use super::search::{importance, inverse, sub_blocks};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -33,6 +34,27 @@ impl BlockIq4Xs {
             (low | (high << 4)) as i8 - 32
         })
     }
+}
+
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    let levels = levels();
+    encode_row::<BlockIq4Xs, 256>(x, out, |x| {
+        let w = importance(x);
+        let (x, w) = (sub_blocks::<32, 8>(x), sub_blocks::<32, 8>(&w));
+        let (d, scales) = levels.share(x, w, std::array::from_fn(|s| levels.fit(&x[s], &w[s])), 32.0);
+        let raised = scales.map(|scale| (scale + 32) as u8);
+        let mut qs = [0; 128];
+        for (s, qs) in qs.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let inverse = inverse(d.to_f32() * f32::from(scales[s]));
+            *qs = pack_nibbles(&x[s].map(|v| nearest_index(v * inverse)));
+        }
+        BlockIq4Xs {
+            d,
+            scales_h: U16::new((0..8).map(|i| u16::from(raised[i] >> 4) << (2 * i)).sum()),
+            scales_l: std::array::from_fn(|i| (raised[2 * i] & 0x0F) | (raised[2 * i + 1] << 4)),
+            qs,
+        }
+    });
 }
 
 pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {

@@ -19,6 +19,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
 
 pub use activation::{ActivationForm, BlockQ8_1, BlockQ8K, quantize_activations, scale_of_32, scale_of_256};
 pub use block::{Block, Half, blocks, blocks_mut};
@@ -43,6 +44,9 @@ pub type DotFn = fn(n: usize, weights: &[u8], activations: &[u8]) -> f32;
 
 /// Decodes a row of blocks to f32. Panics where the bytes are not exactly those of `out.len()` elements.
 type DequantizeFn = fn(bytes: &[u8], out: &mut [f32]);
+
+/// Encodes a row of f32 to blocks. Panics where the bytes are not exactly those of `x.len()` elements.
+type QuantizeFn = fn(x: &[f32], out: &mut [u8]);
 
 /// A tensor format of GGUF (`ggml_type`). Formats that are only known by size can be listed, not computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -215,6 +219,43 @@ impl GgmlType {
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
         let Some((_, dequantize, _)) = self.arithmetic() else { panic!("{self} cannot be decoded") };
         dequantize(bytes, out);
+    }
+
+    /// How the format is written, or `None` where we only read it.
+    fn encoder(self) -> Option<QuantizeFn> {
+        Some(match self {
+            GgmlType::F32 => |x, out| quantize_activations(ActivationForm::F32, x, out),
+            GgmlType::F16 => |x, out| quantize_activations(ActivationForm::F16, x, out),
+            GgmlType::BF16 => |x, out| quantize_activations(ActivationForm::BF16, x, out),
+            GgmlType::Q8_0 => |x, out| quantize_activations(ActivationForm::Q8_0, x, out),
+            GgmlType::Q4_0 => q4_0::quantize,
+            GgmlType::Q4_1 => q4_1::quantize,
+            GgmlType::Q5_0 => q5_0::quantize,
+            GgmlType::Q5_1 => q5_1::quantize,
+            GgmlType::Q2_K => q2_k::quantize,
+            GgmlType::Q3_K => q3_k::quantize,
+            GgmlType::Q4_K => q4_k::quantize,
+            GgmlType::Q5_K => q5_k::quantize,
+            GgmlType::Q6_K => q6_k::quantize,
+            GgmlType::IQ4_NL => iq4_nl::quantize,
+            GgmlType::IQ4_XS => iq4_xs::quantize,
+            _ => return None,
+        })
+    }
+
+    /// Whether weights can be written in this format.
+    pub fn is_quantizable(self) -> bool {
+        self.encoder().is_some()
+    }
+
+    /// Encodes weights. F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 give ggml's bytes; the others are searched for the
+    /// scales of least weighted squared error. Values that are not finite give blocks that are not, or any codes.
+    ///
+    /// # Panics
+    /// Where the format is only read, or where `out` is not exactly the bytes of `x.len()` elements.
+    pub fn quantize(self, x: &[f32], out: &mut [u8]) {
+        let Some(quantize) = self.encoder() else { panic!("{self} cannot be written") };
+        quantize(x, out);
     }
 
     /// The scalar dot product, which every faster one must agree with; `None` where we cannot compute with the format.

@@ -4,7 +4,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::activation::BlockQ8K;
-use super::block::{Half, decode_row, dot_row, dot_scaled};
+use super::block::{Half, decode_row, dot_row, dot_scaled, encode_row};
+use super::search::{Affine, importance, sub_blocks};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -27,6 +28,30 @@ impl BlockQ2K {
 /// The 2-bit codes in the order of the elements: the layout that Q2_K and Q3_K share.
 pub(super) fn two_bits(qs: &[u8; 64]) -> [i8; 256] {
     std::array::from_fn(|i| ((qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3) as i8)
+}
+
+/// The inverse of [`two_bits`], of the low two bits of 256 codes.
+pub(super) fn pack_two_bits(codes: &[u8; 256]) -> [u8; 64] {
+    std::array::from_fn(|i| {
+        let first = i / 32 * 128 + i % 32;
+        (0..4).map(|j| (codes[first + 32 * j] & 3) << (2 * j)).sum()
+    })
+}
+
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    const CODES: Affine = Affine { top: 3.0 };
+    encode_row::<BlockQ2K, 256>(x, out, |x| {
+        let w = importance(x);
+        let (x, w) = (sub_blocks::<16, 16>(x), sub_blocks::<16, 16>(&w));
+        let shared = CODES.share(x, w, std::array::from_fn(|s| CODES.fit(&x[s], &w[s])), 15.0);
+        let codes = shared.codes(CODES, x);
+        BlockQ2K {
+            scales: std::array::from_fn(|s| shared.scales[s] | (shared.mins[s] << 4)),
+            qs: pack_two_bits(&codes),
+            d: shared.d,
+            dmin: shared.dmin,
+        }
+    });
 }
 
 pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {

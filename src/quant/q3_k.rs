@@ -4,8 +4,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::activation::BlockQ8K;
-use super::block::{Half, decode_row, dot_row, dot_scaled};
-use super::q2_k::two_bits;
+use super::block::{Half, decode_row, dot_row, dot_scaled, encode_row};
+use super::q2_k::{pack_two_bits, two_bits};
+use super::search::{Levels, importance, inverse, nearest_code, sub_blocks};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -33,6 +34,33 @@ impl BlockQ3K {
             (low | (high << 4)) as i8 - 32
         })
     }
+}
+
+/// The inverse of [`BlockQ3K::scales`].
+fn pack_scales(scales: [i8; 16]) -> [u8; 12] {
+    let raised = scales.map(|scale| (scale + 32) as u8);
+    std::array::from_fn(|i| match i {
+        0..8 => (raised[i] & 0x0F) | (raised[i + 8] << 4),
+        _ => (0..4).map(|j| (raised[4 * j + i - 8] >> 4) << (2 * j)).sum(),
+    })
+}
+
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    let levels = Levels { farthest: -4.0, step: 0.1, nearest: |v| nearest_code(v, -4.0, 3.0) };
+    encode_row::<BlockQ3K, 256>(x, out, |x| {
+        let w = importance(x);
+        let (x, w) = (sub_blocks::<16, 16>(x), sub_blocks::<16, 16>(&w));
+        let (d, scales) = levels.share(x, w, std::array::from_fn(|s| levels.fit(&x[s], &w[s])), 32.0);
+        let inverses = scales.map(|scale| inverse(d.to_f32() * f32::from(scale)));
+        let codes: [u8; 256] =
+            std::array::from_fn(|i| ((levels.nearest)(x[i / 16][i % 16] * inverses[i / 16]) + 4.0) as u8);
+        BlockQ3K {
+            hmask: std::array::from_fn(|l| (0..8).map(|b| (codes[32 * b + l] >> 2) << b).sum()),
+            qs: pack_two_bits(&codes),
+            scales: pack_scales(scales),
+            d,
+        }
+    });
 }
 
 pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {

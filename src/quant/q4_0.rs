@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::block::{Half, decode_row, dot_i8, dot_row, nibbles};
+use super::block::{Half, decode_row, dot_i8, dot_row, encode_row, nibbles, pack_nibbles};
 use super::q8_0::BlockQ8_0;
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -24,6 +24,17 @@ pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {
     decode_row::<BlockQ4_0, 32>(bytes, out, |block, out| {
         let d = block.d.to_f32();
         *out = block.codes().map(|code| f32::from(code) * d);
+    });
+}
+
+/// As ggml: the value of largest magnitude, the first of equals, becomes code 0, and all are rounded half up.
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    encode_row::<BlockQ4_0, 32>(x, out, |x| {
+        let largest = x.iter().copied().fold(0.0, |a: f32, b| if b.abs() > a.abs() { b } else { a });
+        let d = largest / -8.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let codes = x.map(|v| ((v * inverse + 8.5) as u8).min(15));
+        BlockQ4_0 { d: Half::from_f32(d), qs: pack_nibbles(&codes) }
     });
 }
 

@@ -4,7 +4,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::activation::BlockQ8K;
-use super::block::{Half, decode_row, dot_row, dot_scaled};
+use super::block::{Half, decode_row, dot_row, dot_scaled, encode_row};
+use super::search::{Affine, SharedScales, importance, sub_blocks};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -36,6 +37,38 @@ pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([i8; 8], [i8; 8]) {
     let scale = |i: usize| if i < 4 { packed[i] & 63 } else { (packed[i + 4] & 0x0F) | ((packed[i - 4] >> 6) << 4) };
     let min = |i: usize| if i < 4 { packed[i + 4] & 63 } else { (packed[i + 4] >> 4) | ((packed[i] >> 6) << 4) };
     (std::array::from_fn(|i| scale(i) as i8), std::array::from_fn(|i| min(i) as i8))
+}
+
+/// The inverse of [`scales_and_mins`].
+pub(super) fn pack_scales_and_mins(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..4 => scales[i] | ((scales[i + 4] >> 4) << 6),
+        4..8 => mins[i - 4] | ((mins[i] >> 4) << 6),
+        _ => (scales[i - 4] & 0x0F) | ((mins[i - 4] & 0x0F) << 4),
+    })
+}
+
+/// The inverse of [`four_bits`], of the low four bits of 256 codes.
+pub(super) fn pack_four_bits(codes: &[u8; 256]) -> [u8; 128] {
+    std::array::from_fn(|i| {
+        let first = i / 32 * 64 + i % 32;
+        (codes[first] & 0x0F) | (codes[first + 32] << 4)
+    })
+}
+
+/// Scales and minima of 256 values with codes up to `codes.top`, and the codes: what Q4_K and Q5_K share.
+pub(super) fn search_with_mins(codes: Affine, x: &[f32; 256]) -> (SharedScales<8>, [u8; 256]) {
+    let w = importance(x);
+    let (x, w) = (sub_blocks::<32, 8>(x), sub_blocks::<32, 8>(&w));
+    let shared = codes.share(x, w, std::array::from_fn(|s| codes.fit(&x[s], &w[s])), 63.0);
+    (shared, shared.codes(codes, x))
+}
+
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    encode_row::<BlockQ4K, 256>(x, out, |x| {
+        let (SharedScales { d, dmin, scales, mins }, codes) = search_with_mins(Affine { top: 15.0 }, x);
+        BlockQ4K { d, dmin, scales: pack_scales_and_mins(scales, mins), qs: pack_four_bits(&codes) }
+    });
 }
 
 /// Writes `d · scale · code - dmin · min` for 256 codes, the decoding that Q4_K and Q5_K share.

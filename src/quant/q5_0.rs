@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::block::{Half, decode_row, dot_i8, dot_row, fifth_bits, nibbles};
+use super::block::{Half, decode_row, dot_i8, dot_row, encode_row, fifth_bits, nibbles, pack_fifth_bits, pack_nibbles};
 use super::q8_0::BlockQ8_0;
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -27,6 +27,17 @@ pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {
     decode_row::<BlockQ5_0, 32>(bytes, out, |block, out| {
         let d = block.d.to_f32();
         *out = block.codes().map(|code| f32::from(code) * d);
+    });
+}
+
+/// As ggml: the value of largest magnitude, the first of equals, becomes code 0, and all are rounded half up.
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    encode_row::<BlockQ5_0, 32>(x, out, |x| {
+        let largest = x.iter().copied().fold(0.0, |a: f32, b| if b.abs() > a.abs() { b } else { a });
+        let d = largest / -16.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let codes = x.map(|v| ((v * inverse + 16.5) as u8).min(31));
+        BlockQ5_0 { d: Half::from_f32(d), qh: pack_fifth_bits(&codes), qs: pack_nibbles(&codes) }
     });
 }
 

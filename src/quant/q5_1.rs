@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::activation::BlockQ8_1;
-use super::block::{Half, decode_row, dot_i8, dot_row, fifth_bits, nibbles};
+use super::block::{Half, decode_row, dot_i8, dot_row, encode_row, fifth_bits, nibbles, pack_fifth_bits, pack_nibbles};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -28,6 +28,18 @@ pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {
     decode_row::<BlockQ5_1, 32>(bytes, out, |block, out| {
         let (d, m) = (block.d.to_f32(), block.m.to_f32());
         *out = block.codes().map(|code| f32::from(code) * d + m);
+    });
+}
+
+/// As ggml: the smallest value is code 0 and the largest 31, and all are rounded half up.
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    encode_row::<BlockQ5_1, 32>(x, out, |x| {
+        let min = x.iter().copied().fold(f32::MAX, f32::min);
+        let d = (x.iter().copied().fold(-f32::MAX, f32::max) - min) / 31.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let codes = x.map(|v| (((v - min) * inverse + 0.5) as u8).min(31));
+        let (d, m) = (Half::from_f32(d), Half::from_f32(min));
+        BlockQ5_1 { d, m, qh: pack_fifth_bits(&codes), qs: pack_nibbles(&codes) }
     });
 }
 

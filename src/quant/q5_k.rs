@@ -3,8 +3,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::block::{Half, decode_row, dot_row};
-use super::q4_k::{decode_with_mins, dot_with_mins, four_bits};
+use super::block::{Half, decode_row, dot_row, encode_row};
+use super::q4_k::{decode_with_mins, dot_with_mins, four_bits, pack_four_bits, pack_scales_and_mins, search_with_mins};
+use super::search::{Affine, SharedScales};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -25,6 +26,19 @@ impl BlockQ5K {
         let low = four_bits(&self.qs);
         std::array::from_fn(|i| (low[i] | (((self.qh[i % 32] >> (i / 32)) & 1) << 4)) as i8)
     }
+}
+
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    encode_row::<BlockQ5K, 256>(x, out, |x| {
+        let (SharedScales { d, dmin, scales, mins }, codes) = search_with_mins(Affine { top: 31.0 }, x);
+        BlockQ5K {
+            d,
+            dmin,
+            scales: pack_scales_and_mins(scales, mins),
+            qh: std::array::from_fn(|l| (0..8).map(|b| (codes[32 * b + l] >> 4) << b).sum()),
+            qs: pack_four_bits(&codes),
+        }
+    });
 }
 
 pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {

@@ -4,7 +4,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::activation::BlockQ8K;
-use super::block::{Half, decode_row, dot_row, dot_scaled};
+use super::block::{Half, decode_row, dot_row, dot_scaled, encode_row};
+use super::search::{Levels, importance, inverse, nearest_code, sub_blocks};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -27,6 +28,30 @@ impl BlockQ6K {
             (low | (high << 4)) as i8 - 32
         })
     }
+}
+
+pub(super) fn quantize(x: &[f32], out: &mut [u8]) {
+    let levels = Levels { farthest: -32.0, step: 0.1, nearest: |v| nearest_code(v, -32.0, 31.0) };
+    encode_row::<BlockQ6K, 256>(x, out, |x| {
+        let w = importance(x);
+        let (x, w) = (sub_blocks::<16, 16>(x), sub_blocks::<16, 16>(&w));
+        let (d, scales) = levels.share(x, w, std::array::from_fn(|s| levels.fit(&x[s], &w[s])), 128.0);
+        let inverses = scales.map(|scale| inverse(d.to_f32() * f32::from(scale)));
+        let codes: [u8; 256] =
+            std::array::from_fn(|i| ((levels.nearest)(x[i / 16][i % 16] * inverses[i / 16]) + 32.0) as u8);
+        BlockQ6K {
+            ql: std::array::from_fn(|i| {
+                let first = i / 64 * 128 + i % 64;
+                (codes[first] & 0x0F) | (codes[first + 64] << 4)
+            }),
+            qh: std::array::from_fn(|i| {
+                let first = i / 32 * 128 + i % 32;
+                (0..4).map(|j| (codes[first + 32 * j] >> 4) << (2 * j)).sum()
+            }),
+            scales,
+            d,
+        }
+    });
 }
 
 pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {

@@ -212,7 +212,7 @@ fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, Store
     let arena = Arc::new(Arena::new(bytes)?);
     let reader = Reader::new(places.model, Arc::clone(&arena))?;
     places.arena = Some(arena);
-    Ok(Backing::Direct(reader))
+    Ok(Backing::Direct(Box::new(reader)))
 }
 
 /// The experts that a layer asked for: they come as they are read, and stay in memory until they are released.
@@ -233,14 +233,12 @@ impl Wanted<'_> {
     /// # Errors
     /// What keeps an expert from being read.
     pub fn take(&mut self, experts: &mut Vec<usize>) -> Result<(), PagingError> {
-        match &mut self.pager {
-            Some(pager) => pager.take(self.places, experts),
-            None => {
-                experts.clear();
-                experts.extend(std::mem::take(&mut self.untaken).iter().map(|r| r.expert));
-                Ok(())
-            }
+        if let Some(pager) = &mut self.pager {
+            return pager.take(self.places, experts);
         }
+        experts.clear();
+        experts.extend(std::mem::take(&mut self.untaken).iter().map(|r| r.expert));
+        Ok(())
     }
 
     /// The experts that were taken and not released.

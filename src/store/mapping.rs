@@ -249,13 +249,13 @@ impl ModelFile {
     /// The bytes cannot be read, or are no longer in the file.
     pub(super) fn populate(&self, range: FileRange) -> Result<(), ReadError> {
         let FileRange { file, offset, n_bytes } = range;
-        self.files[file].populate(offset, n_bytes).or_else(|source| {
+        self.files[file].populate(offset, n_bytes).map_err(|source| {
             let path = self.gguf.files[file].path.clone();
             let file_bytes = self.file(file).and_then(|f| f.metadata().ok()).map(|m| m.len());
-            Err(match file_bytes {
+            match file_bytes {
                 Some(there) if there < offset + n_bytes => ReadError::Truncated { path, offset, n_bytes },
                 _ => ReadError::Io { path, offset, n_bytes, source },
-            })
+            }
         })
     }
 

@@ -76,7 +76,7 @@ pub(super) struct Pager {
 pub(super) enum Backing {
     /// The page cache holds them: it is asked to read, and told what to drop.
     Mapped,
-    Direct(Reader),
+    Direct(Box<Reader>),
 }
 
 #[derive(Debug, Clone, Copy)]

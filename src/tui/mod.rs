@@ -36,7 +36,9 @@ use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
 pub use self::output::Synchronized;
+pub use self::sanitize::one_line;
 pub use self::theme::ColorDepth;
+pub use self::units::duration;
 
 /// How a chat begins.
 #[derive(Debug)]
