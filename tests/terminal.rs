@@ -513,22 +513,26 @@ fn a_session_is_resumed_on_screen_with_its_draft_and_killed_again_loses_no_finis
         s.contains("the first thing") && s.contains("end of turn") && s.contains("› half a thought")
     });
     pty.send("\x15the second\r");
-    pty.wait_for("the second reply", |s| s.matches("end of turn").count() == 2 || s.contains("60 tokens"));
-    pty.wait_for("the end", |s| s.contains("· ready"));
+    pty.wait_for("the second reply", |s| {
+        s.rsplit_once("the second").is_some_and(|(_, after)| after.contains("end of turn"))
+    });
     pty.signal("KILL");
     pty.wait_for_exit();
     let t = transcript::read(&path).unwrap();
-    assert_eq!(t.path().iter().map(|e| e.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    let said = t.path();
+    assert_eq!(said.iter().map(|e| e.message.role).collect::<Vec<_>>(), [Role::User, Role::Assistant].repeat(2));
     assert!(t.entries.iter().all(|e| e.message.role == Role::User || e.figures.is_some()), "{t:?}");
-    assert_eq!((t.draft, t.entries[2].message.content.as_str()), (None, "the second"));
+    assert_eq!((&t.draft, said[2].message.content.as_str()), (&None, "the second"));
     // Cut off before it was answered, a message is shown and not sent.
     let mut pty = chat(&args);
     pty.send("slow unanswered\r");
-    pty.wait_for("the prompt is read", |s| s.contains("slow unanswered") && !s.contains("› slow"));
+    pty.wait_for("the message on the disk", |_| {
+        transcript::read(&path).is_ok_and(|t| t.entries.iter().any(|e| e.message.content == "slow unanswered"))
+    });
     pty.signal("KILL");
     pty.wait_for_exit();
     let mut pty = chat(&args);
-    pty.wait_for("the mark", |s| s.contains("not sent: the program ended before it was answered"));
+    pty.wait_for("the mark", |s| s.contains("not sent: the program ended before it was"));
     pty.quit();
 }
 
@@ -545,7 +549,11 @@ fn finished_messages_are_on_the_disk_at_whatever_moment_it_is_killed() {
         let seen = pty.text().matches("end of turn").count();
         pty.signal("KILL");
         pty.wait_for_exit();
-        let t = transcript::read(&path).unwrap();
+        // Killed before there was anything to keep.
+        let Ok(t) = transcript::read(&path) else {
+            assert_eq!((finished, seen), (0, 0));
+            continue;
+        };
         let now = t.entries.iter().filter(|e| e.figures.is_some()).count();
         assert!(now >= finished && (finished + 1 >= now), "{finished} became {now}");
         assert!(seen == 0 || now > 0, "{seen} were seen");
@@ -567,7 +575,7 @@ fn the_real_engine_goes_on_with_a_session_where_it_was() {
         pty.send("\x1b");
         pty.wait_for("the stop", |s| s.matches("· stopped").count() >= round.min(2) && s.contains("ready"));
         if round > 1 {
-            pty.wait_for("what was not read again", |s| s.contains(" reused"));
+            pty.wait_for("what was not read again", |s| s.contains(" reus"));
         }
         pty.quit();
     }

@@ -67,7 +67,7 @@ impl<'m> ExpertStore<'m> {
         let mut places = Places::new(model, layers)?;
         let slot_bytes: Vec<u64> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.slot_bytes)).collect();
         let n_experts: Vec<usize> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts())).collect();
-        let cache = ExpertCache::new(POLICY, &slot_bytes, &n_experts, options.budget);
+        let cache = ExpertCache::new(Policy::default(), &slot_bytes, &n_experts, options.budget);
         let fits = places.total_bytes() <= options.budget;
         let (backing, reason) = match options.paging {
             PagingChoice::Mapped => (Backing::Mapped, "as asked".to_owned()),
@@ -187,9 +187,6 @@ impl<'m> ExpertStore<'m> {
         self.pager.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Which expert leaves.
-const POLICY: Policy = Policy::LeastStale;
 
 /// The arena for all that may be read, which takes memory only where it was, and its reader.
 fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, StoreError> {

@@ -54,7 +54,7 @@ impl Moment {
 const HALF_LIFE: f64 = 16.0;
 
 impl Default for Policy {
-    /// The most hits on real text at every budget, LRU's 0 below a token's experts included (`tests/bench/EXPERIMENTS.md`).
+    /// More hits than LRU on real text at every budget, also below a token's experts, where LRU has none (`tests/bench/EXPERIMENTS.md`).
     fn default() -> Policy {
         Policy::LongestWait { half_life: HALF_LIFE }
     }
