@@ -151,7 +151,7 @@ impl Worker {
     /// Loads a model and answers with it until another one is asked for. File, model and session live on this stack.
     fn serve(&self, path: &Path) -> Result<Next, EngineError> {
         let file = session::open_file(path)?;
-        let model = session::bind_model(path, &file)?;
+        let model = session::bind_model(path, &file, &self.options)?;
         let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
         let watch =
             Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);
@@ -159,7 +159,8 @@ impl Worker {
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
         self.telemetry.kv_used.set(0);
         self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));
-        words.warnings.iter().for_each(|w| self.tell(Event::Warning(w.clone())));
+        let warnings = words.warnings.iter().cloned().chain(model.plan().warnings());
+        warnings.for_each(|w| self.tell(Event::Warning(w)));
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             // What every token needs is on its way while the person still types.

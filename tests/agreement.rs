@@ -23,7 +23,7 @@ fn run(path: &Path, isa: Isa, ids: &[u32], n_greedy: usize) -> (Vec<f32>, Vec<u3
     let options = EngineOptions { isa: Some(isa), context: Some(512), ..EngineOptions::default() };
     let compute = options.compute().unwrap();
     let file = open_file(path).unwrap();
-    let model = bind_model(path, &file).unwrap();
+    let model = bind_model(path, &file, &options).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     let mut logits = Vec::new();
@@ -124,7 +124,7 @@ fn last_logits(isa: Isa, threads: usize, batch: usize) -> Vec<f32> {
         EngineOptions { isa: Some(isa), threads: Some(threads), context: Some(128), ..EngineOptions::default() };
     let compute = options.compute().unwrap();
     let file = open_file(&path).unwrap();
-    let model = bind_model(&path, &file).unwrap();
+    let model = bind_model(&path, &file, &options).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     ids.chunks(batch).map(|ids| session.feed(ids, watch.control()).unwrap().to_vec()).last().unwrap()
@@ -213,7 +213,7 @@ fn upcycle(dense: &Path, out: &Path, n_experts: usize) {
 /// The token ids of a text, and `n` more that the model says after it, the likeliest every time.
 fn continued(path: &Path, prompt: &str, n: usize) -> (Vec<u32>, Vec<u32>) {
     let file = open_file(path).unwrap();
-    let n_vocab = bind_model(path, &file).unwrap().hyperparameters().n_vocab;
+    let n_vocab = bind_model(path, &file, &EngineOptions::default()).unwrap().hyperparameters().n_vocab;
     let ids = Words::read(path, &file, n_vocab).unwrap().tokenizer.encode(prompt, Special::Plain).unwrap();
     let (_, said) = run(path, Kernels::detect().isa(), &ids, n);
     (ids, said)
@@ -235,7 +235,7 @@ fn experts_that_are_copies_answer_as_the_dense_model() {
     let options = EngineOptions { context: Some(512), ..EngineOptions::default() };
     let compute = options.compute().unwrap();
     let file = open_file(&path).unwrap();
-    let model = bind_model(&path, &file).unwrap();
+    let model = bind_model(&path, &file, &options).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     for prompt in prompts {

@@ -77,7 +77,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let began = Instant::now();
     let compute = options.compute()?;
     let file = session::open_file(path)?;
-    let model = session::bind_model(path, &file)?;
+    let model = session::bind_model(path, &file, &options)?;
     let load_ms = began.elapsed().as_secs_f64() * 1000.0;
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.kv_for(&model))?;

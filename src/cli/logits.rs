@@ -34,7 +34,7 @@ pub(super) fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
     options.context.get_or_insert(ids.len());
     let compute = options.compute()?;
     let file = session::open_file(path)?;
-    let model = session::bind_model(path, &file)?;
+    let model = session::bind_model(path, &file, &options)?;
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let name = args.out.display();

@@ -48,7 +48,7 @@ pub(super) fn perplexity(args: &PerplexityArgs) -> anyhow::Result<()> {
         .map_err(|e| anyhow::anyhow!("{} is not UTF-8: {e}", text_path.display()))?;
     let compute = options.compute()?;
     let file = session::open_file(path)?;
-    let model = session::bind_model(path, &file)?;
+    let model = session::bind_model(path, &file, &options)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let bos = words.tokenizer.bos().filter(|_| words.tokenizer.add_bos());

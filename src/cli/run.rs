@@ -56,9 +56,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let compute = options.compute()?;
     let file = session::open_file(path)?;
-    let model = session::bind_model(path, &file)?;
+    let model = session::bind_model(path, &file, &options)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
-    words.warnings.iter().for_each(|w| output::warn(w));
+    words.warnings.iter().chain(&model.plan().warnings()).for_each(|w| output::warn(w));
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut chat = session::chat(&model, &compute, &words, &options)?;
 

@@ -10,11 +10,9 @@ use crate::telemetry::{ExpertMap, Telemetry};
 use super::compute::{Compute, ProductScratch, sized};
 use super::kv_cache::{KvCache, KvCacheError, KvParams};
 use super::moe::{MoeScratch, RoutedLayer};
+use super::plan::MAX_BATCH;
 use super::weights::{FeedForward, Layer, Linear};
 use super::{Hyperparameters, Model};
-
-/// The most tokens that one pass takes; longer prompts are cut into passes.
-pub const MAX_BATCH: usize = 512;
 
 /// What may stop a pass, and where it reports.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +71,33 @@ pub(super) struct Scratch {
     attention: AttentionScratch,
     pub products: ProductScratch,
     pub moe: MoeScratch,
+}
+
+/// Rows of logits that are made at a time: 32 rows of a vocabulary of 150k are 19 MB.
+pub const LOGIT_ROWS: usize = 32;
+
+impl Scratch {
+    /// The most bytes that the buffers of a pass of `n` tokens take, logits included; what attention keeps for each plane
+    /// it looks at is counted with the planes.
+    pub(super) fn bound(h: &Hyperparameters, n: usize) -> u64 {
+        // Quantized in every form, and laid out in tiles: Q8_K, Q8_0 and Q8_1 take 3.4 bytes an element, f32 and f16 six,
+        // tiles of 256 and of 32 three.
+        const ACTIVATION_BYTES: usize = 13;
+        const FLOAT: usize = size_of::<f32>();
+        let (n_q, n_v) = (h.n_heads * h.head_dim_k, h.n_heads * h.head_dim_v);
+        let n_kv = h.n_kv_heads * (h.head_dim_k + h.head_dim_v);
+        let n_ff = h.n_ff.iter().copied().max().unwrap_or(0);
+        let widest = h.n_embd.max(n_v).max(n_ff);
+        let moe = h.moe.map_or(0, |moe| {
+            let routing = moe.n_experts + 4 * moe.n_used;
+            FLOAT * (routing + 2 * moe.n_ff + h.n_embd + moe.n_used * h.n_embd) + ACTIVATION_BYTES * moe.n_ff
+        });
+        // The queries once more as attention wants them.
+        let floats = 2 * h.n_embd + 2 * n_q + n_kv + n_v + h.n_rot + n_ff + widest;
+        let token = (FLOAT * floats + ACTIVATION_BYTES * widest + moe) as u64;
+        let logits = (FLOAT * n.min(LOGIT_ROWS) * h.n_vocab) as u64;
+        token.saturating_mul(n as u64).saturating_add(logits)
+    }
 }
 
 impl State {

@@ -98,6 +98,13 @@ impl KvCache {
         self.params.format
     }
 
+    /// Bytes that the keys and values of [`PLANE_POSITIONS`] positions take in all layers.
+    pub fn block_bytes(h: &Hyperparameters, format: KvFormat) -> Result<u64, KvCacheError> {
+        KvParams { capacity: 0, format }.check(h)?;
+        let head = format.plane_bytes(h.head_dim_k) + format.plane_bytes(h.head_dim_v);
+        Ok([h.n_kv_heads, head].into_iter().fold(h.n_layers as u64, |bytes, n| bytes.saturating_mul(n as u64)))
+    }
+
     /// Bytes allocated so far.
     pub fn bytes(&self) -> usize {
         self.blocks.iter().map(|b| size_of::<CacheLine>() * (b.keys.len() + b.values.len())).sum()

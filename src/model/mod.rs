@@ -5,13 +5,15 @@ mod forward;
 mod hyperparameters;
 mod kv_cache;
 mod moe;
+mod plan;
 mod rope;
 mod weights;
 
 pub use compute::Compute;
-pub use forward::{Control, ForwardError, MAX_BATCH, Prefetch, State};
+pub use forward::{Control, ForwardError, LOGIT_ROWS, Prefetch, State};
 pub use hyperparameters::{Architecture, HyperparameterError, Hyperparameters, MoeParams, RopeLayout, RopeScaling};
 pub use kv_cache::{KvCache, KvCacheError, KvParams};
+pub use plan::{ContextSource, MAX_BATCH, Plan, PlanError, PlanOptions, TooSmall};
 pub use weights::WeightError;
 
 use rope::Rope;
@@ -27,6 +29,7 @@ pub struct Model<'a> {
     weights: Weights<'a>,
     rope: Rope,
     experts: ExpertStore<'a>,
+    plan: Plan,
 }
 
 /// Why a file is not a model that can be computed.
@@ -38,22 +41,30 @@ pub enum ModelError {
     Weights(#[from] WeightError),
     #[error(transparent)]
     Experts(#[from] StoreError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
 }
 
 impl<'a> Model<'a> {
     /// Reads the metadata and binds the tensors. Touches norms and biases, and no matrix.
-    pub fn new(file: &'a ModelFile) -> Result<Model<'a>, ModelError> {
+    pub fn new(file: &'a ModelFile, options: &PlanOptions) -> Result<Model<'a>, ModelError> {
         let n_vocab = weights::vocabulary_rows(file)?;
         let hyperparameters = Hyperparameters::from_metadata(&file.gguf().metadata, n_vocab)?;
+        let plan = Plan::new(file.gguf(), &hyperparameters, options)?;
         let weights = Weights::bind(file, &hyperparameters)?;
         let rope = Rope::new(&hyperparameters, weights.rope_factors.as_deref());
         let experts = ExpertStore::new(file, &weights.experts)?;
         file.advise_dense_sequential();
-        Ok(Model { hyperparameters, weights, rope, experts })
+        Ok(Model { hyperparameters, weights, rope, experts, plan })
     }
 
     pub fn hyperparameters(&self) -> &Hyperparameters {
         &self.hyperparameters
+    }
+
+    /// What memory is spent on.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// An empty map of this model's experts.

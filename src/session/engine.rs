@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Chat, Session};
 use crate::kernel::{Isa, Kernels, KvFormat};
-use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, Prefetch};
+use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, PlanOptions, Prefetch};
 use crate::pool::{Pool, PoolError};
-use crate::store::{ModelFile, StoreError};
+use crate::store::{Budget, ModelFile, StoreError, System};
 use crate::telemetry::{ExpertMap, Telemetry};
 use crate::text::chat::{self, ChatFormat};
 use crate::text::tokenizer::{Tokenizer, TokenizerError};
@@ -18,7 +18,7 @@ use crate::text::tokenizer::{Tokenizer, TokenizerError};
 pub struct EngineOptions {
     /// Compute threads; `None`: as many as the machine has.
     pub threads: Option<usize>,
-    /// Positions of context; `None`: the model's own.
+    /// Positions of context; `None`: the model's own, as far as they fit.
     pub context: Option<usize>,
     /// The format of the KV cache.
     pub kv: KvFormat,
@@ -26,7 +26,7 @@ pub struct EngineOptions {
     pub isa: Option<Isa>,
     /// Whether experts are asked for ahead of their use.
     pub prefetch: Prefetch,
-    /// Bytes of memory to count with; `None`: what the machine and its limits leave.
+    /// Bytes of memory to keep to; `None`: what the machine and its limits leave.
     pub ram: Option<u64>,
 }
 
@@ -63,10 +63,19 @@ impl EngineOptions {
         Ok(Compute { kernels, pool: Pool::new(self.threads)? })
     }
 
+    /// What these options and the system say about memory.
+    pub fn plan(&self) -> PlanOptions {
+        PlanOptions {
+            budget: Budget::new(self.ram, System::discover().memory()),
+            context: self.context,
+            kv: self.kv,
+            n_threads: Pool::threads_for(self.threads),
+        }
+    }
+
     /// The KV cache for a model.
     pub fn kv_for(&self, model: &Model<'_>) -> KvParams {
-        let capacity = self.context.unwrap_or(model.hyperparameters().context_length);
-        KvParams { capacity, format: self.kv }
+        KvParams { capacity: model.plan().context, format: self.kv }
     }
 }
 
@@ -100,8 +109,8 @@ pub fn open_file(path: &Path) -> Result<ModelFile, EngineError> {
 }
 
 /// The model in an opened file.
-pub fn bind_model<'f>(path: &Path, file: &'f ModelFile) -> Result<Model<'f>, EngineError> {
-    Model::new(file).map_err(|source| EngineError::Model { path: path.to_owned(), source })
+pub fn bind_model<'f>(path: &Path, file: &'f ModelFile, options: &EngineOptions) -> Result<Model<'f>, EngineError> {
+    Model::new(file, &options.plan()).map_err(|source| EngineError::Model { path: path.to_owned(), source })
 }
 
 /// What an engine is watched and stopped through.

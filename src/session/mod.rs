@@ -10,7 +10,7 @@ pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, ope
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, MAX_BATCH, Model, State};
+use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, LOGIT_ROWS, MAX_BATCH, Model, State};
 use crate::sampler::Sampler;
 
 /// A model, a KV cache, and the tokens that are in it.
@@ -184,8 +184,6 @@ impl<'m> Session<'m> {
         control: Control<'_>,
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), SessionError> {
-        // Rows of logits at a time: 32 rows of a 150k vocabulary are 19 MB.
-        const ROWS: usize = 32;
         self.clear();
         if tokens.is_empty() {
             return Err(SessionError::EmptyPrompt);
@@ -195,8 +193,8 @@ impl<'m> Session<'m> {
         }
         for (i, batch) in tokens.chunks(MAX_BATCH).enumerate() {
             self.compute(batch, control)?;
-            for first in (0..batch.len()).step_by(ROWS) {
-                let rows = first..batch.len().min(first + ROWS);
+            for first in (0..batch.len()).step_by(LOGIT_ROWS) {
+                let rows = first..batch.len().min(first + LOGIT_ROWS);
                 each(i * MAX_BATCH + first, self.model.logits(self.compute, &mut self.state, rows));
             }
         }

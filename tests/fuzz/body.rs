@@ -51,8 +51,9 @@ pub fn open_everything(bytes: &[u8]) -> Opened {
 
 /// Binds the model, reads tokenizer and template, and puts a conversation through them.
 fn load(file: &ModelFile) -> bool {
-    let model = Model::new(file).ok();
-    model.iter().for_each(|model| compute(file, model));
+    let options = EngineOptions { context: Some(4), ..EngineOptions::default() };
+    let model = Model::new(file, &options.plan()).ok();
+    model.iter().for_each(|model| compute(file, model, &options));
     let metadata = &file.gguf().metadata;
     let Ok((tokenizer, _)) = Tokenizer::from_metadata(metadata) else { return false };
     let text = "Hello <|im_end|>, \u{fffd}\u{1f600} wörld";
@@ -66,13 +67,12 @@ fn load(file: &ModelFile) -> bool {
 }
 
 /// Computes a few tokens of a model whose numbers may be anything.
-fn compute(file: &ModelFile, model: &Model<'_>) {
+fn compute(file: &ModelFile, model: &Model<'_>, options: &EngineOptions) {
     static COMPUTE: LazyLock<Compute> = LazyLock::new(|| {
         let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
         options.compute().expect("one thread can be started")
     });
     let watch = Watch::unattended(file, model, Prefetch::On);
-    let options = EngineOptions { context: Some(4), ..EngineOptions::default() };
     let Ok(mut session) = Session::new(model, &COMPUTE, options.kv_for(model)) else { return };
     if let Ok(logits) = session.feed(&[0, 0, 0], watch.control()) {
         assert_eq!(logits.len(), model.hyperparameters().n_vocab);
