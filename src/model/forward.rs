@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::kernel::AttentionScratch;
+use crate::store::FaultError;
 use crate::telemetry::{ExpertMap, Telemetry};
 
 use super::compute::{Compute, ProductScratch, sized};
@@ -39,6 +40,8 @@ pub enum ForwardError {
     Cancelled,
     #[error(transparent)]
     KvCache(#[from] KvCacheError),
+    #[error(transparent)]
+    Fault(#[from] FaultError),
     #[error("token {token} is outside the vocabulary of {n_vocab}")]
     Token { token: u32, n_vocab: usize },
 }
@@ -123,6 +126,7 @@ impl Model<'_> {
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= h.n_vocab) {
             return Err(ForwardError::Token { token, n_vocab: h.n_vocab });
         }
+        self.file.check_unchanged()?;
         state.kv.reserve(start + tokens.len())?;
         control.telemetry.ticks.add(1);
         compute.pool.enter(|| {
@@ -146,6 +150,7 @@ impl Model<'_> {
                         self.moe_ffn(compute, &mut state.scratch, layer, tokens.len(), control);
                     }
                 }
+                self.file.check_reads()?;
             }
             Ok(())
         })?;
@@ -154,7 +159,12 @@ impl Model<'_> {
     }
 
     /// The logits of `rows` of the last pass: `[rows, n_vocab]`.
-    pub fn logits<'s>(&self, compute: &Compute, state: &'s mut State, rows: Range<usize>) -> &'s [f32] {
+    pub fn logits<'s>(
+        &self,
+        compute: &Compute,
+        state: &'s mut State,
+        rows: Range<usize>,
+    ) -> Result<&'s [f32], ForwardError> {
         let h = &self.hyperparameters;
         let n = rows.len();
         let Scratch { hidden, normed, logits, products, .. } = &mut state.scratch;
@@ -165,7 +175,8 @@ impl Model<'_> {
             compute.norm(hidden, &self.weights.output_norm, h.norm_eps, normed);
             compute.project([&self.weights.output], normed, products, logits);
         });
-        logits
+        self.file.check_unchanged()?;
+        Ok(logits)
     }
 
     /// Embeddings of the tokens into the residual stream, and the angles of their positions.

@@ -19,7 +19,7 @@ pub use weights::WeightError;
 use rope::Rope;
 use weights::Weights;
 
-use crate::store::{ExpertStore, ModelFile, StoreError};
+use crate::store::{ExpertStore, FaultError, ModelFile, StoreError};
 use crate::telemetry::ExpertMap;
 
 /// A model ready to compute, borrowing its weights from the mapped file.
@@ -30,6 +30,7 @@ pub struct Model<'a> {
     rope: Rope,
     experts: ExpertStore<'a>,
     plan: Plan,
+    file: &'a ModelFile,
 }
 
 /// Why a file is not a model that can be computed.
@@ -43,6 +44,8 @@ pub enum ModelError {
     Experts(#[from] StoreError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error(transparent)]
+    Fault(#[from] FaultError),
 }
 
 impl<'a> Model<'a> {
@@ -54,8 +57,9 @@ impl<'a> Model<'a> {
         let weights = Weights::bind(file, &hyperparameters)?;
         let rope = Rope::new(&hyperparameters, weights.rope_factors.as_deref());
         let experts = ExpertStore::new(file, &weights.experts)?;
+        file.check_reads()?;
         file.advise_dense_sequential();
-        Ok(Model { hyperparameters, weights, rope, experts, plan })
+        Ok(Model { hyperparameters, weights, rope, experts, plan, file })
     }
 
     pub fn hyperparameters(&self) -> &Hyperparameters {

@@ -81,14 +81,15 @@ impl Chat<'_> {
                 if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
         };
-        let outcome = self.session.reply(request, &mut sampler, control)?;
+        // What was held back is said also where the reply failed.
+        let outcome = self.session.reply(request, &mut sampler, control);
         let mut rest = String::new();
         stream.finish(&mut rest);
         let rest = stops.finish(&rest);
         if !rest.is_empty() {
             on_text(&rest);
         }
-        Ok(outcome)
+        Ok(outcome?)
     }
 }
 

@@ -174,7 +174,7 @@ impl<'m> Session<'m> {
             return Err(SessionError::ContextFull { needed, capacity: self.capacity() });
         }
         let last = self.compute(tokens, control)? - 1;
-        Ok(self.model.logits(self.compute, &mut self.state, last..last + 1))
+        Ok(self.model.logits(self.compute, &mut self.state, last..last + 1)?)
     }
 
     /// The logits of every token of `tokens`, from an empty context, given to `each` as `(first position, [n, n_vocab])`.
@@ -195,7 +195,7 @@ impl<'m> Session<'m> {
             self.compute(batch, control)?;
             for first in (0..batch.len()).step_by(LOGIT_ROWS) {
                 let rows = first..batch.len().min(first + LOGIT_ROWS);
-                each(i * MAX_BATCH + first, self.model.logits(self.compute, &mut self.state, rows));
+                each(i * MAX_BATCH + first, self.model.logits(self.compute, &mut self.state, rows)?);
             }
         }
         Ok(())
@@ -224,7 +224,7 @@ impl<'m> Session<'m> {
             if request.max_tokens.is_some_and(|max| stats.generated_tokens >= max) {
                 break StopReason::MaxTokens;
             }
-            let token = sampler.sample(self.model.logits(self.compute, &mut self.state, row..row + 1));
+            let token = sampler.sample(self.model.logits(self.compute, &mut self.state, row..row + 1)?);
             sampler.accept(token);
             if (request.is_end)(token) {
                 break StopReason::EndOfTurn;

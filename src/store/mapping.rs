@@ -6,9 +6,12 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapMut};
 
+use super::faults::Guard;
 use super::system;
 use crate::gguf::{Gguf, GgufError, TensorInfo};
 
@@ -28,6 +31,18 @@ pub enum StoreError {
          model is damaged, convert it again"
     )]
     Experts { name: String, found: Vec<u64>, gate: String },
+}
+
+/// Why the weights in memory are not those of the file any more. The model is of no use until it is opened again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FaultError {
+    #[error(
+        "{}: reading at byte {offset} failed: the file was truncated or the disk failed; check it and open it again",
+        path.display()
+    )]
+    Read { path: PathBuf, offset: u64 },
+    #[error("{}: the file was changed while it was in use; wait until it is complete and open it again", path.display())]
+    Changed { path: PathBuf },
 }
 
 /// Bytes of one of a model's files.
@@ -73,13 +88,19 @@ impl ExpertTensor {
 pub struct ModelFile {
     gguf: Gguf,
     files: Vec<MappedFile>,
+    /// The first fault that was found.
+    fault: OnceLock<FaultError>,
 }
 
 #[derive(Debug)]
 struct MappedFile {
+    /// Dropped before the mapping, being declared before it.
+    guard: Option<Guard>,
     map: Mmap,
     /// `None` for a model in memory.
     file: Option<File>,
+    /// Length and time of the last change when the file was opened.
+    stamp: Option<Stamp>,
     /// The most that one WILLNEED brings in.
     piece_bytes: u64,
 }
@@ -94,7 +115,7 @@ impl ModelFile {
         check_address_space(gguf.file_bytes())?;
         let map = |f: &crate::gguf::SplitFile| MappedFile::open(&f.path, f.bytes);
         let files = gguf.files.iter().map(map).collect::<Result<_, _>>()?;
-        Ok(ModelFile { gguf, files })
+        Ok(ModelFile { gguf, files, fault: OnceLock::new() })
     }
 
     /// A model of one file that is already in memory, for tests: the bytes are copied once.
@@ -104,7 +125,8 @@ impl ModelFile {
         let mut map = MmapMut::map_anon(bytes.len()).map_err(in_memory)?;
         map.copy_from_slice(bytes);
         let map = map.make_read_only().map_err(in_memory)?;
-        Ok(ModelFile { gguf, files: vec![MappedFile { map, file: None, piece_bytes: system::MIN_PIECE_BYTES }] })
+        let file = MappedFile { guard: None, map, file: None, stamp: None, piece_bytes: system::MIN_PIECE_BYTES };
+        Ok(ModelFile { gguf, files: vec![file], fault: OnceLock::new() })
     }
 
     pub fn gguf(&self) -> &Gguf {
@@ -123,6 +145,42 @@ impl ModelFile {
     /// The bytes of a range, where they lie in the mapping.
     pub fn bytes(&self, range: FileRange) -> &[u8] {
         &self.files[range.file].map[range.offset as usize..][..range.n_bytes as usize]
+    }
+
+    /// Says whether every read of the mapping so far gave the file's bytes: a few loads a file.
+    ///
+    /// # Errors
+    /// The first fault that was found, here or in [`ModelFile::check_unchanged`].
+    pub fn check_reads(&self) -> Result<(), FaultError> {
+        if let Some(fault) = self.fault.get() {
+            return Err(fault.clone());
+        }
+        let faults = self.files.iter().map(|file| file.guard.as_ref().and_then(Guard::fault));
+        match self.gguf.files.iter().zip(faults).find_map(|(file, fault)| Some((file, fault?))) {
+            Some((file, offset)) => Err(self.remember(FaultError::Read { path: file.path.clone(), offset })),
+            None => Ok(()),
+        }
+    }
+
+    /// Says whether the files are as they were when they were opened, to be asked once a pass: a system call a file.
+    /// A file that another took the place of is still there as long as it is open, and is no fault.
+    ///
+    /// # Errors
+    /// The first fault that was found, here or in [`ModelFile::check_reads`].
+    pub fn check_unchanged(&self) -> Result<(), FaultError> {
+        self.check_reads()?;
+        let changed = |mapped: &MappedFile| match (&mapped.file, &mapped.stamp) {
+            (Some(file), Some(stamp)) => Stamp::of(file).ok().as_ref() != Some(stamp),
+            _ => false,
+        };
+        match self.gguf.files.iter().zip(&self.files).find(|(_, mapped)| changed(mapped)) {
+            Some((file, _)) => Err(self.remember(FaultError::Changed { path: file.path.clone() })),
+            None => Ok(()),
+        }
+    }
+
+    fn remember(&self, fault: FaultError) -> FaultError {
+        self.fault.get_or_init(|| fault).clone()
     }
 
     /// Tells the kernel that the dense weights will be read from end to end. Until then, and for experts always, a page
@@ -182,20 +240,36 @@ fn check_address_space(bytes: u64) -> Result<(), StoreError> {
     isize::try_from(bytes).map(|_| ()).map_err(|_| StoreError::AddressSpace { bytes })
 }
 
+/// What changes when a file is written to.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    n_bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Stamp> {
+        let metadata = file.metadata()?;
+        Ok(Stamp { n_bytes: metadata.len(), modified: metadata.modified().ok() })
+    }
+}
+
 impl MappedFile {
     /// `expected`: bytes the file had when its header was read.
     fn open(path: &Path, expected: u64) -> Result<MappedFile, StoreError> {
         let failed = |source| StoreError::Map { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         // SAFETY: The mapping is shared and read-only, and its bytes are only ever read as plain numbers, for which any
-        // value is valid. If another process writes to the file they change, and if it truncates the file, touching
-        // the lost pages ends this process with SIGBUS; neither can be ruled out by who maps a file.
+        // value is valid. If another process writes to the file they change, and if it truncates the file, the guard
+        // puts zeros in place of the lost pages; neither can be ruled out by who maps a file, both are found by the
+        // checks of `ModelFile`.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         if map.len() as u64 != expected {
             return Err(StoreError::Changed { path: path.to_owned(), expected, found: map.len() as u64 });
         }
         let piece_bytes = system::piece_bytes(&file);
-        let mapped = MappedFile { map, file: Some(file), piece_bytes };
+        let stamp = Some(Stamp::of(&file).map_err(failed)?);
+        let mapped = MappedFile { guard: Some(Guard::new(&map)), map, file: Some(file), stamp, piece_bytes };
         mapped.advise(Advice::Random, 0, expected);
         Ok(mapped)
     }

@@ -3,6 +3,7 @@
 
 mod budget;
 mod experts;
+mod faults;
 mod mapping;
 mod residency;
 mod survey;
@@ -10,7 +11,7 @@ mod system;
 
 pub use budget::{Budget, BudgetSource, Mebibytes};
 pub use experts::{ExpertBytes, ExpertStore, LayerExperts};
-pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
+pub use mapping::{ExpertTensor, FaultError, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
 pub use residency::Residency;
 pub use survey::ResidencySurvey;
 pub use system::{Memory, ProcessGauges, System};
