@@ -10,8 +10,9 @@ use crate::quant::{Half, LANES, fold_lanes};
 pub(super) trait Lanes: Copy {
     /// Rows of queries whose scores the registers hold at once.
     const SCORE_ROWS: usize;
-    /// Rows of weights whose sums of values the registers hold at once.
+    /// Rows of weights whose sums of values the registers hold at once, in as many lanes over positions.
     const SUM_ROWS: usize;
+    const SUM_LANES: SumLanes;
     /// What [`Lanes::signed_bytes`] adds to every byte.
     const SIGNED_OFFSET: i32;
 
@@ -31,6 +32,15 @@ pub(super) trait Lanes: Copy {
     /// Lane by lane the larger; `other` where `self` is NaN.
     fn max(self, other: Self) -> Self;
     fn round_to_f16(self) -> Self;
+    /// A register: one of [`Lanes::PARTS`] that sixteen floats are in.
+    type Part: Copy;
+    const PARTS: usize;
+    fn zero_part() -> Self::Part;
+    fn part(x: &[f32; LANES], part: usize) -> Self::Part;
+    fn part_of_halves(x: &[Half; LANES], part: usize) -> Self::Part;
+    fn part_mul_add(x: Self::Part, factor: Self::Part, sum: Self::Part) -> Self::Part;
+    /// The first [`Lanes::PARTS`] of `parts` side by side.
+    fn join(parts: [Self::Part; 2]) -> Self;
     /// Each of four folded to one number, as [`fold_lanes`] does.
     fn fold4(four: [Self; 4]) -> [f32; 4];
 
@@ -45,12 +55,22 @@ pub(super) trait Lanes: Copy {
     fn with_fifth_bit(codes: Self::Bytes, fifth: &[u8; 64], bit: usize) -> Self::Bytes;
     /// In every lane `sum` plus the products of its four bytes with the four signed bytes of `factors`.
     fn dot(sum: Self::Ints, bytes: Self::Bytes, factors: i32) -> Self::Ints;
+    /// As [`Lanes::dot`], for bytes of 0 to 127.
+    fn dot_unsigned(sum: Self::Ints, bytes: Self::Bytes, factors: i32) -> Self::Ints;
     fn to_floats(ints: Self::Ints) -> Self;
+}
+
+/// Lanes over positions whose sums of values the registers hold at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SumLanes {
+    One,
+    Group,
 }
 
 impl Lanes for [f32; LANES] {
     const SCORE_ROWS: usize = 1;
     const SUM_ROWS: usize = 1;
+    const SUM_LANES: SumLanes = SumLanes::One;
     const SIGNED_OFFSET: i32 = 0;
 
     fn splat(x: f32) -> Self {
@@ -101,6 +121,29 @@ impl Lanes for [f32; LANES] {
         self.map(|x| Half::from_f32(x).to_f32())
     }
 
+    type Part = Self;
+    const PARTS: usize = 1;
+
+    fn zero_part() -> Self {
+        [0.0; LANES]
+    }
+
+    fn part(x: &[f32; LANES], _: usize) -> Self {
+        *x
+    }
+
+    fn part_of_halves(x: &[Half; LANES], _: usize) -> Self {
+        Self::from_halves(x)
+    }
+
+    fn part_mul_add(x: Self, factor: Self, sum: Self) -> Self {
+        x.mul_add(factor, sum)
+    }
+
+    fn join([whole, _]: [Self; 2]) -> Self {
+        whole
+    }
+
     fn fold4(four: [Self; 4]) -> [f32; 4] {
         four.map(fold_lanes)
     }
@@ -129,6 +172,10 @@ impl Lanes for [f32; LANES] {
         std::array::from_fn(|i| sum[i] + (0..4).map(|j| i32::from(bytes[4 * i + j]) * factors[j]).sum::<i32>())
     }
 
+    fn dot_unsigned(sum: Self::Ints, bytes: Self::Bytes, factors: i32) -> Self::Ints {
+        Self::dot(sum, bytes, factors)
+    }
+
     fn to_floats(ints: Self::Ints) -> Self {
         ints.map(|x| x as f32)
     }
@@ -141,7 +188,7 @@ pub(super) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Half, LANES, Lanes};
+    use super::{Half, LANES, Lanes, SumLanes};
 
     const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
 
@@ -156,6 +203,7 @@ mod x86 {
     impl Lanes for Avx512 {
         const SCORE_ROWS: usize = 4;
         const SUM_ROWS: usize = 6;
+        const SUM_LANES: SumLanes = SumLanes::Group;
         const SIGNED_OFFSET: i32 = 128;
 
         #[inline(always)]
@@ -221,6 +269,34 @@ mod x86 {
             Avx512(unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<NEAREST>(self.0)) })
         }
 
+        type Part = Self;
+        const PARTS: usize = 1;
+
+        #[inline(always)]
+        fn zero_part() -> Self {
+            Self::splat(0.0)
+        }
+
+        #[inline(always)]
+        fn part(x: &[f32; LANES], _: usize) -> Self {
+            Self::load(x)
+        }
+
+        #[inline(always)]
+        fn part_of_halves(x: &[Half; LANES], _: usize) -> Self {
+            Self::from_halves(x)
+        }
+
+        #[inline(always)]
+        fn part_mul_add(x: Self, factor: Self, sum: Self) -> Self {
+            x.mul_add(factor, sum)
+        }
+
+        #[inline(always)]
+        fn join([whole, _]: [Self; 2]) -> Self {
+            whole
+        }
+
         #[inline(always)]
         fn fold4([a, b, c, d]: [Self; 4]) -> [f32; 4] {
             // Each step adds the upper half of what is left of a number's lanes to the lower half; the four share registers.
@@ -277,6 +353,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn dot_unsigned(sum: __m512i, bytes: __m512i, factors: i32) -> __m512i {
+            Self::dot(sum, bytes, factors)
+        }
+
+        #[inline(always)]
         fn to_floats(ints: __m512i) -> Self {
             Avx512(unsafe { _mm512_cvtepi32_ps(ints) })
         }
@@ -316,8 +397,9 @@ mod x86 {
     // SAFETY of all of them: as for AVX-512.
     #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
     impl Lanes for Avx2 {
-        const SCORE_ROWS: usize = 1;
-        const SUM_ROWS: usize = 1;
+        const SCORE_ROWS: usize = 3;
+        const SUM_ROWS: usize = 6;
+        const SUM_LANES: SumLanes = SumLanes::One;
         const SIGNED_OFFSET: i32 = 0;
 
         #[inline(always)]
@@ -392,6 +474,34 @@ mod x86 {
             Avx2(both!(|i| unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<NEAREST>(self.0[i])) }))
         }
 
+        type Part = __m256;
+        const PARTS: usize = 2;
+
+        #[inline(always)]
+        fn zero_part() -> __m256 {
+            unsafe { _mm256_setzero_ps() }
+        }
+
+        #[inline(always)]
+        fn part(x: &[f32; LANES], part: usize) -> __m256 {
+            unsafe { _mm256_loadu_ps(x.as_chunks::<8>().0[part].as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn part_of_halves(x: &[Half; LANES], part: usize) -> __m256 {
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(x.as_chunks::<8>().0[part].as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        fn part_mul_add(x: __m256, factor: __m256, sum: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(x, factor, sum) }
+        }
+
+        #[inline(always)]
+        fn join(parts: [__m256; 2]) -> Self {
+            Avx2(parts)
+        }
+
         #[inline(always)]
         fn fold4(four: [Self; 4]) -> [f32; 4] {
             unsafe {
@@ -446,6 +556,14 @@ mod x86 {
             both!(|i| unsafe {
                 let factors = _mm256_sign_epi8(_mm256_set1_epi32(factors), bytes[i]);
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(bytes[i]), factors);
+                _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            })
+        }
+
+        #[inline(always)]
+        fn dot_unsigned(sum: [__m256i; 2], bytes: [__m256i; 2], factors: i32) -> [__m256i; 2] {
+            both!(|i| unsafe {
+                let pairs = _mm256_maddubs_epi16(bytes[i], _mm256_set1_epi32(factors));
                 _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
             })
         }

@@ -125,21 +125,34 @@ fn half_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: [usize; G], t
     }
     for p in (tile * LANES..(tile + 1) * LANES).step_by(4) {
         let four = &keys[p * n_chunks..][..4 * n_chunks];
-        let mut sums = [[L::splat(0.0); 4]; G];
-        for c in 0..n_chunks {
-            let mut keys = [L::splat(0.0); 4];
-            for i in 0..4 {
-                keys[i] = L::from_halves(&four[i * n_chunks + c]);
+        // One register's worth of every sixteen elements at a time, so that the sums of `G` queries fit the registers.
+        let mut sums = [[[L::zero_part(); 2]; 4]; G];
+        for part in 0..L::PARTS {
+            let mut held = [[L::zero_part(); 4]; G];
+            for c in 0..n_chunks {
+                let mut chunk = [L::zero_part(); G];
+                for g in 0..G {
+                    chunk[g] = L::part(&queries[g][c], part);
+                }
+                for i in 0..4 {
+                    let key = L::part_of_halves(&four[i * n_chunks + c], part);
+                    for g in 0..G {
+                        held[g][i] = L::part_mul_add(chunk[g], key, held[g][i]);
+                    }
+                }
             }
             for g in 0..G {
-                let query = L::load(&queries[g][c]);
                 for i in 0..4 {
-                    sums[g][i] = query.mul_add(keys[i], sums[g][i]);
+                    sums[g][i][part] = held[g][i];
                 }
             }
         }
         for g in 0..G {
-            let scores = L::fold4(sums[g]);
+            let mut whole = [L::splat(0.0); 4];
+            for i in 0..4 {
+                whole[i] = L::join(sums[g][i]);
+            }
+            let scores = L::fold4(whole);
             for i in 0..4 {
                 out[g].values[p + i] = job.scale * scores[i];
             }
@@ -187,7 +200,7 @@ impl<L: Lanes> Codes<L> for FiveBits {
             let first = L::with_fifth_bit(first, &codes[4], j);
             let second = L::with_fifth_bit(second, &codes[4], j + 4);
             for g in 0..G {
-                sums[g] = L::dot(L::dot(sums[g], first, words[g][j]), second, words[g][j + 4]);
+                sums[g] = L::dot_unsigned(L::dot_unsigned(sums[g], first, words[g][j]), second, words[g][j + 4]);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! what goes through a closure of an iterator or an array is not compiled for the instruction set.
 
 use super::cache::{BLOCK, KvFormat, PLANE_POSITIONS, padded};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, SumLanes};
 use super::scores::{RowScores, Span};
 use crate::quant::{Half, LANES, blocks};
 
@@ -163,14 +163,15 @@ fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &mut V, sums: &mut 
             let n_parts = n_rows.div_ceil(L::SUM_ROWS);
             for part in 0..n_parts {
                 let (start, stop) = (part * n_rows / n_parts, (part + 1) * n_rows / n_parts);
-                let at = Place { chunk, lane, n_chunks, n_rows, first_row: start };
-                match stop - start {
-                    1 => whole_rounds::<L, 1>(job, values, rounds, at, sums),
-                    2 => whole_rounds::<L, 2>(job, values, rounds, at, sums),
-                    3 => whole_rounds::<L, 3>(job, values, rounds, at, sums),
-                    4 => whole_rounds::<L, 4>(job, values, rounds, at, sums),
-                    5 => whole_rounds::<L, 5>(job, values, rounds, at, sums),
-                    _ => whole_rounds::<L, 6>(job, values, rounds, at, sums),
+                let mut at = Place { chunk, lane, n_chunks, n_rows, first_row: start };
+                match L::SUM_LANES {
+                    SumLanes::Group => rows_of_rounds::<L, LANE_GROUP>(job, values, rounds, at, stop - start, sums),
+                    SumLanes::One => {
+                        for sums in sums.chunks_exact_mut(n_rows * n_chunks) {
+                            rows_of_rounds::<L, 1>(job, values, rounds, at, stop - start, sums);
+                            at.lane += 1;
+                        }
+                    }
                 }
             }
             one_by_one::<L>(job, values, (chunk, lane), (rounds.1 * LANES, PLANE_POSITIONS), sums);
@@ -196,37 +197,57 @@ impl Place {
     }
 }
 
-/// Rounds of sixteen positions, of which a group of lanes takes four, for `G` queries that all see them.
+/// As [`whole_rounds`], for `n` queries.
 #[inline(always)]
-fn whole_rounds<L: Lanes, const G: usize>(
+fn rows_of_rounds<L: Lanes, const N: usize>(
+    job: &SumJob<'_>,
+    values: &impl Values<L>,
+    rounds: (usize, usize),
+    at: Place,
+    n: usize,
+    sums: &mut [[f32; LANES]],
+) {
+    match n {
+        1 => whole_rounds::<L, 1, N>(job, values, rounds, at, sums),
+        2 => whole_rounds::<L, 2, N>(job, values, rounds, at, sums),
+        3 => whole_rounds::<L, 3, N>(job, values, rounds, at, sums),
+        4 => whole_rounds::<L, 4, N>(job, values, rounds, at, sums),
+        5 => whole_rounds::<L, 5, N>(job, values, rounds, at, sums),
+        _ => whole_rounds::<L, 6, N>(job, values, rounds, at, sums),
+    }
+}
+
+/// Rounds of sixteen positions, of which `N` lanes take as many, for `G` queries that all see them.
+#[inline(always)]
+fn whole_rounds<L: Lanes, const G: usize, const N: usize>(
     job: &SumJob<'_>,
     values: &impl Values<L>,
     rounds: (usize, usize),
     at: Place,
     sums: &mut [[f32; LANES]],
 ) {
-    let mut weights: [&[[f32; LANE_GROUP]]; G] = [&[]; G];
-    let mut held = [[L::splat(0.0); LANE_GROUP]; G];
+    let mut weights: [&[[f32; N]]; G] = [&[]; G];
+    let mut held = [[L::splat(0.0); N]; G];
     for g in 0..G {
-        weights[g] = job.weights[at.first_row + g].as_chunks::<LANE_GROUP>().0;
-        for lane in 0..LANE_GROUP {
+        weights[g] = job.weights[at.first_row + g].as_chunks::<N>().0;
+        for lane in 0..N {
             held[g][lane] = L::load(&sums[at.place(lane, g)]);
         }
     }
     for round in rounds.0..rounds.1 {
-        let mut four = [L::splat(0.0); LANE_GROUP];
-        for lane in 0..LANE_GROUP {
-            four[lane] = values.load(round * LANES + at.lane + lane);
+        let mut loaded = [L::splat(0.0); N];
+        for lane in 0..N {
+            loaded[lane] = values.load(round * LANES + at.lane + lane);
         }
         for g in 0..G {
-            let weights = &weights[g][round * (LANES / LANE_GROUP) + at.lane / LANE_GROUP];
-            for lane in 0..LANE_GROUP {
-                held[g][lane] = L::splat(weights[lane]).mul_add(four[lane], held[g][lane]);
+            let weights = &weights[g][round * (LANES / N) + at.lane / N];
+            for lane in 0..N {
+                held[g][lane] = L::splat(weights[lane]).mul_add(loaded[lane], held[g][lane]);
             }
         }
     }
     for g in 0..G {
-        for lane in 0..LANE_GROUP {
+        for lane in 0..N {
             held[g][lane].store(&mut sums[at.place(lane, g)]);
         }
     }
