@@ -5,6 +5,9 @@
 
 mod bench;
 mod chat;
+mod completions;
+mod config;
+mod doctor;
 mod inspect;
 mod logits;
 mod models;
@@ -19,8 +22,9 @@ mod tokenize;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use config::Settings;
 use output::Usage;
 
 /// Chat with language models that do not fit in RAM, and watch the machine do it.
@@ -53,14 +57,36 @@ enum Command {
     Pull(pull::PullArgs),
     /// The models on this machine
     Models(models::ModelsArgs),
+    /// What this machine offers, and what to change for more speed
+    Doctor(doctor::DoctorArgs),
+    /// The settings, and where each comes from
+    Config(config::ConfigArgs),
+    /// A completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// The man page
+    Man,
     /// A model file in another format
     Quantize(quantize::QuantizeArgs),
 }
 
 /// Runs the command line and turns its outcome into an exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
+    match Settings::read().and_then(|settings| run(&settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wayinfer: {}", output::message(&error));
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// Reads the command line, with the settings as its defaults, and does what it says.
+fn run(settings: &Settings) -> anyhow::Result<()> {
+    let matches = settings.apply(command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command {
         None => chat::chat(cli.chat),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Bench(args)) => bench::bench(&args),
@@ -71,16 +97,11 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Pull(args)) => pull::run(&args),
         Some(Command::Models(args)) => models::run(&args),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Config(args)) => config::config(&args, settings),
+        Some(Command::Completions(args)) => completions::completions(&args),
+        Some(Command::Man) => completions::man(),
         Some(Command::Quantize(args)) => quantize::run(&args),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("wayinfer: {}", output::message(&error));
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
-        }
     }
 }
 
