@@ -352,8 +352,10 @@ fn sample_gauges(file: &ModelFile, watch: &Watch, ram: Option<u64>, done: &Atomi
     // At most a fiftieth of one core goes into asking the kernel what is resident.
     const SURVEY: Duration = Duration::from_millis(2);
     let system = System::discover();
-    let mut survey = ResidencySurvey::new(file);
     let telemetry = &watch.telemetry;
+    let is_direct = telemetry.paging().is_some_and(|paging| paging.way.name == "direct");
+    let survey = ResidencySurvey::new(file);
+    let mut survey = if is_direct { survey.without_experts() } else { survey };
     telemetry.set_residency_source(survey.source());
     while !done.load(Ordering::Relaxed) {
         system.sample(telemetry);

@@ -17,6 +17,8 @@ pub struct ResidencySurvey<'m> {
     residency: Residency<'m>,
     layers: Vec<Layer>,
     next_layer: usize,
+    /// Whether the cells of experts are left to who holds these.
+    leaves_experts: bool,
     /// All of the files, and how much of each slice was resident when last asked.
     slices: Vec<(FileRange, Option<u64>)>,
     next_slice: usize,
@@ -51,7 +53,20 @@ impl<'m> ResidencySurvey<'m> {
             starts.map(move |offset| FileRange { file, offset, n_bytes: SLICE_BYTES.min(f.bytes - offset) })
         });
         let slices = slices.map(|range| (range, None)).collect();
-        ResidencySurvey { residency: Residency::new(model), layers, next_layer: 0, slices, next_slice: 0 }
+        ResidencySurvey {
+            residency: Residency::new(model),
+            layers,
+            next_layer: 0,
+            leaves_experts: false,
+            slices,
+            next_slice: 0,
+        }
+    }
+
+    /// The survey of a model whose experts are not in the page cache: their cells are left as they are.
+    #[must_use]
+    pub fn without_experts(self) -> ResidencySurvey<'m> {
+        ResidencySurvey { leaves_experts: true, ..self }
     }
 
     /// How the kernel is asked; see [`Residency::source`].
@@ -94,6 +109,9 @@ impl<'m> ResidencySurvey<'m> {
         let layer = &self.layers[index];
         let n_experts = layer.experts.iter().map(ExpertTensor::n_experts).min();
         if let Some(n_experts) = n_experts {
+            if self.leaves_experts {
+                return;
+            }
             for expert in 0..n_experts.min(map.n_experts()) {
                 map.set_resident(index, expert, self.share(layer.experts.iter().map(|t| t.range(expert))));
             }
@@ -156,5 +174,8 @@ mod tests {
         assert!((0..4).all(|expert| map.resident(1, expert) == Some(1.0)), "{map:?}");
         assert_eq!(survey.resident_bytes(), Some(model.gguf().file_bytes()));
         survey.step(&ExpertMap::new(1, 0), Duration::from_secs(1));
+        let map = ExpertMap::new(2, 4);
+        survey.without_experts().step(&map, Duration::from_secs(1));
+        assert_eq!((map.resident(0, 0), map.resident(1, 0)), (Some(1.0), None), "experts are elsewhere");
     }
 }
