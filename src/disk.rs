@@ -69,6 +69,11 @@ impl PartFile {
         Ok(PartFile { file, part, path: path.to_owned(), finished: false })
     }
 
+    /// Where it is until it is finished.
+    pub fn part(&self) -> &Path {
+        &self.part
+    }
+
     pub fn file(&self) -> &File {
         &self.file
     }

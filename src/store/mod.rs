@@ -2,6 +2,7 @@
 //! port through which experts are asked for, large files that pass through, and the gauges of this process and machine.
 
 mod cache;
+mod device;
 pub mod direct;
 mod experts;
 mod guard;
@@ -16,6 +17,7 @@ mod system;
 mod trace;
 
 pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
+pub use device::Device;
 pub use experts::{ExpertOptions, ExpertStore, PagingChoice, TakenExperts, Wanted};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError};
 pub use pager::{PagingError, Routed};
@@ -24,7 +26,7 @@ pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
-pub use system::{Memory, ProcessGauges, System};
+pub use system::{CgroupVersion, Memory, MemoryLimit, ProcessGauges, System};
 pub use trace::{
     Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
 };
