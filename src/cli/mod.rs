@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod doctor;
 mod inspect;
+mod licenses;
 mod logits;
 mod models;
 mod options;
@@ -69,6 +70,8 @@ enum Command {
     Completions(completions::CompletionsArgs),
     /// The man page
     Man,
+    /// The licenses of WayInfer and of what it is made with
+    Licenses,
     /// A model file in another format
     Quantize(quantize::QuantizeArgs),
 }
@@ -112,6 +115,7 @@ fn run() -> anyhow::Result<()> {
         Some(Command::Config(args)) => config::config(&args, &settings, &matches),
         Some(Command::Completions(args)) => completions::completions(&args),
         Some(Command::Man) => completions::man(),
+        Some(Command::Licenses) => licenses::licenses(),
         Some(Command::Quantize(args)) => quantize::run(&args),
     }
 }
