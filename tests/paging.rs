@@ -8,7 +8,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use wayinfer::kernel::KvFormat;
-use wayinfer::model::{Compute, ForwardError, KvParams, Model, Prefetch};
+use wayinfer::model::{Compute, ForwardError, KvParams, Model, PlanOptions, Prefetch};
 use wayinfer::session::{EngineOptions, Session, SessionError, Watch};
 use wayinfer::store::{ModelFile, PagingChoice};
 use wayinfer::telemetry::PagingSnapshot;
@@ -44,13 +44,13 @@ fn logits(compute: &Compute, model: &Model<'_>, file: &ModelFile, prefetch: Pref
 #[test]
 fn every_way_budget_and_prefetch_gives_the_same_bits() {
     let (compute, file) = (compute(), open());
-    let whole = Model::new(&file, PagingChoice::Auto, |_| u64::MAX).unwrap();
+    let whole = Model::new(&file, PagingChoice::Auto, &PlanOptions::for_experts(u64::MAX)).unwrap();
     let total = whole.experts().total_bytes();
     let (judge, _) = logits(&compute, &whole, &file, Prefetch::On);
     for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
         for share in [8, 5, 2] {
             for prefetch in [Prefetch::On, Prefetch::Off] {
-                let model = Model::new(&file, paging, |_| total / share).unwrap();
+                let model = Model::new(&file, paging, &PlanOptions::for_experts(total / share)).unwrap();
                 let (found, counted) = logits(&compute, &model, &file, prefetch);
                 assert!(found == judge, "{paging:?}, a {share}th of the experts, prefetch {prefetch:?}");
                 let read = counted.demand_bytes + counted.speculated_bytes;
@@ -65,7 +65,7 @@ fn every_way_budget_and_prefetch_gives_the_same_bits() {
 fn a_pass_without_room_for_an_expert_has_no_effect() {
     let (compute, file) = (compute(), open());
     for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
-        let model = Model::new(&file, paging, |_| u64::MAX / 2).unwrap();
+        let model = Model::new(&file, paging, &PlanOptions::for_experts(u64::MAX / 2)).unwrap();
         let watch = Watch::unattended(&file, &model, Prefetch::On);
         let kv = KvParams { capacity: 64, format: KvFormat::default() };
         let mut session = Session::new(&model, &compute, kv).unwrap();
@@ -85,10 +85,10 @@ fn a_pass_without_room_for_an_expert_has_no_effect() {
 #[test]
 fn a_cancelled_prompt_leaves_the_experts_usable() {
     let (compute, file) = (compute(), open());
-    let whole = Model::new(&file, PagingChoice::Auto, |_| u64::MAX).unwrap();
+    let whole = Model::new(&file, PagingChoice::Auto, &PlanOptions::for_experts(u64::MAX)).unwrap();
     let total = whole.experts().total_bytes();
     for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
-        let model = Model::new(&file, paging, |_| total / 4).unwrap();
+        let model = Model::new(&file, paging, &PlanOptions::for_experts(total / 4)).unwrap();
         let watch = Watch::unattended(&file, &model, Prefetch::On);
         let kv = KvParams { capacity: 256, format: KvFormat::default() };
         let mut session = Session::new(&model, &compute, kv).unwrap();
