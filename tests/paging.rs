@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use wayinfer::kernel::KvFormat;
 use wayinfer::model::{Compute, ForwardError, KvParams, Model, PlanOptions, Prefetch};
 use wayinfer::session::{EngineOptions, Session, SessionError, Watch};
-use wayinfer::store::{ModelFile, PagingChoice};
+use wayinfer::store::{Budget, ModelFile, PagingChoice};
 use wayinfer::telemetry::PagingSnapshot;
 
 fn compute() -> Compute {
@@ -59,6 +59,54 @@ fn every_way_budget_and_prefetch_gives_the_same_bits() {
             }
         }
     }
+}
+
+/// A plan of `share` of the model's bytes beside what the program itself takes.
+fn budget(file: &ModelFile, compute: &Compute, share: f64) -> PlanOptions {
+    let options =
+        PlanOptions { context: Some(2048), n_threads: compute.pool.n_threads(), ..PlanOptions::for_experts(u64::MAX) };
+    let process = Model::new(file, PagingChoice::Auto, &options).unwrap().plan().process;
+    let bytes = process + (file.gguf().file_bytes() as f64 * share) as u64;
+    PlanOptions { budget: Budget::new(Some(bytes), None), ..options }
+}
+
+#[test]
+fn whatever_the_budget_a_long_prompt_and_its_reply_are_the_same_bits() {
+    let (compute, file) = (compute(), open());
+    let ids: Vec<u32> = (0..1400).map(|i| i * 37 % 500).collect();
+    let run = |options: &PlanOptions| {
+        let model = Model::new(&file, PagingChoice::Auto, options).unwrap();
+        let watch = Watch::unattended(&file, &model, Prefetch::On);
+        let kv = KvParams { capacity: model.plan().context, format: options.kv };
+        let mut session = Session::new(&model, &compute, kv).unwrap();
+        let mut all = session.feed(&ids[..1300], watch.control()).unwrap().to_vec();
+        let mut most_experts = 0;
+        for id in &ids[1300..] {
+            all.extend_from_slice(session.feed(&[*id], watch.control()).unwrap());
+            most_experts = most_experts.max(watch.telemetry.paging().unwrap().snapshot().resident_bytes.unwrap());
+        }
+        let plan = model.plan();
+        let taken = plan.dense + plan.process + session.kv_bytes() as u64 + most_experts + plan.scratch.of(1);
+        assert!(taken <= plan.budget.bytes, "{taken} of {}", plan.budget.bytes);
+        (all, plan.max_batch(0), model.experts().is_whole())
+    };
+    let (judge, _, whole) = run(&PlanOptions { context: Some(2048), ..PlanOptions::for_experts(u64::MAX) });
+    assert!(whole);
+    let mut passes = Vec::new();
+    // The smallest ones are refused with the numbers: a tiny model's cache and buffers are not small beside its weights.
+    for share in [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 3.0, 5.0, 10.0] {
+        let options = budget(&file, &compute, share);
+        if let Err(error) = Model::new(&file, PagingChoice::Auto, &options) {
+            assert!(error.to_string().contains("--ram"), "{error}");
+            continue;
+        }
+        let (found, pass, whole) = run(&options);
+        println!("{share}: passes of {pass}, whole: {whole}");
+        assert!(found == judge, "{share} of the model, passes of {pass}");
+        passes.push(pass);
+    }
+    passes.dedup();
+    assert!(passes.len() > 2, "{passes:?}");
 }
 
 #[test]

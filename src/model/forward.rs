@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use crate::gguf::Gguf;
 use crate::kernel::{ActivationScratch, AttentionScratch, KeyBias};
-use crate::quant::GgmlType;
 use crate::store::{Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
 use crate::telemetry::{ExpertMap, Telemetry};
 
@@ -114,25 +113,34 @@ pub struct ScratchBytes {
 
 impl ScratchBytes {
     pub(super) fn new(gguf: &Gguf, h: &Hyperparameters) -> ScratchBytes {
-        let floats = |n: usize| (n as u64).saturating_mul(size_of::<f32>() as u64);
+        // The header is untrusted, and nothing was allocated by it yet.
+        const WIDEST: usize = 1 << 32;
+        let product = |a: usize, b: usize| a.saturating_mul(b).min(WIDEST);
+        let floats = |parts: &[usize]| {
+            let elements = parts.iter().fold(0, |sum: usize, &n| sum.saturating_add(n)) as u64;
+            elements.saturating_mul(size_of::<f32>() as u64)
+        };
         let formats = |experts: bool| {
             gguf.tensors.iter().filter(move |t| is_expert_tensor(t) == experts && t.shape.len() > 1).map(|t| t.ty)
         };
-        let acts = |formats: &mut dyn Iterator<Item = GgmlType>, n| ActivationScratch::row_bytes(formats, n);
-        let (n_q, n_k, n_v) = (h.n_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_v);
-        let n_ff = h.n_ff.iter().copied().max().filter(|_| formats(true).next().is_none()).unwrap_or(0);
-        let n_attn = h.n_heads * h.head_dim_v;
-        let widest = h.n_embd.max(n_attn).max(n_ff);
-        // Queries once more as attention wants them, at most in f32, rotated and in bytes.
-        let queries = 2 * n_q + n_q.div_ceil(2) + 2 * h.n_heads * h.n_rot;
-        let residual = 2 * h.n_embd + n_q + n_k + n_v + n_attn + h.n_rot + queries + n_ff + n_ff.max(h.n_embd);
-        let (routed, expert_row) = h.moe.map_or((0, 0), |moe| {
-            let routing = floats(moe.n_experts + 5 * moe.n_used + moe.n_used.saturating_mul(h.n_embd));
-            let row = floats(2 * moe.n_ff + h.n_embd).saturating_add(acts(&mut formats(true), moe.n_ff));
-            (routing, row)
-        });
-        let token = floats(residual).saturating_add(acts(&mut formats(false).chain(formats(true)), widest));
-        ScratchBytes { token: token.saturating_add(routed), expert_row, logit_row: floats(h.n_vocab) }
+        let is_routed = formats(true).next().is_some();
+        let n_ff = h.n_ff.iter().copied().max().filter(|_| !is_routed).unwrap_or(0).min(WIDEST);
+        let (n_q, n_attn) = (product(h.n_heads, h.head_dim_k), product(h.n_heads, h.head_dim_v));
+        let n_kv = product(h.n_kv_heads, h.head_dim_k).saturating_add(product(h.n_kv_heads, h.head_dim_v));
+        let widest = h.n_embd.max(n_attn).max(n_ff).min(WIDEST);
+        // Queries once more as attention wants them: in f32 or rotated, in bytes, and those that meet the keys' bias.
+        let queries = [n_q, n_q, n_q / 2, product(h.n_heads, h.n_rot), product(h.n_heads, h.n_rot)];
+        let residual = [h.n_embd, h.n_embd, n_q, n_kv, n_attn, h.n_rot, n_ff, n_ff.max(h.n_embd)];
+        let mut token = floats(&residual).saturating_add(floats(&queries));
+        token = token.saturating_add(ActivationScratch::row_bytes(formats(false).chain(formats(true)), widest));
+        let mut expert_row = 0;
+        if let Some(moe) = h.moe {
+            let routing = [moe.n_experts, product(5, moe.n_used), product(moe.n_used, h.n_embd)];
+            token = token.saturating_add(floats(&routing));
+            let acts = ActivationScratch::row_bytes(formats(true), moe.n_ff.min(WIDEST));
+            expert_row = floats(&[moe.n_ff, moe.n_ff, h.n_embd]).saturating_add(acts);
+        }
+        ScratchBytes { token, expert_row, logit_row: floats(&[h.n_vocab]) }
     }
 
     /// Bytes of a pass of `n` tokens.

@@ -305,7 +305,7 @@ fn largest_layer(tensors: &[&TensorInfo]) -> u64 {
 fn by_layer(tensors: &[&TensorInfo], bytes: impl Fn(&TensorInfo) -> u64) -> u64 {
     let mut layers = std::collections::HashMap::<_, u64>::new();
     for tensor in tensors {
-        let layer = layer_of(&tensor.name).map_or(Err(tensor.name.as_str()), Ok);
+        let layer = layer_of(&tensor.name).ok_or(tensor.name.as_str());
         let sum = layers.entry(layer).or_default();
         *sum = sum.saturating_add(bytes(tensor));
     }
