@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::gguf::Gguf;
 use crate::kernel::{ActivationScratch, AttentionScratch, KeyBias};
-use crate::store::{Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
+use crate::store::{LayerTimes, Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
 use crate::telemetry::{ExpertMap, Telemetry};
 
 use super::compute::{Compute, ProductScratch, sized};
@@ -238,8 +238,11 @@ impl Model<'_> {
         control.check()?;
         control.telemetry.layer.set(i as u64);
         let paging = self.experts.paging();
-        let (began, stall) = (Instant::now(), paging.layer_stall(i));
+        let (began, stall, read_bytes) = (Instant::now(), paging.layer_stall(i), paging.read_bytes());
         let layer = &self.weights.layers[i];
+        if n == 1 {
+            self.guess_experts(compute, &mut state.scratch, i, control);
+        }
         self.attention(compute, state, i, layer, n);
         let scratch = &mut state.scratch;
         self.norm_ffn_input(compute, scratch, layer, n);
@@ -254,7 +257,13 @@ impl Model<'_> {
                 self.moe_ffn(compute, scratch, layer, n, control)?;
             }
         }
-        paging.add_compute(i, began.elapsed().saturating_sub(paging.layer_stall(i).saturating_sub(stall)));
+        let stall = paging.layer_stall(i).saturating_sub(stall);
+        let computed = began.elapsed().saturating_sub(stall);
+        paging.add_compute(i, computed);
+        if let Some(trace) = control.trace {
+            let (stall_us, compute_us) = (stall.as_micros() as u64, computed.as_micros() as u64);
+            trace.times(i, LayerTimes { stall_us, compute_us, read_bytes: paging.read_bytes() - read_bytes });
+        }
         self.advance_prompt(i, 1.0, n, control);
         Ok(self.file.check_read()?)
     }

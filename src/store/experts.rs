@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
 use super::mapping::{ModelFile, StoreError};
-use super::pager::{Backing, Pager, PagingError, Routed};
+use super::pager::{Backing, Foresight, Pager, PagingError, Routed};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::system::System;
 use crate::telemetry::{ExpertMap, Paging, PagingWay};
@@ -172,6 +172,19 @@ impl<'m> ExpertStore<'m> {
         Ok(wanted)
     }
 
+    /// Whether a prediction of a layer's experts, by what the layer begins with, is of use.
+    pub fn wants_forecast(&self) -> bool {
+        !self.is_whole() && self.lock().wants_forecast(Foresight::Late)
+    }
+
+    /// Experts that a layer is likely to ask for, the likeliest first, by what it begins with: they are read while the
+    /// disk has nothing else to do, instead of those of an earlier guess.
+    pub fn guess(&self, layer: usize, experts: &[usize]) {
+        if !self.is_whole() {
+            self.lock().guess(&self.places, layer, Foresight::Late, experts);
+        }
+    }
+
     fn ask(&self, layer: usize, routed: &[Routed]) {
         let found = self.places.layer(layer);
         for &Routed { expert, .. } in routed {
@@ -259,11 +272,16 @@ impl Wanted<'_> {
         self.pager.as_mut().map_or(Ok(()), |pager| pager.release(self.places, expert))
     }
 
-    /// Experts of another layer that are likely to be asked for, the likeliest first: they are read while the disk has
-    /// nothing else to do.
+    /// Whether a prediction of another layer's experts, by what this one's router saw, is of use.
+    pub fn wants_forecast(&mut self) -> bool {
+        self.pager.as_mut().is_some_and(|pager| pager.wants_forecast(Foresight::Early))
+    }
+
+    /// Experts of another layer that are likely to be asked for, the likeliest first, by what this layer's router saw:
+    /// they are read while the disk has nothing else to do.
     pub fn guess(&mut self, layer: usize, experts: &[usize]) {
         if let Some(pager) = &mut self.pager {
-            pager.guess(self.places, layer, experts);
+            pager.guess(self.places, layer, Foresight::Early, experts);
         }
     }
 

@@ -17,7 +17,7 @@ mod threads;
 mod uring;
 
 pub use arena::Arena;
-pub use reader::{Completion, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
+pub use reader::{Completion, Extent, GivenUp, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
 pub use source::Way;
 
 use super::mapping::FileRange;
