@@ -50,6 +50,9 @@ pub(super) struct MoeScratch {
     inner_rows: RowScratch,
 }
 
+/// Tokens that an expert is computed for at a time, so that its buffers stay small in a pass of thousands.
+pub(super) const MAX_EXPERT_ROWS: usize = 512;
+
 /// Buffers of a prediction.
 #[derive(Debug, Default)]
 struct Forecast {
@@ -353,21 +356,22 @@ impl Model<'_> {
         while !arrived.is_empty() {
             for &expert in &*arrived {
                 control.check()?;
-                let slots = &slots[starts[expert] as usize..starts[expert + 1] as usize];
-                tokens.clear();
-                tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
-                let rows = Rows::Only(tokens);
                 let matrices = self.expert_matrices(*layer.formats, wanted.taken().bytes(expert));
-                let (m, n_ff) = (slots.len(), matrices.gate.n_rows());
-                let (gate, up) = (sized(gate, m * n_ff), sized(up, m * n_ff));
-                kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
-                kernels.matmul(pool, &matrices.up, &mut x, rows, up);
-                pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
-                let down = sized(down, m * n_embd);
-                let mut activated = Activations::new(gate, n_ff, inner_acts);
-                kernels.matmul(pool, &matrices.down, &mut activated, Rows::All, down);
-                for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
-                    slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
+                for slots in slots[starts[expert] as usize..starts[expert + 1] as usize].chunks(MAX_EXPERT_ROWS) {
+                    tokens.clear();
+                    tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
+                    let rows = Rows::Only(tokens);
+                    let (m, n_ff) = (slots.len(), matrices.gate.n_rows());
+                    let (gate, up) = (sized(gate, m * n_ff), sized(up, m * n_ff));
+                    kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
+                    kernels.matmul(pool, &matrices.up, &mut x, rows, up);
+                    pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
+                    let down = sized(down, m * n_embd);
+                    let mut activated = Activations::new(gate, n_ff, inner_acts);
+                    kernels.matmul(pool, &matrices.down, &mut activated, Rows::All, down);
+                    for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
+                        slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
+                    }
                 }
                 wanted.release(expert)?;
                 n_done += 1;

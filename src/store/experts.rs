@@ -27,12 +27,20 @@ pub enum PagingChoice {
     Direct,
 }
 
+/// Whether all experts will have room, however long a conversation becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    ForAll,
+    ForSome,
+}
+
 /// What an expert store may do.
 #[derive(Debug, Clone, Copy)]
 pub struct ExpertOptions {
     pub paging: PagingChoice,
-    /// Bytes that experts may take.
+    /// Bytes that experts may take at first.
     pub budget: u64,
+    pub room: Room,
     /// Experts that a token takes in a layer.
     pub n_used: usize,
 }
@@ -68,7 +76,7 @@ impl<'m> ExpertStore<'m> {
         let slot_bytes: Vec<u64> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.slot_bytes)).collect();
         let n_experts: Vec<usize> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts())).collect();
         let cache = ExpertCache::new(Policy::default(), &slot_bytes, &n_experts, options.budget);
-        let fits = places.total_bytes() <= options.budget;
+        let fits = options.room == Room::ForAll && places.total_bytes() <= options.budget;
         let (backing, reason) = match options.paging {
             PagingChoice::Mapped => (Backing::Mapped, "as asked".to_owned()),
             PagingChoice::Direct => (direct(&mut places, &cache)?, "as asked".to_owned()),

@@ -143,6 +143,11 @@ impl<'m> Places<'m> {
     }
 }
 
+/// Bytes of memory that a matrix of `n_bytes` takes in a slot: whole pages, wherever in one it begins in the file.
+pub fn matrix_slot_bytes(n_bytes: u64) -> u64 {
+    n_bytes.saturating_add(ALIGN - 1).checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX)
+}
+
 impl Layer {
     fn new(LayerExperts { gate, up, down }: &LayerExperts<'_>) -> Result<Layer, StoreError> {
         let n_experts = ExpertTensor::of(gate).map_or(0, |t| t.n_experts());
@@ -157,7 +162,7 @@ impl Layer {
         let tensors = [experts(gate)?, experts(up)?, experts(down)?];
         let sizes = tensors.map(|t| if n_experts == 0 { 0 } else { t.range(0).n_bytes });
         // Wherever in a page the matrix begins; a matrix of one size has slots of one size.
-        let [g, u, d] = sizes.map(|n_bytes| (n_bytes + ALIGN - 1).next_multiple_of(ALIGN));
+        let [g, u, d] = sizes.map(matrix_slot_bytes);
         Ok(Layer {
             tensors,
             expert_bytes: sizes.iter().sum(),

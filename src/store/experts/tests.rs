@@ -59,7 +59,7 @@ fn store(model: &ModelFile, paging: PagingChoice, budget: u64) -> Result<ExpertS
         })
         .collect();
     let map = Arc::new(ExpertMap::new(layers.len(), N_EXPERTS));
-    ExpertStore::new(model, &layers, ExpertOptions { paging, budget, n_used: N_USED }, map)
+    ExpertStore::new(model, &layers, ExpertOptions { paging, budget, room: Room::ForAll, n_used: N_USED }, map)
 }
 
 fn routed(experts: &[usize]) -> Vec<Routed> {
@@ -324,7 +324,7 @@ fn direct_residency_is_told_as_it_changes() {
         })
         .collect();
     let map = Arc::new(ExpertMap::new(3, N_EXPERTS));
-    let options = ExpertOptions { paging: PagingChoice::Direct, budget: 100_000, n_used: N_USED };
+    let options = ExpertOptions { paging: PagingChoice::Direct, budget: 100_000, room: Room::ForAll, n_used: N_USED };
     let store = ExpertStore::new(&model, &layers, options, Arc::clone(&map)).unwrap();
     assert_eq!(map.resident(1, 4), Some(0.0));
     compute(store.request(1, 1, &routed(&[4])).unwrap(), 1, &[4]).unwrap();
