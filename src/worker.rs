@@ -218,7 +218,8 @@ impl Worker {
         let mut kept = self.kept(&mut chat, &file, &model);
         self.telemetry.kv_used.set(chat.session.cached().len() as u64);
         self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));
-        words.warnings.iter().for_each(|w| self.tell(Event::Warning(w.clone())));
+        let warnings = words.warnings.iter().cloned().chain(model.plan().warnings());
+        warnings.for_each(|w| self.tell(Event::Warning(w)));
         let (done, ram) = (AtomicBool::new(false), self.options.ram);
         std::thread::scope(|scope| {
             // What every token needs is on its way while the person still types.

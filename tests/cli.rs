@@ -154,6 +154,8 @@ fn inspect_tells_shapes_and_what_a_budget_means() {
     assert_eq!(report["metadata"]["general.architecture"], "llama");
     assert_eq!(report["runnable"], true);
     assert_eq!(report["budget"]["fits"], false);
+    assert_eq!(report["budget"]["works"], false);
+    assert!(report["budget"]["needed_bytes"].as_u64().unwrap() > report["budget"]["bytes"].as_u64().unwrap());
     assert!(report["tensors"].as_array().unwrap().iter().any(|t| t["name"] == "blk.0.ffn_up_exps.weight"));
     assert!(stdout(&["inspect", &model()]).contains("8 experts, 2 used"));
 }
@@ -282,4 +284,23 @@ fn doctor_looks_at_the_machine_and_at_the_disk_of_a_model() {
     assert!(report["disk"]["probe"].is_null() && report["disk"]["probe_problem"].is_string(), "{report}");
     let page = stdout(&["doctor", "--no-probe"]);
     assert!(page.contains("For more speed:") && page.contains("not measured"), "{page}");
+}
+
+#[test]
+fn a_budget_that_cannot_work_is_refused_with_the_numbers_and_the_one_it_names_works() {
+    let run = |ram: &str| {
+        let arguments = ["run", &model(), "-p", "hello", "--greedy", "--max-tokens", "3", "--ctx", "512", "--ram", ram];
+        wayinfer(&arguments).output().unwrap()
+    };
+    let refused = run("8M");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stdout.is_empty());
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    for part in ["8 MiB", "dense weights", "KV cache", "--ctx 512", "chosen experts"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let least = error.split("--ram ").nth(1).unwrap().split([',', ' ', '\n']).next().unwrap();
+    let least = run(least);
+    assert!(least.status.success(), "{}", String::from_utf8_lossy(&least.stderr));
+    assert_eq!(least.stdout, run("1G").stdout);
 }

@@ -87,6 +87,7 @@ pub(super) fn paging_json(paging: &PagingSnapshot) -> serde_json::Value {
         "speculated_bytes": paging.speculated_bytes,
         "speculated_used_bytes": paging.speculated_used_bytes,
         "wasted_bytes": paging.wasted_bytes,
+        "prediction_recall": paging.recall(),
         "evicted_bytes": paging.evicted_bytes,
         "passes": paging.passes,
         "stall_ms": ms(paging.stall),

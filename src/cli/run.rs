@@ -63,7 +63,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     let file = session::open_file(path)?;
     let model = session::bind_model(path, &file, &options)?;
     let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
-    words.warnings.iter().for_each(|w| output::warn(w));
+    words.warnings.iter().chain(&model.plan().warnings()).for_each(|w| output::warn(w));
     let watch = Watch::unattended(&file, &model, options.prefetch).record(&options, &file, &model)?;
     output::tell_paging(&watch);
     let mut chat = session::chat(&model, &compute, &words, &options)?;

@@ -62,6 +62,20 @@ pub struct ActivationScratch {
     tiled_rows: Vec<u32>,
 }
 
+impl ActivationScratch {
+    /// The most bytes that a row of `n_cols` activations takes for products with weights of these formats.
+    pub fn row_bytes(formats: impl Iterator<Item = GgmlType>, n_cols: usize) -> u64 {
+        let mut forms: Vec<ActivationForm> = formats.filter_map(GgmlType::activation_form).collect();
+        forms.sort_unstable_by_key(|&form| form as usize);
+        forms.dedup();
+        let quantized = |form: &ActivationForm| {
+            let n_blocks = n_cols.div_ceil(form.block_len());
+            form.row_bytes(n_blocks * form.block_len()) as u64
+        };
+        forms.iter().map(quantized).sum::<u64>() + TileScratch::row_bytes(&forms, n_cols)
+    }
+}
+
 /// Rows of activations, quantized on demand, at most once a form.
 #[derive(Debug)]
 pub struct Activations<'a> {

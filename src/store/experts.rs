@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
 use super::mapping::{ModelFile, StoreError};
-use super::pager::{Backing, Pager, PagingError, Routed};
+use super::pager::{Backing, Foresight, Pager, PagingError, Routed};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::system::System;
 use crate::telemetry::{ExpertMap, Paging, PagingWay};
@@ -27,12 +27,20 @@ pub enum PagingChoice {
     Direct,
 }
 
+/// Whether all experts will have room, however long a conversation becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    ForAll,
+    ForSome,
+}
+
 /// What an expert store may do.
 #[derive(Debug, Clone, Copy)]
 pub struct ExpertOptions {
     pub paging: PagingChoice,
-    /// Bytes that experts may take.
+    /// Bytes that experts may take at first.
     pub budget: u64,
+    pub room: Room,
     /// Experts that a token takes in a layer.
     pub n_used: usize,
 }
@@ -68,7 +76,7 @@ impl<'m> ExpertStore<'m> {
         let slot_bytes: Vec<u64> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.slot_bytes)).collect();
         let n_experts: Vec<usize> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts())).collect();
         let cache = ExpertCache::new(Policy::default(), &slot_bytes, &n_experts, options.budget);
-        let fits = places.total_bytes() <= options.budget;
+        let fits = options.room == Room::ForAll && places.total_bytes() <= options.budget;
         let (backing, reason) = match options.paging {
             PagingChoice::Mapped => (Backing::Mapped, "as asked".to_owned()),
             PagingChoice::Direct => (direct(&mut places, &cache)?, "as asked".to_owned()),
@@ -164,6 +172,19 @@ impl<'m> ExpertStore<'m> {
         Ok(wanted)
     }
 
+    /// Whether a prediction of a layer's experts, by what the layer begins with, is of use.
+    pub fn wants_forecast(&self) -> bool {
+        !self.is_whole() && self.lock().wants_forecast(Foresight::Late)
+    }
+
+    /// Experts that a layer is likely to ask for, the likeliest first, by what it begins with: they are read while the
+    /// disk has nothing else to do, instead of those of an earlier guess.
+    pub fn guess(&self, layer: usize, experts: &[usize]) {
+        if !self.is_whole() {
+            self.lock().guess(&self.places, layer, Foresight::Late, experts);
+        }
+    }
+
     fn ask(&self, layer: usize, routed: &[Routed]) {
         let found = self.places.layer(layer);
         for &Routed { expert, .. } in routed {
@@ -195,15 +216,15 @@ fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, Store
     for layer in 0..places.layers.len() {
         let class = cache.class(layer);
         starts.resize(starts.len().max(class + 1), None);
+        let stride = cache.class_bytes(layer);
         let of_class = (0..places.layers.len()).filter(|&other| cache.class(other) == class);
-        let size: u64 =
-            of_class.filter_map(|l| places.layers[l].as_ref()).map(|l| l.slot_bytes * l.n_experts() as u64).sum();
+        let n_slots: u64 = of_class.filter_map(|l| places.layers[l].as_ref()).map(|l| l.n_experts() as u64).sum();
         let start = *starts[class].get_or_insert_with(|| {
-            bytes += size;
-            bytes - size
+            bytes += stride.saturating_mul(n_slots);
+            bytes - stride.saturating_mul(n_slots)
         });
         if let Some(layer) = &mut places.layers[layer] {
-            layer.arena_start = start;
+            (layer.arena_start, layer.stride) = (start, stride);
         }
     }
     let arena = Arc::new(Arena::new(bytes)?);
@@ -251,11 +272,16 @@ impl Wanted<'_> {
         self.pager.as_mut().map_or(Ok(()), |pager| pager.release(self.places, expert))
     }
 
-    /// Experts of another layer that are likely to be asked for, the likeliest first: they are read while the disk has
-    /// nothing else to do.
+    /// Whether a prediction of another layer's experts, by what this one's router saw, is of use.
+    pub fn wants_forecast(&mut self) -> bool {
+        self.pager.as_mut().is_some_and(|pager| pager.wants_forecast(Foresight::Early))
+    }
+
+    /// Experts of another layer that are likely to be asked for, the likeliest first, by what this layer's router saw:
+    /// they are read while the disk has nothing else to do.
     pub fn guess(&mut self, layer: usize, experts: &[usize]) {
         if let Some(pager) = &mut self.pager {
-            pager.guess(self.places, layer, experts);
+            pager.guess(self.places, layer, Foresight::Early, experts);
         }
     }
 

@@ -271,8 +271,13 @@ impl ModelFile {
 }
 
 /// Whether the tensor holds the experts of a layer, of which a token needs only some.
-pub(super) fn is_expert_tensor(tensor: &TensorInfo) -> bool {
+pub fn is_expert_tensor(tensor: &TensorInfo) -> bool {
     tensor.shape.len() == 3 && tensor.name.contains("_exps.")
+}
+
+/// The layer of a tensor called `blk.LAYER.…`.
+pub fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
 fn check_address_space(bytes: u64) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! How the bytes of a model become resident: the mapping of its files, what of them the kernel holds in memory, the
 //! port through which experts are asked for, large files that pass through, and the gauges of this process and machine.
 
+mod budget;
 mod cache;
 mod device;
 pub mod direct;
@@ -16,12 +17,13 @@ mod survey;
 mod system;
 mod trace;
 
+pub use budget::{Budget, BudgetSource, Mebibytes};
 pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
 pub use device::Device;
-pub use experts::{ExpertOptions, ExpertStore, PagingChoice, TakenExperts, Wanted};
-pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError};
+pub use experts::{ExpertOptions, ExpertStore, PagingChoice, Room, TakenExperts, Wanted};
+pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
 pub use pager::{PagingError, Routed};
-pub use places::{ExpertBytes, LayerExperts};
+pub use places::{ExpertBytes, LayerExperts, matrix_slot_bytes};
 pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};

@@ -13,6 +13,13 @@ pub(super) const MIN_PIECE_BYTES: u64 = 128 << 10;
 /// What one WILLNEED should ask for at most: longer reads are no faster.
 const MAX_PIECE_BYTES: u64 = 1 << 20;
 
+/// The share of the machine's memory that is left to other programs.
+const MACHINE_SHARE: u64 = 32;
+/// The share of a cgroup's limit that is left free, and the least: the kernel charges memory in batches, one for each
+/// processor, and begins to take pages back at the limit.
+const CGROUP_SHARE: u64 = 64;
+const CGROUP_BYTES: u64 = 4 << 20;
+
 /// Bytes of memory this process may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
@@ -90,14 +97,28 @@ impl System {
 
     /// `None` where the system does not say.
     pub fn memory(&self) -> Option<Memory> {
-        let meminfo = fs::read_to_string(self.proc.join("meminfo")).ok()?;
-        let kib = |key| number_after(&meminfo, key)?.checked_mul(1024);
-        let machine = Memory { total: kib("MemTotal:")?, available: kib("MemAvailable:")? };
+        let machine = self.machine()?;
         let tighter = |m: Memory, limit: Memory| Memory {
             total: m.total.min(limit.total),
             available: m.available.min(limit.available),
         };
         Some(self.cgroups.iter().filter_map(Cgroup::memory).fold(machine, tighter))
+    }
+
+    /// What of the available memory can be taken without pressing the system, or a cgroup above this process, to its
+    /// limit; `None` where the system does not say.
+    pub fn spare(&self) -> Option<u64> {
+        let Memory { total, available } = self.machine()?;
+        let machine = available.saturating_sub(total / MACHINE_SHARE);
+        let cgroups = self.cgroups.iter().filter_map(Cgroup::memory);
+        let spare = cgroups.map(|m| m.available.saturating_sub((m.total / CGROUP_SHARE).max(CGROUP_BYTES)));
+        Some(spare.fold(machine, u64::min))
+    }
+
+    fn machine(&self) -> Option<Memory> {
+        let meminfo = fs::read_to_string(self.proc.join("meminfo")).ok()?;
+        let kib = |key| number_after(&meminfo, key)?.checked_mul(1024);
+        Some(Memory { total: kib("MemTotal:")?, available: kib("MemAvailable:")? })
     }
 
     pub fn process(&self) -> ProcessGauges {
@@ -337,6 +358,17 @@ mod tests {
         files.push(("sys/fs/cgroup/a/memory.max", GIB.to_string()));
         files.push(("sys/fs/cgroup/a/memory.current", (2 * GIB).to_string()));
         assert_eq!(memory(&files), Some(Memory { total: GIB, available: 0 }));
+    }
+
+    #[test]
+    fn the_tightest_limit_is_not_used_to_the_last_byte() {
+        let machine = own("0::/a\n", V2_MOUNT);
+        assert_eq!(system(&machine).1.spare(), Some(8 * GIB - GIB / 2));
+        let mut files = machine;
+        files.push(("sys/fs/cgroup/a/memory.max", (4 * GIB).to_string()));
+        files.push(("sys/fs/cgroup/a/memory.current", GIB.to_string()));
+        assert_eq!(system(&files).1.spare(), Some(3 * GIB - GIB / 16));
+        assert_eq!(system(&[]).1.spare(), None);
     }
 
     #[test]

@@ -84,6 +84,14 @@ pub struct AttentionScratch {
     split: Buffers,
 }
 
+impl AttentionScratch {
+    /// The most bytes that a look at one plane takes, beside it: the scores of the queries of a batch that is too small
+    /// to be cut into tiles for all threads.
+    pub fn plane_bytes(n_heads: usize, n_threads: usize) -> u64 {
+        (4 * n_threads as u64).saturating_mul(n_heads as u64).saturating_mul(size_of::<RowScores>() as u64)
+    }
+}
+
 /// Buffers of the queries that are computed together.
 #[derive(Debug, Default)]
 struct Buffers {

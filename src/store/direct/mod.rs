@@ -19,7 +19,7 @@ mod uring;
 
 pub use arena::Arena;
 pub use probe::{Probe, io_uring, past_cache};
-pub use reader::{Completion, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
+pub use reader::{Completion, Extent, GivenUp, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
 pub use source::Way;
 
 use super::mapping::FileRange;
