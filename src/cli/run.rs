@@ -7,9 +7,10 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::options::{Common, ModelArg, SamplingArgs, Screen};
+use super::options::{Common, ModelArg, SamplingArgs, Screen, embedded_model};
 use super::output::{self, Progress, usage};
 use super::session::{SessionArg, Turn};
+use crate::embedded;
 use crate::session::{self, KvFile, PromptStats, ReplySink, ReplyStats, StopReason, Watch, Words};
 use crate::store::System;
 use crate::text::tokenizer::Special;
@@ -50,7 +51,13 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let path = &args.model.required()?;
+    let path = &match args.model.path()? {
+        Some(path) => path,
+        None => {
+            output::warn(embedded::NOTICE);
+            embedded_model()?
+        }
+    };
     let sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
