@@ -51,13 +51,11 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let path = &match args.model.path()? {
-        Some(path) => path,
-        None => {
-            output::warn(embedded::NOTICE);
-            embedded_model()?
-        }
-    };
+    let named = args.model.path()?;
+    if named.is_none() {
+        output::warn(embedded::NOTICE);
+    }
+    let path = &named.map_or_else(embedded_model, Ok)?;
     let sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
