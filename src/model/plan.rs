@@ -235,6 +235,12 @@ impl Plan {
         self.dense_kept < self.dense
     }
 
+    /// Bytes that dense weights may take where they do not all fit, beside a full context and the longest pass.
+    pub fn usable_for_dense(&self) -> u64 {
+        let others = sum([self.process, self.kv_bytes(self.context), self.scratch.of(MAX_BATCH)].into_iter());
+        self.usable().saturating_sub(others)
+    }
+
     /// What the person should know before it begins.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();

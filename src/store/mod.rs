@@ -3,12 +3,14 @@
 
 mod budget;
 mod cache;
+mod dense;
 pub mod direct;
 mod experts;
 mod guard;
 mod mapping;
 mod pager;
 mod places;
+mod probe;
 mod replay;
 mod residency;
 mod stream;
@@ -26,7 +28,7 @@ pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
-pub use system::{Memory, ProcessGauges, System};
+pub use system::{Memory, ProcessGauges, System, return_large_buffers};
 pub use trace::{
     Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
 };
