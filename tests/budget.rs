@@ -27,9 +27,6 @@ const N_KV: u64 = 128;
 fn write_model(path: &Path) {
     let tiny = Gguf::open(common::data("mixtral-Q4_K_M.gguf")).unwrap();
     let mut metadata = Metadata::default();
-    for (key, value) in tiny.metadata.iter() {
-        metadata.insert(key.to_owned(), value.clone()).unwrap();
-    }
     let numbers = [
         ("block_count", N_LAYERS),
         ("embedding_length", N_EMBD),
@@ -43,6 +40,11 @@ fn write_model(path: &Path) {
     ];
     for (key, n) in numbers {
         metadata.insert(format!("llama.{key}"), Value::U32(n as u32)).unwrap();
+    }
+    for (key, value) in
+        tiny.metadata.iter().filter(|(key, _)| numbers.iter().all(|(ours, _)| *key != format!("llama.{ours}")))
+    {
+        metadata.insert(key.to_owned(), value.clone()).unwrap();
     }
     let n_vocab = tiny.tensor("token_embd.weight").unwrap().shape[1];
     let mut plans = Vec::new();

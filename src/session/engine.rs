@@ -128,8 +128,7 @@ pub fn bind_model<'f>(path: &Path, file: &'f ModelFile, options: &EngineOptions)
 pub fn read_in(file: &ModelFile, model: &Model<'_>, telemetry: &Telemetry, stop: &AtomicBool) {
     const MOMENT: Duration = Duration::from_millis(500);
     let (began, total, done) = (Instant::now(), model.plan().dense, AtomicU64::new(0));
-    let most = if model.plan().reads_dense_weights_again() { model.plan().usable_for_dense() } else { u64::MAX };
-    file.read_dense(most, stop, |n_bytes| {
+    file.read_dense(model.kept_dense_bytes(), stop, |n_bytes| {
         let done = done.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes;
         if began.elapsed() >= MOMENT {
             telemetry.loading_total.set(total);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use super::mapping::{FileRange, ModelFile, is_expert_tensor};
+use super::mapping::{FileRange, ModelFile, is_expert_tensor, layer_of};
 use crate::gguf::TensorInfo;
 
 /// Bytes that a thread asks for and waits for at a time.
@@ -57,6 +57,57 @@ impl ModelFile {
     }
 }
 
+/// The layers of a dense model that is larger than memory: the first ones stay, the others are read for every pass, one
+/// ahead of its use, and dropped behind it. To keep what was used last, as the page cache would, is to keep nothing: every
+/// pass needs all layers in the same order.
+#[derive(Debug)]
+pub struct DenseStream<'m> {
+    model: &'m ModelFile,
+    /// What is read anew of each layer; empty for those that stay.
+    layers: Vec<Vec<FileRange>>,
+    kept_bytes: u64,
+}
+
+impl<'m> DenseStream<'m> {
+    /// Keeps as many layers as fit in `budget` bytes beside all other tensors and two layers on their way.
+    pub fn new(model: &'m ModelFile, n_layers: usize, budget: u64) -> DenseStream<'m> {
+        let mut layers = vec![Vec::new(); n_layers];
+        let mut kept_bytes = 0;
+        for &TensorInfo { ref name, file, offset, n_bytes, .. } in &model.gguf().tensors {
+            match layer_of(name).and_then(|layer| layers.get_mut(layer)) {
+                Some(layer) => layer.push(FileRange { file, offset, n_bytes }),
+                None => kept_bytes += n_bytes,
+            }
+        }
+        let bytes = |layer: &[FileRange]| layer.iter().map(|range| range.n_bytes).sum::<u64>();
+        let passing = 2 * layers.iter().map(|layer| bytes(layer)).max().unwrap_or(0);
+        for layer in &mut layers {
+            let n_bytes = bytes(layer);
+            if kept_bytes + n_bytes + passing > budget {
+                break;
+            }
+            kept_bytes += n_bytes;
+            layer.clear();
+        }
+        DenseStream { model, layers, kept_bytes }
+    }
+
+    /// Bytes that stay in memory.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
+    }
+
+    /// Layer `i` is computed next: the one after it is to be read meanwhile, in a circle.
+    pub fn begin(&self, i: usize) {
+        self.layers[(i + 1) % self.layers.len()].iter().for_each(|&range| self.model.will_need(range));
+    }
+
+    /// Layer `i` was computed.
+    pub fn end(&self, i: usize) {
+        self.layers[i].iter().for_each(|&range| self.model.drop_pages(range));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
@@ -104,6 +155,40 @@ mod tests {
         };
         assert_eq!([of("token_embd.weight"), of("output.weight")], [5 << 20, 4 << 20]);
         assert!(of("blk.0.ffn_up_exps.weight") < 2 << 20, "{}", of("blk.0.ffn_up_exps.weight"));
+    }
+
+    #[test]
+    fn of_a_model_larger_than_memory_the_first_layers_stay_and_the_others_pass_through() {
+        let beside = std::env::current_exe().unwrap();
+        let file = tempfile::NamedTempFile::new_in(beside.parent().unwrap()).unwrap();
+        let names = ["output.weight", "blk.0.x", "blk.1.x", "blk.2.x", "blk.3.x"];
+        let plan = |name: &&str| TensorPlan { name: (*name).into(), shape: vec![1 << 20], ty: GgmlType::I8 };
+        let plans = names.each_ref().map(plan);
+        let mut writer = Writer::new(file.as_file(), &Metadata::default(), &plans).unwrap();
+        names.iter().for_each(|name| writer.write(name, &vec![1; 1 << 20]).unwrap());
+        writer.finish().unwrap().sync_all().unwrap();
+        rustix::fs::fadvise(file.as_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let model = ModelFile::open(file.path()).unwrap();
+        let stream = DenseStream::new(&model, 4, 4 << 20);
+        assert_eq!(stream.kept_bytes(), 2 << 20);
+        for i in 0..4 {
+            stream.begin(i);
+            let tensor = model.gguf().tensor(&format!("blk.{i}.x")).unwrap();
+            assert!(model.tensor_bytes(tensor).iter().all(|&byte| byte == 1));
+            stream.end(i);
+        }
+        let residency = Residency::new(&model);
+        if residency.source().is_none() {
+            println!("SKIP: this kernel does not say what is resident");
+            return;
+        }
+        let resident = |name: &str| {
+            let &TensorInfo { file, offset, n_bytes, .. } = model.gguf().tensor(name).unwrap();
+            residency.resident_bytes(FileRange { file, offset, n_bytes }).unwrap() >> 16
+        };
+        assert_eq!(resident("blk.0.x"), 16);
+        assert!(["blk.1.x", "blk.2.x", "blk.3.x"].iter().all(|name| resident(name) <= 2));
+        assert_eq!(DenseStream::new(&model, 4, 99 << 20).kept_bytes(), 5 << 20);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod trace;
 
 pub use budget::{Budget, BudgetSource, Mebibytes};
 pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
+pub use dense::DenseStream;
 pub use experts::{ExpertOptions, ExpertStore, PagingChoice, Room, TakenExperts, Wanted};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
 pub use pager::{PagingError, Routed};

@@ -1,6 +1,8 @@
 //! Which way of reading experts this disk and file system are good for: a few megabytes of experts that are not in memory,
 //! read both ways and compared.
 
+#![allow(unsafe_code, reason = "an arena lends its bytes on a promise")]
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -91,7 +93,6 @@ fn differing(places: &Places<'_>, arena: &Arena, pieces: &[Piece]) -> Option<Fil
     pieces.iter().find(differs).map(|piece| piece.range)
 }
 
-#[allow(unsafe_code, reason = "an arena lends its bytes on a promise")]
 fn arena_bytes(arena: &Arena, at: u64, n_bytes: u64) -> &[u8] {
     // SAFETY: the reads into this arena, which nobody else has, are over.
     unsafe { arena.bytes(at, n_bytes as usize) }
