@@ -181,8 +181,12 @@ fn every_budget_is_kept_and_changes_no_token() {
             );
             assert_eq!(report["text"], judge["text"], "{share}");
             assert!(peak as f64 <= 1.03 * ram as f64, "{share}: {peak} of {ram} resident");
+            // A page that leaves while it is read stays in the page cache for a while: a few, which weigh in a budget as
+            // small as this one.
+            let on_their_way = if paging == "mapped" { 8 << 20 } else { 0 };
+            let most = 1.03 * ram as f64 + f64::from(on_their_way);
             match charged {
-                Some(charged) => assert!(charged as f64 <= 1.03 * ram as f64, "{share}: {charged} of {ram} charged"),
+                Some(charged) => assert!(charged as f64 <= most, "{share}: {charged} of {ram} charged"),
                 None => println!("SKIP the kernel's charge: no memory cgroup can be made here"),
             }
         }
