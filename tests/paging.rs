@@ -79,9 +79,9 @@ fn whatever_the_budget_a_long_prompt_and_its_reply_are_the_same_bits() {
         let watch = Watch::unattended(&file, &model, Prefetch::On);
         let kv = KvParams { capacity: model.plan().context, format: options.kv };
         let mut session = Session::new(&model, &compute, kv).unwrap();
-        let mut all = session.feed(&ids[..1300], watch.control()).unwrap().to_vec();
+        let mut all = session.feed(&ids[..1281], watch.control()).unwrap().to_vec();
         let mut most_experts = 0;
-        for id in &ids[1300..] {
+        for id in &ids[1281..] {
             all.extend_from_slice(session.feed(&[*id], watch.control()).unwrap());
             most_experts = most_experts.max(watch.telemetry.paging().unwrap().snapshot().resident_bytes.unwrap());
         }

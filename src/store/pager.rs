@@ -2,6 +2,7 @@
 //! what may leave is decided by the [`ExpertCache`], alike for both ways of reading.
 
 mod guesses;
+mod slots;
 
 pub use guesses::Foresight;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::guesses::Forecasts;
+use self::slots::Slots;
 use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
 use super::direct::{Completion, Extent, ReadError, Reader, Ticket, Urgency};
 use super::mapping::FileRange;
@@ -47,6 +49,7 @@ pub(super) struct Pager {
     map: Arc<ExpertMap>,
     /// Of all layers, one after the other.
     entries: Vec<Entry>,
+    slots: Slots,
     /// `[n_layers]`: index of the layer's first expert.
     firsts: Vec<usize>,
     /// The layer at hand.
@@ -57,6 +60,8 @@ pub(super) struct Pager {
     missing: VecDeque<ExpertId>,
     /// What it has been handed.
     taken: Vec<ExpertId>,
+    /// What may be guessed once the disk has nothing to do, the likeliest first.
+    candidates: VecDeque<ExpertId>,
     /// Guesses that nobody has asked for and that have not arrived.
     guesses: Vec<ExpertId>,
     /// Guesses, and what is resident of what was predicted: they may not leave before the layer has chosen.
@@ -129,11 +134,13 @@ impl Pager {
             paging,
             map,
             entries: vec![absent; counts.sum()],
+            slots: Slots::default(),
             firsts,
             layer: 0,
             waiting: Vec::new(),
             missing: VecDeque::new(),
             taken: Vec::new(),
+            candidates: VecDeque::new(),
             guesses: Vec::new(),
             held: Vec::new(),
             held_bytes: 0,
@@ -182,7 +189,8 @@ impl Pager {
         let mut evicted = std::mem::take(&mut self.evicted);
         self.cache.set_budget(bytes, &mut evicted);
         self.evicted = evicted;
-        self.drop_evicted(places, None);
+        self.drop_evicted(places);
+        self.slots.trim(places, self.cache.budget());
         self.paging.budget_bytes.set(bytes);
         self.paging.resident_bytes.set(self.cache.used_bytes());
     }
@@ -198,6 +206,7 @@ impl Pager {
     ) -> Result<(), PagingError> {
         self.layer = layer;
         self.cache.begin_layer(layer, n_tokens);
+        self.candidates.clear();
         self.poll(places)?;
         self.ahead = None;
         self.compare_forecasts(layer, n_tokens, routed);
@@ -382,7 +391,9 @@ impl Pager {
         let inserted = self.cache.insert(id, place, &mut evicted);
         self.evicted = evicted;
         let slot = inserted?;
-        self.drop_evicted(places, Some((id, slot)));
+        self.drop_evicted(places);
+        self.slots.fill(places, places.slot_start(id, slot), places.of(id).slot_bytes);
+        self.slots.trim(places, self.cache.budget());
         self.last_ticket += 1;
         let ticket = self.last_ticket;
         let entry = self.entry(id);
@@ -406,8 +417,8 @@ impl Pager {
         Ok(())
     }
 
-    /// Gives back the memory of what has left, but for the slot that is filled again.
-    fn drop_evicted(&mut self, places: &Places<'_>, filled: Option<(ExpertId, u32)>) {
+    /// What has left is told to whoever counts; its memory is filled again, or given back when there is need of it.
+    fn drop_evicted(&mut self, places: &Places<'_>) {
         while let Some(id) = self.evicted.pop() {
             let bytes = places.of(id).expert_bytes;
             self.paging.evicted_bytes.add(bytes);
@@ -417,15 +428,11 @@ impl Pager {
             if std::mem::take(&mut entry.guess) {
                 self.paging.wasted_bytes.add(bytes);
             }
-            match &places.arena {
-                None => places.ranges(id).iter().for_each(|&range| places.model.drop_pages(range)),
-                Some(arena) => {
-                    let start = places.slot_start(id, slot);
-                    self.map.set_resident(id.layer as usize, id.expert as usize, Some(0.0));
-                    if filled.is_none_or(|(id, slot)| places.slot_start(id, slot) != start) {
-                        arena.discard(start, places.of(id).slot_bytes);
-                    }
-                }
+            if places.arena.is_none() {
+                places.ranges(id).iter().for_each(|&range| places.model.drop_pages(range));
+            } else {
+                self.map.set_resident(id.layer as usize, id.expert as usize, Some(0.0));
+                self.slots.free(places.slot_start(id, slot));
             }
         }
     }
@@ -449,8 +456,8 @@ impl Pager {
         }
         self.cache.remove(id);
         self.flights.retain(|&(other, _)| other != ticket);
-        if let Some(arena) = &places.arena {
-            arena.discard(places.slot_start(id, slot), places.of(id).slot_bytes);
+        if self.is_direct() {
+            self.slots.free(places.slot_start(id, slot));
         }
     }
 
@@ -476,7 +483,9 @@ impl Pager {
         if let Backing::Direct(reader) = &mut self.backing {
             reader.poll(&mut self.done);
         }
-        self.settle(places)
+        self.settle(places)?;
+        self.read_candidates(places);
+        Ok(())
     }
 
     /// Waits until something has arrived.

@@ -54,8 +54,10 @@ pub(super) struct Layer {
     pub slot_bytes: u64,
     /// Where the matrices begin in a slot.
     offsets: [u64; 3],
-    /// Where the slots of the layer's size begin in the arena.
+    /// Where the slots of the layer's size class begin in the arena.
     pub arena_start: u64,
+    /// From one slot of the class to the next.
+    pub stride: u64,
     /// `[n_experts]`: the slot of an expert that may be read from, plus 1; 0: it may not.
     readable: Vec<AtomicU32>,
     /// `[n_experts]`, where every expert fits: how many bytes had been asked for when the expert was last found in memory
@@ -97,7 +99,7 @@ impl<'m> Places<'m> {
     /// Where in the arena the expert's slot is.
     pub(super) fn slot_start(&self, id: ExpertId, slot: u32) -> u64 {
         let layer = self.of(id);
-        layer.arena_start + u64::from(slot) * layer.slot_bytes
+        layer.arena_start + u64::from(slot) * layer.stride
     }
 
     /// What is to be read into the expert's slot.
@@ -167,6 +169,7 @@ impl Layer {
             slot_bytes: g + u + d,
             offsets: [0, g, g + u],
             arena_start: 0,
+            stride: g + u + d,
             readable: (0..n_experts).map(|_| AtomicU32::new(0)).collect(),
             asked: (0..n_experts).map(|_| AtomicU64::new(0)).collect(),
         })

@@ -269,6 +269,12 @@ impl Reader {
         done.append(&mut self.ended);
     }
 
+    /// Whether a speculative read would be started at once.
+    pub fn takes_speculation(&self) -> bool {
+        let full = self.in_flight_bytes + u64::from(self.options.request_bytes) > self.options.speculative_bytes;
+        self.demand.is_empty() && self.speculative.is_empty() && (self.n_in_flight == 0 || !full)
+    }
+
     /// Whether there is nothing left to read or to tell.
     pub fn idle(&self) -> bool {
         self.batches.is_empty() && self.ended.is_empty()

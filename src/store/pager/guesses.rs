@@ -17,7 +17,7 @@ pub enum Foresight {
 }
 
 /// Of a rank's predictions, the share that has to be right for it to be read.
-const LEAST_SHARE: f64 = 0.4;
+const LEAST_SHARE: f64 = 0.8;
 /// What a rank's share is taken for before it is known.
 const FIRST_SHARE: f64 = 0.75;
 /// How many comparisons a share remembers, about.
@@ -101,14 +101,30 @@ impl Pager {
         self.forecasts.note(foresight, layer, experts);
         let experts = &experts[..experts.len().min(self.forecasts.n_worthy(foresight))];
         self.cancel_guesses(places, |id| id.layer as usize == layer && !experts.contains(&(id.expert as usize)));
+        self.candidates.clear();
         for &expert in experts {
             let id = ExpertId { layer: layer as u32, expert: expert as u32 };
-            let state = self.entry(id).state;
-            match state {
-                State::Absent if self.may_guess(places, layer) => self.read_guess(places, id),
+            match self.entries[self.index(id)].state {
+                State::Absent => self.candidates.push_back(id),
                 State::Resident if self.may_guess(places, layer) && !self.held.contains(&id) => self.hold(places, id),
-                State::Absent | State::Loading | State::Ending | State::Resident => {}
+                State::Loading | State::Ending | State::Resident => {}
             }
+        }
+        self.read_candidates(places);
+    }
+
+    /// Begins guesses, one at a time as the disk falls idle: only what is read makes others leave.
+    pub(super) fn read_candidates(&mut self, places: &Places<'_>) {
+        while let Some(&id) = self.candidates.front().filter(|_| self.missing.is_empty()) {
+            let idle = match &self.backing {
+                Backing::Direct(reader) => reader.takes_speculation(),
+                Backing::Mapped => true,
+            };
+            if !idle || !self.may_guess(places, id.layer as usize) {
+                return;
+            }
+            self.candidates.pop_front();
+            self.read_guess(places, id);
         }
     }
 
