@@ -167,3 +167,32 @@ fn a_cancelled_prompt_leaves_the_experts_usable() {
         assert!(session.feed(&ids(60), judge.control()).unwrap() == found, "{paging:?}");
     }
 }
+
+#[test]
+fn a_dense_model_that_does_not_fit_gives_the_same_bits() {
+    let compute = compute();
+    let file = ModelFile::open(common::data("qwen2-Q4_K_M.gguf")).unwrap();
+    let run = |options: &PlanOptions| {
+        let model = Model::new(&file, PagingChoice::Auto, options)?;
+        let watch = Watch::unattended(&file, &model, Prefetch::On);
+        let kv = KvParams { capacity: 64, format: options.kv };
+        let mut session = Session::new(&model, &compute, kv).unwrap();
+        let mut all = session.feed(&ids(40), watch.control()).unwrap().to_vec();
+        all.extend_from_slice(session.feed(&[7], watch.control()).unwrap());
+        Ok::<_, wayinfer::model::ModelError>((all, model.plan().reads_dense_weights_again()))
+    };
+    let options = PlanOptions { context: Some(64), n_threads: 2, ..PlanOptions::for_experts(u64::MAX) };
+    let (judge, again) = run(&options).unwrap();
+    assert!(!again);
+    let mut n_streamed = 0;
+    for bytes in (16 << 20..40 << 20).step_by(128 << 10) {
+        match run(&PlanOptions { budget: Budget::new(Some(bytes), None), ..options }) {
+            Err(error) => assert!(n_streamed == 0 && error.to_string().contains("--ram"), "{bytes}: {error}"),
+            Ok((found, again)) => {
+                assert!(found == judge, "{bytes}");
+                n_streamed += usize::from(again);
+            }
+        }
+    }
+    assert!(n_streamed > 0, "no budget held a part of the model");
+}

@@ -7,7 +7,7 @@ mod said;
 mod saved;
 
 pub use chat::{Chat, ChatError, ReplySink};
-pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file};
+pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file, read_in};
 pub use saved::{KvFile, LoadError, SaveError, Saved, Section};
 
 use std::ops::ControlFlow;

@@ -3,12 +3,14 @@
 
 mod budget;
 mod cache;
+mod dense;
 pub mod direct;
 mod experts;
 mod guard;
 mod mapping;
 mod pager;
 mod places;
+mod probe;
 mod replay;
 mod residency;
 mod stream;
@@ -18,6 +20,7 @@ mod trace;
 
 pub use budget::{Budget, BudgetSource, Mebibytes};
 pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
+pub use dense::DenseStream;
 pub use experts::{ExpertOptions, ExpertStore, PagingChoice, Room, TakenExperts, Wanted};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
 pub use pager::{PagingError, Routed};
@@ -26,7 +29,7 @@ pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
-pub use system::{Memory, ProcessGauges, System};
+pub use system::{Memory, ProcessGauges, System, return_large_buffers};
 pub use trace::{
     Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
 };
