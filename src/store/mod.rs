@@ -31,8 +31,7 @@ pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
-pub use system::{CgroupVersion, Memory, MemoryLimit, ProcessGauges, System};
-pub use system::{Memory, ProcessGauges, System, return_large_buffers};
+pub use system::{CgroupVersion, Memory, MemoryLimit, ProcessGauges, System, return_large_buffers};
 pub use trace::{
     Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
 };
