@@ -174,17 +174,25 @@ pub(super) struct SamplingArgs {
 
 impl SamplingArgs {
     pub(super) fn params(&self) -> anyhow::Result<SamplingParams> {
-        let d = if self.greedy { SamplingParams::greedy() } else { SamplingParams::default() };
+        let d = SamplingParams::default();
+        // What a settings file says of drawing is no contradiction to --greedy, which draws nothing.
+        let base = if self.greedy {
+            SamplingParams::greedy()
+        } else {
+            SamplingParams {
+                temperature: self.temp.unwrap_or(d.temperature),
+                top_k: self.top_k.unwrap_or(d.top_k),
+                top_p: self.top_p.unwrap_or(d.top_p),
+                min_p: self.min_p.unwrap_or(d.min_p),
+                ..d
+            }
+        };
         let params = SamplingParams {
-            temperature: self.temp.unwrap_or(d.temperature),
-            top_k: self.top_k.unwrap_or(d.top_k),
-            top_p: self.top_p.unwrap_or(d.top_p),
-            min_p: self.min_p.unwrap_or(d.min_p),
-            repeat_penalty: self.repeat_penalty.unwrap_or(d.repeat_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(d.frequency_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(d.presence_penalty),
-            penalty_window: d.penalty_window,
+            repeat_penalty: self.repeat_penalty.unwrap_or(base.repeat_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
             seed: self.seed,
+            ..base
         };
         params.problem().map_or(Ok(params), |problem| Err(usage(problem)))
     }

@@ -4,6 +4,7 @@
 mod budget;
 mod cache;
 mod dense;
+mod device;
 pub mod direct;
 mod experts;
 mod guard;
@@ -21,6 +22,7 @@ mod trace;
 pub use budget::{Budget, BudgetSource, Mebibytes};
 pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
 pub use dense::DenseStream;
+pub use device::Device;
 pub use experts::{ExpertOptions, ExpertStore, PagingChoice, Room, TakenExperts, Wanted};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
 pub use pager::{PagingError, Routed};
@@ -29,7 +31,7 @@ pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
-pub use system::{Memory, ProcessGauges, System, return_large_buffers};
+pub use system::{CgroupVersion, Memory, MemoryLimit, ProcessGauges, System, return_large_buffers};
 pub use trace::{
     Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
 };

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use super::device::Queue;
 use crate::telemetry::{Gauge, Telemetry};
 
 /// What one WILLNEED brings in where the disk does not say: the kernel's default readahead.
@@ -56,10 +57,20 @@ struct Cgroup {
     folder: PathBuf,
 }
 
+/// Which of the kernel's two kinds of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CgroupVersion {
+pub enum CgroupVersion {
     V1,
     V2,
+}
+
+/// A memory limit above this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryLimit {
+    pub version: CgroupVersion,
+    /// Where it is set.
+    pub folder: PathBuf,
+    pub bytes: u64,
 }
 
 impl System {
@@ -73,6 +84,17 @@ impl System {
         let read = |name: &str| fs::read_to_string(proc.join("self").join(name)).unwrap_or_default();
         let cgroups = cgroups(root, &read("cgroup"), &read("mountinfo"));
         System { proc, cgroups }
+    }
+
+    /// The limits above this process that are tighter than the machine, those closest to the machine first.
+    pub fn limits(&self) -> Vec<MemoryLimit> {
+        let machine = fs::read_to_string(self.proc.join("meminfo")).ok();
+        let machine = machine.and_then(|text| number_after(&text, "MemTotal:")?.checked_mul(1024)).unwrap_or(u64::MAX);
+        let limit = |cgroup: &Cgroup| {
+            let bytes = cgroup.memory()?.total;
+            (bytes < machine).then(|| MemoryLimit { version: cgroup.version, folder: cgroup.folder.clone(), bytes })
+        };
+        self.cgroups.iter().filter_map(limit).collect()
     }
 
     /// `None` where the system does not say.
@@ -216,7 +238,7 @@ impl CgroupMount {
 }
 
 /// Undoes the octal escapes of mountinfo: `\040` for a space, and so for tab, newline and backslash.
-fn unescape(path: &str) -> String {
+pub(super) fn unescape(path: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
         .fold(path.to_owned(), |path, (escape, plain)| path.replace(escape, plain))
@@ -238,25 +260,9 @@ pub(super) fn piece_bytes(file: &File) -> u64 {
 }
 
 /// The kernel cuts one request off at the larger of the readahead and the largest transfer of the device.
-#[cfg(target_os = "linux")]
 fn readahead_bytes(file: &File) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let device = file.metadata().ok()?.dev();
-    let device = format!("{}:{}", libc::major(device), libc::minor(device));
-    let number = |path: String| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    // A partition has no queue of its own, and the file systems that are not on one device only a `bdi`.
-    let block = format!("/sys/dev/block/{device}");
-    let queues = [format!("{block}/queue"), format!("{block}/../queue"), format!("/sys/class/bdi/{device}")];
-    let kib = queues.iter().find_map(|queue| {
-        let readahead = number(format!("{queue}/read_ahead_kb"))?;
-        Some(readahead.max(number(format!("{queue}/max_sectors_kb")).unwrap_or(0)))
-    })?;
-    kib.checked_mul(1024)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn readahead_bytes(_: &File) -> Option<u64> {
-    None
+    let queue = Queue::of(&file.metadata().ok()?)?;
+    Some(queue.readahead_bytes.max(queue.transfer_bytes.unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -310,6 +316,13 @@ mod tests {
         files.push(("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", (6 * GIB).to_string()));
         files.push(("sys/fs/cgroup/memory/a/b/memory.usage_in_bytes", GIB.to_string()));
         assert_eq!(memory(&files), Some(Memory { total: 4 * GIB, available: 4 * GIB - 3 * GIB / 2 }));
+        let (root, system) = system(&files);
+        let limit = |folder: &str, gib: u64| MemoryLimit {
+            version: CgroupVersion::V1,
+            folder: root.path().join("sys/fs/cgroup/memory").join(folder),
+            bytes: gib * GIB,
+        };
+        assert_eq!(system.limits(), [limit("a", 4), limit("a/b", 6)]);
     }
 
     #[test]
