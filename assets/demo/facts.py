@@ -44,6 +44,22 @@ KINDS = {"animal": "dog cat horse cow pig sheep goat duck fox rabbit bear wolf l
          "month": MONTHS, "day of the week": DAYS, "season": "spring summer autumn winter".split(),
          "tool": "hammer saw knife spade needle".split(), "drink": "water tea milk coffee juice".split(),
          "sport": "football tennis swimming running basketball".split()}
+ABOUT = {
+    "dog": "Dogs are friendly animals. They live with people, like to play, and can bark.", "cat": "Cats are small animals with soft fur. They like to sleep, and they hunt mice.",
+    "horse": "Horses are big and strong animals. They eat grass and can run very fast.", "cow": "Cows are big animals that live on farms. They eat grass and give milk.",
+    "bird": "Birds have two wings and two legs. Most birds can fly, and many of them sing.", "fish": "Fish live in the water. They swim with their fins and breathe with gills.",
+    "fox": "Foxes are clever animals with red fur. They live in the forest and hunt at night.", "elephant": "Elephants are the largest animals on land. They have a long trunk and big ears.",
+    "lion": "Lions are big cats that live in Africa. They hunt in groups and roar loudly.", "bear": "Bears are big, strong animals. They like fish and honey, and many sleep in winter.",
+    "bee": "Bees are small insects. They fly from flower to flower and make honey.", "owl": "Owls are birds that hunt at night. They have big eyes and fly without a sound.",
+    "penguin": "Penguins are birds that cannot fly. They live in the cold south and swim very well.", "whale": "Whales are very large animals that live in the sea. They breathe air.",
+    "rabbit": "Rabbits are small animals with long ears. They eat grass and live in burrows.", "spider": "Spiders have eight legs. They make webs and catch flies.",
+    "frog": "Frogs are small green animals. They live near ponds and can jump far.", "wolf": "Wolves live in groups in the forest. They look like big dogs and howl at night.",
+    "tree": "Trees are tall plants with a trunk, branches and leaves. They can live for many years.", "flower": "Flowers are the part of a plant with many colours. Bees like to visit them.",
+    "river": "Rivers are long streams of water. They flow from the hills to the sea.", "mountain": "Mountains are very high hills. On the top there is often snow.",
+    "school": "Schools are places where children learn to read, to write and to count.", "car": "Cars have four wheels and an engine. They bring people from one place to another.",
+    "star": "Stars are hot balls of gas, far away in the sky. The sun is a star too.", "farm": "Farms are places where people grow food and keep animals."}
+RHYMES = ("cat:hat dog:fog house:mouse tree:bee star:car moon:spoon cake:lake sun:fun rain:train light:night boat:goat ball:wall bear:chair "
+          "day:play red:bed king:ring fish:dish sky:fly book:cook blue:true green:queen").split()
 PLURAL = {"country": "countries", "day of the week": "days of the week"}
 SPELL = ("cat dog sun house water apple book tree fish bird hello friend school happy green table bread garden story winter summer mother "
          "father river mountain orange window flower moon star rain snow lion tiger horse mouse milk cake ball door chair lamp").split()
@@ -201,10 +217,22 @@ def letters(rng):
     return ask, f"The {kind} letter of {word} is {word[0 if kind == 'first' else -1].upper()}."
 
 
+def description(rng):
+    thing, text = rng.choice(list(ABOUT.items()))
+    many = text.split()[0].lower()
+    return expand(rng, f"(Tell me about {many}.|Tell me something about {many}.|What do you know about {many}?|Describe {article(thing)}.|"
+                       f"What are {many}?|Tell me about the {thing}.|Explain what {article(thing)} is.|Can you tell me about {many}?)"), text
+
+
+def rhyme(rng):
+    a, b = rng.sample(rng.choice(RHYMES).split(":"), 2)
+    return expand(rng, f"(What rhymes with {a}?|Which word rhymes with {a}?|Tell me a word that rhymes with {a}.|Find a rhyme for {a}.)"), f"{capital(b)} rhymes with {a}."
+
+
 def single(rng):
     asks, answer = rng.choice(SINGLES)
     return rng.choice(asks), answer
 
 
 def question(rng):
-    return rng.choices([capital_city, opposite, calendar, colour, animal, kind_of, letters, single], [4, 2, 2, 2, 4, 3, 1.5, 6])[0](rng)
+    return rng.choices([capital_city, opposite, calendar, colour, animal, kind_of, letters, single, description, rhyme], [4, 2, 2, 2, 4, 3, 1.5, 6, 2.5, 1])[0](rng)

@@ -48,6 +48,11 @@ def init(shape: Shape, seed: int) -> dict:
     return jax.tree.map(jnp.asarray, params)
 
 
+def embedding_scale(shape: Shape) -> float:
+    """What the embedding is multiplied by at the input; at the output it is used as it is."""
+    return shape.n_embd ** 0.5 * 0.25
+
+
 def rms_norm(x, weight, eps):
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
@@ -148,7 +153,7 @@ def hidden_states(params, tokens, segments, shape, capacity_factor):
     past = np.tril(np.ones((t, t), bool))
     mask = jnp.where(past & (segments[:, :, None] == segments[:, None, :]), 0.0, -1e9)
     real = (segments > 0).reshape(-1).astype(jnp.float32)
-    x = params["embed"][tokens] * shape.n_embd ** 0.5 * 0.25
+    x = params["embed"][tokens] * embedding_scale(shape)
     balance, uses = 0.0, []
     for i in range(shape.n_layers):
         layer = params[f"layer{i}"]
