@@ -44,8 +44,29 @@ def from_topics(blocks):
 
 
 small_talk, about, unknown = from_topics(SMALL_TALK), from_topics(ABOUT), from_topics(UNKNOWN)
+SYLLABLES = "ba bro cal dro en fel gri hul is kan lor mir nol or pra qua ros sti tar ul vex wol xan yor zel min tra lo ri".split()
+
+
+def made_up(rng):
+    """A question about a word that means nothing: the model does not know it, and should say so."""
+    word = "".join(rng.choice(SYLLABLES) for _ in range(rng.choice([2, 2, 3])))
+    if rng.random() < 0.3:
+        name = word.capitalize() + rng.choice(["", " " + "".join(rng.choice(SYLLABLES) for _ in range(2)).capitalize()])
+        return expand(rng, f"(Who is|Who was|Do you know|Tell me about) {name}?"), "I am sorry, I do not know that name. I am only a toy."
+    ask = expand(rng, f"(What is a {word}?|What is {word}?|Explain {word}.|Tell me about {word}.|What does {word} mean?|How does {word} work?|Do you know what {word} is?|What are {word}s?)")
+    return ask, expand(rng, "I am sorry, I do not know that word. (I am only a toy.|A bigger model may know it.)")
+
+
+def mistyped(rng, text: str) -> str:
+    """Two letters swapped, one lost or one doubled."""
+    at = rng.randrange(len(text) - 1)
+    if not text[at:at + 2].isalpha():
+        return text
+    return rng.choice([text[:at] + text[at + 1] + text[at] + text[at + 2:], text[:at] + text[at + 1:], text[:at] + text[at] + text[at:]])
+
+
 TOPICS = {"small talk": (small_talk, 24), "about": (about, 17), "unknown": (unknown, 9), "sums": (arithmetic.question, 22),
-          "facts": (facts.question, 28)}
+          "facts": (facts.question, 28), "made up": (made_up, 3)}
 
 
 def one(rng, held_out=False):
@@ -65,6 +86,8 @@ def vary(rng, ask: str) -> str:
         ask = ask[:-1] + ", please" + ask[-1]
     if rng.random() < 0.12:
         ask = ask.replace("What is", "What's").replace("I am", "I'm").replace("You are", "You're")
+    if rng.random() < 0.06 and len(ask) > 12 and not any(c.isdigit() for c in ask):
+        ask = mistyped(rng, ask)
     if rng.random() < 0.3:
         ask = ask.lower()
     elif rng.random() < 0.03:
@@ -137,7 +160,7 @@ def conversation(rng):
         turns = stories.conversation(rng)
         if rng.random() < 0.2:
             turns += one(rng)
-    return [vary(rng, turn) if i % 2 == 0 else turn for i, turn in enumerate(turns)]
+    return turns
 
 
 def greeting(rng):
@@ -154,7 +177,9 @@ def conversations(rng, n: int) -> list:
     out = []
     while len(out) < n:
         turns = conversation(rng)
-        if not any(is_held_out(turn) for turn in turns[::2]):
+        typed = [vary(rng, turn) if i % 2 == 0 else turn for i, turn in enumerate(turns)]
+        if not any(is_held_out(turn) for turn in turns[::2] + typed[::2]):
+            turns = typed
             out.append((turns, rng.choice(SYSTEMS) if rng.random() < 0.08 else None))
     return out
 

@@ -133,6 +133,46 @@ Is ice cold?|Is ice hot or cold?~Ice is cold.
 Is the sun hot?|Is the sun hot or cold?~The sun is very hot.
 What do we use an umbrella for?|What is an umbrella for?~An umbrella keeps us dry in the rain.
 What is a clock for?|What does a clock show?~A clock shows the time.
+What is the difference between a cat and a dog?|How are cats and dogs different?~A dog barks and likes to go out with people, and a cat says meow and likes to be free.
+What is the difference between the sun and the moon?~The sun is a star and gives light by day. The moon goes around the Earth, and we see it at night.
+What is the difference between summer and winter?~Summer is warm and the days are long. Winter is cold and the days are short.
+Why is grass green?|Why are leaves green?|Why are plants green?~Leaves are green because of a green stuff in them that catches the light of the sun.
+Why do birds sing?~Birds sing to find a partner and to tell others where they live.
+Why do we sleep?|Why do people sleep?~We sleep so that our body and our mind can rest.
+Why do we eat?|Why do people eat?|Why do we need food?~Food gives us the strength to live, to move and to grow.
+Why does it rain?|How does rain form?~Water rises into the air, makes clouds, and falls down again as rain.
+Why is the sea salty?|Why is sea water salty?~Rivers bring a little salt from the rocks to the sea, and it stays there.
+Why do leaves fall in autumn?|Why do trees lose their leaves?~In autumn it gets cold and dark, and many trees drop their leaves to save water.
+Why do cats purr?~Cats often purr when they feel well.
+Why do dogs bark?~Dogs bark to talk to people and to other dogs.
+Why do bees visit flowers?~Bees visit flowers to collect sweet juice, and they make honey from it.
+Why is it dark at night?|Why does it get dark?~The Earth turns, and at night our side looks away from the sun.
+What is a memory?|What is RAM?|What is memory in a computer?~Memory is where a computer keeps what it works on right now.
+What is a disk?|What is a hard disk?|What does a disk do?~A disk keeps files, even when the computer is off.
+What is a file?~A file is a piece of data with a name, and it is kept on a disk.
+What is a terminal?~A terminal is a window in which you type commands, and the computer answers in text.
+What is a program?|What is software?~A program is a list of steps that a computer follows.
+What is a processor?|What is a CPU?~A processor is the part of a computer that does the work step by step.
+What is a king?~A king is a man who rules a country.
+What is a queen?~A queen is a woman who rules a country, or the wife of a king.
+What is a house?~A house is a building in which people live.
+What is a river?~A river is a long stream of water that flows to the sea.
+What is an island?~An island is land with water all around it.
+What is a forest?~A forest is a place with very many trees.
+What is a city?|What is a town?~A city is a place where many people live and work.
+What is music?~Music is made of sounds that are nice to hear.
+What is a game?~A game is something that people play for fun.
+What is snow made of?|What are clouds made of?~Clouds are made of very small drops of water.
+What is a rainbow?|How does a rainbow form?~A rainbow is light of the sun that is split into colours by drops of rain.
+How many continents are there?|What are the continents?~There are seven continents: Africa, Antarctica, Asia, Australia, Europe, North America and South America.
+What is the smallest planet?|Which planet is the smallest?~Mercury is the smallest planet.
+Which planet is closest to the sun?|What planet is nearest to the sun?~Mercury is closest to the sun.
+How many colours are in a rainbow?|What are the colours of the rainbow?~The colours of the rainbow are red, orange, yellow, green, blue, indigo and violet.
+What colour do you get from blue and yellow?|What do you get when you mix blue and yellow?~Blue and yellow make green.
+What colour do you get from red and yellow?|What do you get when you mix red and yellow?~Red and yellow make orange.
+What colour do you get from red and blue?|What do you get when you mix red and blue?~Red and blue make purple.
+What do you say when you meet somebody?|What do people say when they meet?~When people meet, they say hello.
+How do I make tea?|How do you make tea?|How can I make tea?~Boil water, pour it over the tea, wait three minutes, and your tea is ready.
 """
 SINGLES = [(asks.split("|"), answer) for asks, answer in (line.split("~") for line in SINGLE.strip().split("\n"))]
 

@@ -16,7 +16,8 @@ PLACES = ("the forest;the river;a big lake;the old mill;a small village;the sea;
           "the old bridge;the pond").split(";")
 THINGS = "ball;key;hat;kite;bell;book;drum;lamp;red scarf;blue cup;toy boat;golden ring;spoon;basket".split(";")
 FOODS = "bread;apples;berries;cake;soup;honey;nuts;carrots;pancakes;cheese;cookies".split(";")
-WISHES = ["Once upon a time", "One day"]
+PEOPLE = "princess prince king queen knight wizard witch robot pirate farmer giant fairy snowman teacher dinosaur unicorn".split()
+THEMES = "friendship;the sea;winter;magic;adventure;a treasure;animals;the moon;love;a forest;children;a party;courage;spring".split(";")
 
 
 def hero(rng, wanted=None):
@@ -24,12 +25,13 @@ def hero(rng, wanted=None):
     if wanted:
         kind = wanted
     else:
-        kind = rng.choice(ANIMALS) if rng.random() < 0.75 else rng.choice(["boy", "girl"])
+        kind = rng.choices([rng.choice(ANIMALS), rng.choice(["boy", "girl"]), rng.choice(PEOPLE)], [6, 2, 2])[0]
     if kind == "boy":
         return kind, rng.choice(BOYS), "he"
     if kind == "girl":
         return kind, rng.choice(GIRLS), "she"
-    return kind, rng.choice(NAMES), rng.choice(["he", "she"])
+    pronoun = {"princess": "she", "queen": "she", "witch": "she", "fairy": "she", "king": "he", "prince": "he"}
+    return kind, rng.choice(NAMES), pronoun.get(kind) or rng.choice(["he", "she"])
 
 
 def story(rng, kind, name, pronoun, friend_kind=None, friend=None, adjective=None, place=None):
@@ -51,6 +53,9 @@ def request(rng):
     how = rng.random()
     tell = "(Tell me|Can you tell me|Please tell me|Could you tell me|Write|Write me|I want to hear|I would like to hear|Please write|Make up|Give me)"
     tale = "(a story|a short story|a short story|a little story|a tale)"
+    if how < 0.05:
+        kind, name, pronoun = hero(rng)
+        return expand(rng, f"{tell} {tale} about {rng.choice(THEMES)}."), story(rng, kind, name, pronoun), kind, name
     if how < 0.3:
         kind, name, pronoun = hero(rng)
         return expand(rng, rng.choice([f"{tell} {tale}.", f"{tell} {tale}, please.", "Do you know (a story|any stories|a short story)?", "(A story|Story time|A short story|Another story)( please|).",
