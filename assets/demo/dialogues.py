@@ -11,7 +11,7 @@ from pathlib import Path
 import arithmetic
 import facts
 import stories
-from expand import expand, topics
+from expand import capital, expand, topics
 
 HERE = Path(__file__).parent / "topics"
 SMALL_TALK, ABOUT, UNKNOWN = (topics(HERE / f"{name}.txt") for name in ("small_talk", "about", "unknown"))
@@ -57,6 +57,21 @@ def made_up(rng):
     return ask, expand(rng, "I am sorry, I do not know that word. (I am only a toy.|A bigger model may know it.)")
 
 
+def repeated(rng):
+    """Words to say again: they teach to look back, which names in stories need too."""
+    pool = facts.SPELL + stories.NAMES + stories.ANIMALS + stories.ADJECTIVES
+    how = rng.random()
+    if how < 0.3:
+        name = rng.choice(NAMES + stories.NAMES)
+        return expand(rng, f"(Say hello to|Please say hello to|Greet) (my friend |){name}."), expand(rng, f"Hello, {name}! (It is nice to meet you.|How are you?|)")
+    said = " ".join(rng.choice(pool) for _ in range(rng.randint(1, 6)))
+    if how < 0.8:
+        return expand(rng, f"(Repeat after me|Say|Repeat|Please repeat|Say this|Repeat these words): {said}"), f"{capital(said)}."
+    words = said.split() + [rng.choice(pool)]
+    first = rng.random() < 0.5
+    return f"What is the {'first' if first else 'last'} word of: {' '.join(words)}?", f"The {'first' if first else 'last'} word is {words[0 if first else -1]}."
+
+
 def mistyped(rng, text: str) -> str:
     """Two letters swapped, one lost or one doubled."""
     at = rng.randrange(len(text) - 1)
@@ -66,7 +81,7 @@ def mistyped(rng, text: str) -> str:
 
 
 TOPICS = {"small talk": (small_talk, 24), "about": (about, 17), "unknown": (unknown, 9), "sums": (arithmetic.question, 22),
-          "facts": (facts.question, 28), "made up": (made_up, 3)}
+          "facts": (facts.question, 28), "made up": (made_up, 3), "repeated": (repeated, 6)}
 
 
 def one(rng, held_out=False):
@@ -86,7 +101,7 @@ def vary(rng, ask: str) -> str:
         ask = ask[:-1] + ", please" + ask[-1]
     if rng.random() < 0.12:
         ask = ask.replace("What is", "What's").replace("I am", "I'm").replace("You are", "You're")
-    if rng.random() < 0.06 and len(ask) > 12 and not any(c.isdigit() for c in ask):
+    if rng.random() < 0.06 and len(ask) > 12 and ":" not in ask and not any(c.isdigit() for c in ask):
         ask = mistyped(rng, ask)
     if rng.random() < 0.3:
         ask = ask.lower()

@@ -47,9 +47,9 @@ def unflat(arrays) -> dict:
     return tree
 
 
-def save(path, params, state, step):
+def save(path, params, state, step, tokens_seen):
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, step=step, **flat({"params": params, "state": state}))
+    np.savez(partial, step=step, tokens_seen=tokens_seen, **flat({"params": params, "state": state}))
     partial.rename(path)
 
 
@@ -70,11 +70,11 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     shape = model.Shape()
     params = model.init(shape, SEED)
-    state, step = optimizer.start(params), 0
+    state, step, tokens_seen = optimizer.start(params), 0, 0
     if len(sys.argv) > 3:
         with np.load(sys.argv[3]) as arrays:
-            step = int(arrays["step"])
-            tree = unflat({name: arrays[name] for name in arrays if name != "step"})
+            step, tokens_seen = int(arrays["step"]), int(arrays["tokens_seen"])
+            tree = unflat({name: arrays[name] for name in arrays if "." in name})
         params, state = tree["params"], tree["state"]
     rng = np.random.default_rng(SEED + step)
 
@@ -84,7 +84,7 @@ def main():
     judge = jax.jit(lambda p, batch: model.loss(p, batch, shape, capacity_factor=2.0)[1])
     log = open(out / "curve.csv", "a")
     tests = {}
-    current, tokens_seen, losses, began = None, 0, [], time.time()
+    current, losses, began, tokens_before = None, [], time.time(), tokens_seen
     while True:
         step += 1
         number, phase, rate = phase_of(step)
@@ -103,7 +103,7 @@ def main():
         tokens_seen += int((batch[1] > 0).sum())
         losses.append(float(mean))
         if step % 10 == 0:
-            pace = tokens_seen / (time.time() - began)
+            pace = (tokens_seen - tokens_before) / (time.time() - began)
             print(f"{step} loss {np.mean(losses[-10:]):.3f} balance {float(balance):.3f} least used "
                   f"{float(uses.min()):.3f} norm {float(norm):.2f} rate {rate:.5f} {tokens_seen} tokens {pace:.0f}/s",
                   flush=True)
@@ -113,7 +113,7 @@ def main():
             log.write(",".join(map(str, row + [f"{name}={np.exp(x):.3f}" for name, x in found.items()])) + "\n")
             log.flush()
         if step % SAVE_EVERY == 0 or phase_of(step + 1)[1] is None:
-            save(out / "latest.npz", params, state, step)
+            save(out / "latest.npz", params, state, step, tokens_seen)
 
 
 main()
