@@ -81,7 +81,7 @@ def main():
     gradient = jax.jit(jax.value_and_grad(
         lambda p, batch: model.loss(p, batch, shape), has_aux=True))
     update = jax.jit(lambda p, g, s, i, rate: optimizer.update(p, g, s, i, rate, 0.1), donate_argnums=(0, 2))
-    judge = jax.jit(lambda p, batch: model.loss(p, batch, shape, capacity_factor=2.0)[1])
+    judge = jax.jit(lambda p, batch: model.loss(p, batch, shape, capacity_factor=shape.n_experts / shape.n_used)[1])
     log = open(out / "curve.csv", "a")
     tests = {}
     current, losses, began, tokens_before = None, [], time.time(), tokens_seen
