@@ -69,6 +69,11 @@ impl PartFile {
         Ok(PartFile { file, part, path: path.to_owned(), finished: false })
     }
 
+    /// Where it is until it is finished.
+    pub fn part(&self) -> &Path {
+        &self.part
+    }
+
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -76,10 +81,20 @@ impl PartFile {
     /// Gives the file its name, once its bytes are on the disk.
     pub fn finish(mut self) -> Result<(), DiskError> {
         self.file.sync_all().map_err(|e| DiskError::io(&self.part, "cannot be written", e))?;
-        fs::rename(&self.part, &self.path).map_err(|e| DiskError::io(&self.path, "cannot be given its name", e))?;
+        rename(&self.part, &self.path)?;
         self.finished = true;
         Ok(())
     }
+}
+
+/// Gives `part`, whose bytes are on the disk, the name `path`, and sees to it that the name is there too.
+pub fn rename(part: &Path, path: &Path) -> Result<(), DiskError> {
+    fs::rename(part, path).map_err(|e| DiskError::io(path, "cannot be given its name", e))?;
+    // Some systems do not let a folder be opened or synced. The name then comes to the disk when they like.
+    if let Ok(folder) = File::open(folder_of(path)) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
 }
 
 impl Drop for PartFile {

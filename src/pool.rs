@@ -25,7 +25,7 @@ pub struct PoolError {
 impl Pool {
     /// A pool of `threads` threads, the caller's among them, or as many as the machine has where it is `None`.
     pub fn new(threads: Option<usize>) -> Result<Pool, PoolError> {
-        let n = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 1024);
+        let n = Pool::threads_for(threads);
         let crew = Arc::new(Crew::new(n));
         if n == 1 {
             return Ok(Pool { crew, _threads: None });
@@ -38,6 +38,11 @@ impl Pool {
         let members = Arc::clone(&crew);
         threads.spawn_broadcast(move |thread| members.serve(thread.index() + 1));
         Ok(Pool { crew, _threads: Some(threads) })
+    }
+
+    /// How many threads a pool of `threads` has.
+    pub fn threads_for(threads: Option<usize>) -> usize {
+        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 1024)
     }
 
     pub fn n_threads(&self) -> usize {

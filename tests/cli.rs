@@ -9,9 +9,14 @@ use serde_json::Value;
 
 const MIXTRAL: &str = "mixtral-Q4_K_M.gguf";
 
+/// The binary, with nobody's settings.
 fn wayinfer(arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("wayinfer").unwrap();
-    command.args(arguments);
+    let home = env!("CARGO_TARGET_TMPDIR");
+    command.args(arguments).env("HOME", home).env("XDG_CONFIG_HOME", home).env("XDG_DATA_HOME", home);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WAYINFER_")) {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -149,6 +154,8 @@ fn inspect_tells_shapes_and_what_a_budget_means() {
     assert_eq!(report["metadata"]["general.architecture"], "llama");
     assert_eq!(report["runnable"], true);
     assert_eq!(report["budget"]["fits"], false);
+    assert_eq!(report["budget"]["works"], false);
+    assert!(report["budget"]["needed_bytes"].as_u64().unwrap() > report["budget"]["bytes"].as_u64().unwrap());
     assert!(report["tensors"].as_array().unwrap().iter().any(|t| t["name"] == "blk.0.ffn_up_exps.weight"));
     assert!(stdout(&["inspect", &model()]).contains("8 experts, 2 used"));
 }
@@ -208,4 +215,92 @@ fn a_prompt_longer_than_the_context_is_an_error_with_the_numbers() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("64") && error.contains("--ctx"), "{error}");
+}
+
+#[test]
+fn settings_come_from_the_file_the_environment_and_options_and_config_tells_which() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("new/settings.toml");
+    let with_file = |arguments: &[&str]| {
+        let mut command = wayinfer(arguments);
+        command.env("WAYINFER_CONFIG", &file).env("WAYINFER_CTX", "128");
+        command.output().unwrap()
+    };
+    let missing = with_file(&["config"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("config --init"));
+    assert!(with_file(&["config", "--init"]).status.success());
+    assert_eq!(with_file(&["config", "--init"]).status.code(), Some(2), "a file that is there is not written over");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    text.push_str("threads = 1\nctx = 64\nmin_p = 0.25\n");
+    std::fs::write(&file, &text).unwrap();
+    let line = text.lines().position(|line| line == "threads = 1").unwrap() + 1;
+    let shown = with_file(&["config", "--json", "--min-p", "0.5"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let setting = |key: &str| {
+        let settings = shown["settings"].as_array().unwrap();
+        settings.iter().find(|setting| setting["key"] == key).unwrap().clone()
+    };
+    for (key, value, source) in [("threads", "1", "file"), ("ctx", "128", "environment"), ("min_p", "0.5", "option")] {
+        assert_eq!((setting(key)["value"].as_str(), setting(key)["source"].as_str()), (Some(value), Some(source)));
+    }
+    assert_eq!(setting("threads")["line"], line);
+    assert_eq!((&setting("kv")["value"], &setting("kv")["source"]), (&Value::Null, &"default".into()));
+    // What is set is done: a prompt of more than 128 tokens does not fit.
+    let run = with_file(&["run", &model(), "-p", &"word ".repeat(400)]);
+    assert!(String::from_utf8_lossy(&run.stderr).contains("128"));
+}
+
+#[test]
+fn a_wrong_setting_stops_what_would_use_it_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    std::fs::write(&file, "kv = \"f16\"\ntreads = 3\n").unwrap();
+    let run = |arguments: &[&str]| wayinfer(arguments).env("WAYINFER_CONFIG", &file).output().unwrap();
+    for arguments in [&["run", "x.gguf", "-p", "hi"][..], &["config"]] {
+        let output = run(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("settings.toml, line 2: there is no key `treads`; did you mean `threads`"), "{error}");
+    }
+    for arguments in [&["--help"][..], &["run", "--help"], &["man"], &["completions", "bash"], &["models"]] {
+        assert!(run(arguments).status.success(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn doctor_looks_at_the_machine_and_at_the_disk_of_a_model() {
+    let report = json(&["doctor", &model(), "--no-probe", "--json"]);
+    assert!(report["cpu"]["threads"].as_u64().unwrap() > 0);
+    assert_eq!(report["cpu"]["isas"][0], "scalar");
+    assert!(report["disk"]["probe"].is_null());
+    if cfg!(target_os = "linux") {
+        let (machine, usable) = (&report["memory"]["machine_bytes"], &report["memory"]["usable_bytes"]);
+        assert!(usable.as_u64().unwrap() <= machine.as_u64().unwrap());
+        assert!(report["disk"]["file_system"].is_string() && report["disk"]["free_bytes"].is_number());
+    }
+    // The model is too small for a figure that means anything, and that is said.
+    let report = json(&["doctor", &model(), "--json"]);
+    assert!(report["disk"]["probe"].is_null() && report["disk"]["probe_problem"].is_string(), "{report}");
+    let page = stdout(&["doctor", "--no-probe"]);
+    assert!(page.contains("For more speed:") && page.contains("not measured"), "{page}");
+}
+
+#[test]
+fn a_budget_that_cannot_work_is_refused_with_the_numbers_and_the_one_it_names_works() {
+    let run = |ram: &str| {
+        let arguments = ["run", &model(), "-p", "hello", "--greedy", "--max-tokens", "3", "--ctx", "512", "--ram", ram];
+        wayinfer(&arguments).output().unwrap()
+    };
+    let refused = run("8M");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stdout.is_empty());
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    for part in ["8 MiB", "dense weights", "KV cache", "--ctx 512", "chosen experts"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let least = error.split("--ram ").nth(1).unwrap().split([',', ' ', '\n']).next().unwrap();
+    let least = run(least);
+    assert!(least.status.success(), "{}", String::from_utf8_lossy(&least.stderr));
+    assert_eq!(least.stdout, run("1G").stdout);
 }

@@ -8,9 +8,9 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use wayinfer::kernel::KvFormat;
-use wayinfer::model::{Compute, ForwardError, KvParams, Model, Prefetch};
+use wayinfer::model::{Compute, ForwardError, KvParams, Model, PlanOptions, Prefetch};
 use wayinfer::session::{EngineOptions, Session, SessionError, Watch};
-use wayinfer::store::{ModelFile, PagingChoice};
+use wayinfer::store::{Budget, ModelFile, PagingChoice};
 use wayinfer::telemetry::PagingSnapshot;
 
 fn compute() -> Compute {
@@ -44,13 +44,13 @@ fn logits(compute: &Compute, model: &Model<'_>, file: &ModelFile, prefetch: Pref
 #[test]
 fn every_way_budget_and_prefetch_gives_the_same_bits() {
     let (compute, file) = (compute(), open());
-    let whole = Model::new(&file, PagingChoice::Auto, |_| u64::MAX).unwrap();
+    let whole = Model::new(&file, PagingChoice::Auto, &PlanOptions::for_experts(u64::MAX)).unwrap();
     let total = whole.experts().total_bytes();
     let (judge, _) = logits(&compute, &whole, &file, Prefetch::On);
     for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
         for share in [8, 5, 2] {
             for prefetch in [Prefetch::On, Prefetch::Off] {
-                let model = Model::new(&file, paging, |_| total / share).unwrap();
+                let model = Model::new(&file, paging, &PlanOptions::for_experts(total / share)).unwrap();
                 let (found, counted) = logits(&compute, &model, &file, prefetch);
                 assert!(found == judge, "{paging:?}, a {share}th of the experts, prefetch {prefetch:?}");
                 let read = counted.demand_bytes + counted.speculated_bytes;
@@ -61,11 +61,59 @@ fn every_way_budget_and_prefetch_gives_the_same_bits() {
     }
 }
 
+/// A plan of `share` of the model's bytes beside what the program itself takes.
+fn budget(file: &ModelFile, compute: &Compute, share: f64) -> PlanOptions {
+    let options =
+        PlanOptions { context: Some(2048), n_threads: compute.pool.n_threads(), ..PlanOptions::for_experts(u64::MAX) };
+    let process = Model::new(file, PagingChoice::Auto, &options).unwrap().plan().process;
+    let bytes = process + (file.gguf().file_bytes() as f64 * share) as u64;
+    PlanOptions { budget: Budget::new(Some(bytes), None), ..options }
+}
+
+#[test]
+fn whatever_the_budget_a_long_prompt_and_its_reply_are_the_same_bits() {
+    let (compute, file) = (compute(), open());
+    let ids: Vec<u32> = (0..1400).map(|i| i * 37 % 500).collect();
+    let run = |options: &PlanOptions| {
+        let model = Model::new(&file, PagingChoice::Auto, options).unwrap();
+        let watch = Watch::unattended(&file, &model, Prefetch::On);
+        let kv = KvParams { capacity: model.plan().context, format: options.kv };
+        let mut session = Session::new(&model, &compute, kv).unwrap();
+        let mut all = session.feed(&ids[..1300], watch.control()).unwrap().to_vec();
+        let mut most_experts = 0;
+        for id in &ids[1300..] {
+            all.extend_from_slice(session.feed(&[*id], watch.control()).unwrap());
+            most_experts = most_experts.max(watch.telemetry.paging().unwrap().snapshot().resident_bytes.unwrap());
+        }
+        let plan = model.plan();
+        let taken = plan.dense + plan.process + session.kv_bytes() as u64 + most_experts + plan.scratch.of(1);
+        assert!(taken <= plan.budget.bytes, "{taken} of {}", plan.budget.bytes);
+        (all, plan.max_batch(0), model.experts().is_whole())
+    };
+    let (judge, _, whole) = run(&PlanOptions { context: Some(2048), ..PlanOptions::for_experts(u64::MAX) });
+    assert!(whole);
+    let mut passes = Vec::new();
+    // The smallest ones are refused with the numbers: a tiny model's cache and buffers are not small beside its weights.
+    for share in [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 3.0, 5.0, 10.0] {
+        let options = budget(&file, &compute, share);
+        if let Err(error) = Model::new(&file, PagingChoice::Auto, &options) {
+            assert!(error.to_string().contains("--ram"), "{error}");
+            continue;
+        }
+        let (found, pass, whole) = run(&options);
+        println!("{share}: passes of {pass}, whole: {whole}");
+        assert!(found == judge, "{share} of the model, passes of {pass}");
+        passes.push(pass);
+    }
+    passes.dedup();
+    assert!(passes.len() > 2, "{passes:?}");
+}
+
 #[test]
 fn a_pass_without_room_for_an_expert_has_no_effect() {
     let (compute, file) = (compute(), open());
     for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
-        let model = Model::new(&file, paging, |_| u64::MAX / 2).unwrap();
+        let model = Model::new(&file, paging, &PlanOptions::for_experts(u64::MAX / 2)).unwrap();
         let watch = Watch::unattended(&file, &model, Prefetch::On);
         let kv = KvParams { capacity: 64, format: KvFormat::default() };
         let mut session = Session::new(&model, &compute, kv).unwrap();
@@ -85,10 +133,10 @@ fn a_pass_without_room_for_an_expert_has_no_effect() {
 #[test]
 fn a_cancelled_prompt_leaves_the_experts_usable() {
     let (compute, file) = (compute(), open());
-    let whole = Model::new(&file, PagingChoice::Auto, |_| u64::MAX).unwrap();
+    let whole = Model::new(&file, PagingChoice::Auto, &PlanOptions::for_experts(u64::MAX)).unwrap();
     let total = whole.experts().total_bytes();
     for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
-        let model = Model::new(&file, paging, |_| total / 4).unwrap();
+        let model = Model::new(&file, paging, &PlanOptions::for_experts(total / 4)).unwrap();
         let watch = Watch::unattended(&file, &model, Prefetch::On);
         let kv = KvParams { capacity: 256, format: KvFormat::default() };
         let mut session = Session::new(&model, &compute, kv).unwrap();
@@ -118,4 +166,33 @@ fn a_cancelled_prompt_leaves_the_experts_usable() {
         let mut session = Session::new(&whole, &compute, kv).unwrap();
         assert!(session.feed(&ids(60), judge.control()).unwrap() == found, "{paging:?}");
     }
+}
+
+#[test]
+fn a_dense_model_that_does_not_fit_gives_the_same_bits() {
+    let compute = compute();
+    let file = ModelFile::open(common::data("qwen2-Q4_K_M.gguf")).unwrap();
+    let run = |options: &PlanOptions| {
+        let model = Model::new(&file, PagingChoice::Auto, options)?;
+        let watch = Watch::unattended(&file, &model, Prefetch::On);
+        let kv = KvParams { capacity: 64, format: options.kv };
+        let mut session = Session::new(&model, &compute, kv).unwrap();
+        let mut all = session.feed(&ids(40), watch.control()).unwrap().to_vec();
+        all.extend_from_slice(session.feed(&[7], watch.control()).unwrap());
+        Ok::<_, wayinfer::model::ModelError>((all, model.plan().reads_dense_weights_again()))
+    };
+    let options = PlanOptions { context: Some(64), n_threads: 2, ..PlanOptions::for_experts(u64::MAX) };
+    let (judge, again) = run(&options).unwrap();
+    assert!(!again);
+    let mut n_streamed = 0;
+    for bytes in (16 << 20..40 << 20).step_by(128 << 10) {
+        match run(&PlanOptions { budget: Budget::new(Some(bytes), None), ..options }) {
+            Err(error) => assert!(n_streamed == 0 && error.to_string().contains("--ram"), "{bytes}: {error}"),
+            Ok((found, again)) => {
+                assert!(found == judge, "{bytes}");
+                n_streamed += usize::from(again);
+            }
+        }
+    }
+    assert!(n_streamed > 0, "no budget held a part of the model");
 }

@@ -30,7 +30,7 @@ fn with_session<T>(
     let name = common::data(model);
     let compute = options.compute().unwrap();
     let file = session::open_file(&name).unwrap();
-    let model = session::bind_model(&name, &file, &EngineOptions::default()).unwrap();
+    let model = session::bind_model(&name, &file, options).unwrap();
     let watch = Watch::unattended(&file, &model, options.prefetch);
     let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
     test(&mut session, &KvFile::new(path.to_owned(), &file, &model), &watch)

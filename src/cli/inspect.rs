@@ -6,8 +6,9 @@ use serde_json::{Value as Json, json};
 use super::options::{Common, ModelArg, Screen};
 use super::output;
 use crate::gguf::{Array, Gguf, Value};
-use crate::model::Hyperparameters;
-use crate::store::System;
+use crate::kernel::{KvFormat, PLANE_POSITIONS};
+use crate::model::{Hyperparameters, KvCache, Plan, PlanError, PlanOptions};
+use crate::store::{Budget, is_expert_tensor};
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
@@ -20,7 +21,7 @@ pub(super) struct InspectArgs {
     common: Common,
 }
 
-/// Where the bytes are, and how much of them one token needs.
+/// Where the bytes are, how much of them one token needs, and what memory would be spent on.
 #[derive(Debug)]
 struct Sizes {
     dense: u64,
@@ -28,27 +29,38 @@ struct Sizes {
     /// Bytes of the experts that one token uses; `None` for a dense model or where the metadata does not say.
     active_experts: Option<u64>,
     kv_per_token: Option<u64>,
+    kv: KvFormat,
+    budget: Budget,
+    /// `None` where the metadata does not say what the model is.
+    plan: Option<Result<Plan, PlanError>>,
 }
 
 impl Sizes {
-    fn of(gguf: &Gguf, h: Option<&Hyperparameters>) -> Sizes {
-        let is_expert = |name: &str| name.contains("_exps.");
+    fn of(gguf: &Gguf, h: Option<&Hyperparameters>, options: &PlanOptions) -> Sizes {
         let sum =
-            |experts: bool| gguf.tensors.iter().filter(|t| is_expert(&t.name) == experts).map(|t| t.n_bytes).sum();
+            |experts: bool| gguf.tensors.iter().filter(|t| is_expert_tensor(t) == experts).map(|t| t.n_bytes).sum();
         let experts: u64 = sum(true);
         let moe = h.and_then(|h| h.moe);
+        let kv_block = h.and_then(|h| KvCache::block_bytes(h, options.kv).ok());
         Sizes {
             dense: sum(false),
             experts,
             active_experts: moe.map(|moe| (experts as f64 * moe.n_used as f64 / moe.n_experts as f64) as u64),
-            kv_per_token: h
-                .map(|h| (h.n_layers * h.n_kv_heads * (h.head_dim_k + h.head_dim_v) * size_of::<u16>()) as u64),
+            kv_per_token: kv_block.map(|bytes| bytes / PLANE_POSITIONS as u64),
+            kv: options.kv,
+            budget: options.budget,
+            plan: h.map(|h| Plan::new(gguf, h, options)),
         }
     }
 
-    /// What fits into `budget`: bytes of experts resident beside the dense weights.
-    fn resident_experts(&self, budget: u64) -> u64 {
-        budget.saturating_sub(self.dense).min(self.experts)
+    /// The plan, if there is one that works.
+    fn working(&self) -> Option<&Plan> {
+        self.plan.as_ref()?.as_ref().ok()
+    }
+
+    /// Whether all weights stay in memory.
+    fn fits(&self) -> bool {
+        self.working().is_some_and(|plan| !plan.reads_dense_weights_again() && plan.holds_all_experts())
     }
 }
 
@@ -57,17 +69,16 @@ pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let gguf = Gguf::open(args.model.required()?)?;
     let n_vocab = gguf.tensor("token_embd.weight").and_then(|t| t.shape.get(1).copied()).unwrap_or(0);
     let hyperparameters = Hyperparameters::from_metadata(&gguf.metadata, n_vocab as usize);
-    let sizes = Sizes::of(&gguf, hyperparameters.as_ref().ok());
-    let budget = args.common.ram().or_else(|| System::discover().memory().map(|m| m.available));
+    let sizes = Sizes::of(&gguf, hyperparameters.as_ref().ok(), &args.common.engine()?.plan());
     if args.json {
-        return Ok(output::print_json(&report(&gguf, &hyperparameters, &sizes, budget))?);
+        return Ok(output::print_json(&report(&gguf, &hyperparameters, &sizes))?);
     }
-    Ok(output::print(&page(&gguf, &hyperparameters, &sizes, budget))?)
+    Ok(output::print(&page(&gguf, &hyperparameters, &sizes))?)
 }
 
 type Read = Result<Hyperparameters, crate::model::HyperparameterError>;
 
-fn report(gguf: &Gguf, hyperparameters: &Read, sizes: &Sizes, budget: Option<u64>) -> Json {
+fn report(gguf: &Gguf, hyperparameters: &Read, sizes: &Sizes) -> Json {
     let metadata: serde_json::Map<_, _> =
         gguf.metadata.iter().map(|(key, value)| (key.to_owned(), value_json(value))).collect();
     let tensors: Vec<_> = gguf
@@ -89,13 +100,28 @@ fn report(gguf: &Gguf, hyperparameters: &Read, sizes: &Sizes, budget: Option<u64
         "expert_bytes": sizes.experts,
         "active_expert_bytes_per_token": sizes.active_experts,
         "kv_bytes_per_token": sizes.kv_per_token,
-        "budget": budget.map(|bytes| json!({
-            "bytes": bytes,
-            "fits": bytes >= gguf.file_bytes(),
-            "resident_expert_bytes": sizes.resident_experts(bytes),
-        })),
+        "budget": sizes.budget.known().map(|bytes| budget_json(bytes, sizes)),
         "metadata": metadata,
         "tensors": tensors,
+    })
+}
+
+/// What a budget would mean: whether it works, and the parts of memory, all in bytes.
+fn budget_json(bytes: u64, sizes: &Sizes) -> Json {
+    let too_small = match &sizes.plan {
+        Some(Err(PlanError::TooSmall(error))) => Some(&error.plan),
+        _ => None,
+    };
+    let plan = sizes.working().or(too_small);
+    json!({
+        "bytes": bytes,
+        "fits": sizes.fits(),
+        "works": sizes.plan.as_ref().map(Result::is_ok),
+        "not_working_because": sizes.plan.as_ref().and_then(|plan| plan.as_ref().err()).map(ToString::to_string),
+        "resident_expert_bytes": sizes.working().map(|plan| plan.expert_budget(0, 1)),
+        "context": plan.map(|plan| plan.context),
+        "needed_bytes": plan.map(Plan::needed),
+        "plan": plan.map(output::plan_json),
     })
 }
 
@@ -137,7 +163,7 @@ fn array_json(array: &Array) -> Json {
     }
 }
 
-fn page(gguf: &Gguf, hyperparameters: &Read, sizes: &Sizes, budget: Option<u64>) -> String {
+fn page(gguf: &Gguf, hyperparameters: &Read, sizes: &Sizes) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
         out.push_str(&text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>());
@@ -166,10 +192,22 @@ fn page(gguf: &Gguf, hyperparameters: &Read, sizes: &Sizes, budget: Option<u64>)
         line(format!("one token   reads {} dense and {} of experts", gb(sizes.dense), gb(active)));
     }
     if let Some(kv) = sizes.kv_per_token {
-        line(format!("KV cache    {:.1} KB a token in f16", kv as f64 / 1e3));
+        line(format!("KV cache    {:.1} KB a token in {}", kv as f64 / 1e3, sizes.kv));
     }
-    if let Some(budget) = budget {
-        line(format!("in {:<9}{}", gb(budget), verdict(gguf, sizes, budget)));
+    if let (Some(budget), Some(plan)) = (sizes.budget.known(), &sizes.plan) {
+        line(format!("in {:<9}{}", gb(budget), plan.as_ref().map_or_else(ToString::to_string, |p| verdict(p, sizes))));
+        if let Ok(plan) = plan {
+            line(format!(
+                "            {} dense, {} the program, {} experts at first; KV cache {} at {} tokens, buffers {} at {}",
+                gb(plan.dense_kept),
+                gb(plan.process),
+                gb(plan.expert_budget(0, 1)),
+                gb(plan.kv_bytes(plan.context)),
+                plan.context,
+                gb(plan.scratch.of(plan.max_batch(0))),
+                plan.max_batch(0),
+            ));
+        }
     }
     line(String::new());
     for (key, value) in gguf.metadata.iter() {
@@ -186,17 +224,14 @@ fn page(gguf: &Gguf, hyperparameters: &Read, sizes: &Sizes, budget: Option<u64>)
 }
 
 /// What a budget would mean, in words.
-fn verdict(gguf: &Gguf, sizes: &Sizes, budget: u64) -> String {
-    if budget >= gguf.file_bytes() {
+fn verdict(plan: &Plan, sizes: &Sizes) -> String {
+    if sizes.fits() {
         return "the whole model fits in memory".into();
     }
-    if sizes.experts == 0 {
+    if plan.reads_dense_weights_again() {
         return "does not fit, and every token reads all of it: the disk sets the speed".into();
     }
-    if budget <= sizes.dense {
-        return "the dense weights alone do not fit: every token reads some of them again".into();
-    }
-    let share = sizes.resident_experts(budget) as f64 / sizes.experts as f64;
+    let share = plan.expert_budget(0, 1) as f64 / plan.experts as f64;
     let cold = sizes.active_experts.map_or(String::new(), |active| {
         format!("; with no locality at all a token reads {:.2} GB", active as f64 * (1.0 - share) / 1e9)
     });

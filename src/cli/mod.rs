@@ -5,7 +5,11 @@
 
 mod bench;
 mod chat;
+mod completions;
+mod config;
+mod doctor;
 mod inspect;
+mod licenses;
 mod logits;
 mod models;
 mod options;
@@ -21,8 +25,9 @@ mod tokenize;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use config::Settings;
 use output::Usage;
 
 /// Chat with language models that do not fit in RAM, and watch the machine do it.
@@ -57,14 +62,44 @@ enum Command {
     Pull(pull::PullArgs),
     /// The models on this machine
     Models(models::ModelsArgs),
+    /// What this machine offers, and what to change for more speed
+    Doctor(doctor::DoctorArgs),
+    /// The settings, and where each comes from
+    Config(config::ConfigArgs),
+    /// A completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// The man page
+    Man,
+    /// The licenses of WayInfer and of what it is made with
+    Licenses,
     /// A model file in another format
     Quantize(quantize::QuantizeArgs),
 }
 
 /// Runs the command line and turns its outcome into an exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wayinfer: {}", output::message(&error));
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// Reads the command line, with the settings as its defaults, and does what it says.
+fn run() -> anyhow::Result<()> {
+    // Help, and what is wrong with the command line itself, do not wait for the settings to be right.
+    let mut matches = command().get_matches();
+    let mut settings = Settings::default();
+    if takes_settings(&matches) {
+        settings = Settings::read()?;
+        matches = settings.apply(command()).get_matches();
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command {
         None => chat::chat(cli.chat),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Bench(args)) => bench::bench(&args),
@@ -76,16 +111,23 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Pull(args)) => pull::run(&args),
         Some(Command::Models(args)) => models::run(&args),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Config(args)) => config::config(&args, &settings, &matches),
+        Some(Command::Completions(args)) => completions::completions(&args),
+        Some(Command::Man) => completions::man(),
+        Some(Command::Licenses) => licenses::licenses(),
         Some(Command::Quantize(args)) => quantize::run(&args),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("wayinfer: {}", output::message(&error));
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
-        }
+    }
+}
+
+/// Whether what the command line asks for depends on settings.
+fn takes_settings(matches: &ArgMatches) -> bool {
+    let command = command();
+    match matches.subcommand() {
+        None => config::takes_settings(&command),
+        // The file may be what is to be put right.
+        Some(("config", own)) if own.get_flag("init") => false,
+        Some((name, _)) => command.find_subcommand(name).is_some_and(config::takes_settings),
     }
 }
 

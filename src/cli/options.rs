@@ -20,7 +20,7 @@ pub(super) struct Common {
     /// Compute threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// Context length in tokens [default: the model's own]
+    /// Context length in tokens [default: the model's own, as far as it fits in memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     ctx: Option<u32>,
     /// Instruction set of the kernels [default: the best this CPU has]
@@ -29,7 +29,7 @@ pub(super) struct Common {
     /// How expert weights arrive
     #[arg(long, value_name = "WAY", default_value = "auto", value_parser = PossibleValuesParser::new(["auto", "mapped", "direct"]))]
     paging: String,
-    /// Memory to count with, for example 8G [default: what the machine and its limits leave]
+    /// Memory to keep to, for example 8G [default: what the machine and its limits leave]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     ram: Option<u64>,
     /// Never read experts before the router has chosen them
@@ -65,10 +65,6 @@ impl Common {
             ram: self.ram,
             trace: self.trace.clone(),
         })
-    }
-
-    pub(super) fn ram(&self) -> Option<u64> {
-        self.ram
     }
 
     /// Starts logging: to the file of `--log`, else with `--debug` to stderr where `screen` is free for it.
@@ -178,17 +174,25 @@ pub(super) struct SamplingArgs {
 
 impl SamplingArgs {
     pub(super) fn params(&self) -> anyhow::Result<SamplingParams> {
-        let d = if self.greedy { SamplingParams::greedy() } else { SamplingParams::default() };
+        let d = SamplingParams::default();
+        // What a settings file says of drawing is no contradiction to --greedy, which draws nothing.
+        let base = if self.greedy {
+            SamplingParams::greedy()
+        } else {
+            SamplingParams {
+                temperature: self.temp.unwrap_or(d.temperature),
+                top_k: self.top_k.unwrap_or(d.top_k),
+                top_p: self.top_p.unwrap_or(d.top_p),
+                min_p: self.min_p.unwrap_or(d.min_p),
+                ..d
+            }
+        };
         let params = SamplingParams {
-            temperature: self.temp.unwrap_or(d.temperature),
-            top_k: self.top_k.unwrap_or(d.top_k),
-            top_p: self.top_p.unwrap_or(d.top_p),
-            min_p: self.min_p.unwrap_or(d.min_p),
-            repeat_penalty: self.repeat_penalty.unwrap_or(d.repeat_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(d.frequency_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(d.presence_penalty),
-            penalty_window: d.penalty_window,
+            repeat_penalty: self.repeat_penalty.unwrap_or(base.repeat_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
             seed: self.seed,
+            ..base
         };
         params.problem().map_or(Ok(params), |problem| Err(usage(problem)))
     }

@@ -62,12 +62,28 @@ pub struct ActivationScratch {
     tiled_rows: Vec<u32>,
 }
 
+impl ActivationScratch {
+    /// The most bytes that a row of `n_cols` activations takes for products with weights of these formats.
+    pub fn row_bytes(formats: impl Iterator<Item = GgmlType>, n_cols: usize) -> u64 {
+        let mut forms: Vec<ActivationForm> = formats.filter_map(GgmlType::activation_form).collect();
+        forms.sort_unstable_by_key(|&form| form as usize);
+        forms.dedup();
+        let quantized = |form: &ActivationForm| {
+            let n_blocks = n_cols.div_ceil(form.block_len());
+            form.row_bytes(n_blocks * form.block_len()) as u64
+        };
+        forms.iter().map(quantized).sum::<u64>() + TileScratch::row_bytes(&forms, n_cols)
+    }
+}
+
 /// Rows of activations, quantized on demand, at most once a form.
 #[derive(Debug)]
 pub struct Activations<'a> {
     rows: &'a [f32],
     n_rows: usize,
     n_cols: usize,
+    /// Rows of the batch that these are of: its kernels compute them, however few they are.
+    n_batch: usize,
     scratch: &'a mut ActivationScratch,
     ready: [bool; ActivationForm::ALL.len()],
     tiled: Option<Tiled>,
@@ -93,7 +109,14 @@ impl<'a> Activations<'a> {
     pub fn new(rows: &'a [f32], n_cols: usize, scratch: &'a mut ActivationScratch) -> Activations<'a> {
         assert!(n_cols > 0 && rows.len() % n_cols == 0, "{} activations are not rows of {n_cols}", rows.len());
         let ready = [false; ActivationForm::ALL.len()];
-        Activations { rows, n_rows: rows.len() / n_cols, n_cols, scratch, ready, tiled: None }
+        let n_rows = rows.len() / n_cols;
+        Activations { rows, n_rows, n_cols, n_batch: n_rows, scratch, ready, tiled: None }
+    }
+
+    /// These rows as a part of a batch of `n_batch`: their products are the same bits wherever the batch was cut.
+    #[must_use]
+    pub fn of_batch(self, n_batch: usize) -> Activations<'a> {
+        Activations { n_batch, ..self }
     }
 
     pub fn n_rows(&self) -> usize {
@@ -243,7 +266,7 @@ impl Kernels {
             assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
         }
         let output = Output::new(out, n, w.n_rows);
-        if let Some(product) = self.product(w.ty, n) {
+        if let Some(product) = self.product(w.ty, x.n_batch) {
             let tiles = x.tiled(form, product.codes, rows, self, pool);
             let operands = Operands { weights: *w, n_rows: n, tiles, output: &output };
             let grain = grain(w).next_multiple_of(product.panel_rows);

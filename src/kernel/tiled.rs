@@ -125,6 +125,14 @@ pub(super) enum Tiles<'a> {
 }
 
 impl TileScratch {
+    /// The most bytes that a row of `n_cols` activations takes in tiles of these forms.
+    pub(super) fn row_bytes(forms: &[ActivationForm], n_cols: usize) -> u64 {
+        let tiles = |tile: usize, block: usize| (tile * n_cols.div_ceil(block)).div_ceil(TILE_ROWS) as u64;
+        let has = |wanted: &[ActivationForm]| u64::from(forms.iter().any(|form| wanted.contains(form)));
+        let (of_256, of_32) = (&[ActivationForm::Q8_K], &[ActivationForm::Q8_0, ActivationForm::Q8_1]);
+        has(of_256) * tiles(size_of::<Tile256>(), 256) + has(of_32) * tiles(size_of::<Tile32>(), 32)
+    }
+
     /// Lays out `n_rows` rows of `n_cols` activations, which are quantized in `form`.
     #[allow(clippy::too_many_arguments, reason = "which rows, and how they are laid out")]
     pub(super) fn fill<'a>(

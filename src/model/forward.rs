@@ -5,22 +5,17 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::kernel::{AttentionScratch, KeyBias};
-use crate::store::{Outcome, PagingError, StoreError, TraceRecorder};
+use crate::gguf::Gguf;
+use crate::kernel::{ActivationScratch, AttentionScratch, KeyBias};
+use crate::store::{LayerTimes, Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
 use crate::telemetry::{ExpertMap, Telemetry};
 
-use super::Model;
 use super::compute::{Compute, ProductScratch, sized};
 use super::kv_cache::{KvCache, KvCacheError, KvParams};
-use super::moe::{MoeScratch, RoutedLayer};
+use super::moe::{MAX_EXPERT_ROWS, MoeScratch, RoutedLayer};
+use super::plan::MAX_PAGED_BATCH;
 use super::weights::{FeedForward, Layer, Linear};
-
-/// The most tokens that one pass takes where every expert fits; longer prompts are cut into passes.
-const MAX_BATCH: usize = 512;
-/// The most that one takes where experts are read anew in every pass.
-const MAX_PAGED_BATCH: usize = 4096;
-/// The share of the experts' memory that the buffers of such a pass may take.
-const SCRATCH_SHARE: u64 = 16;
+use super::{Hyperparameters, Model};
 
 /// What may stop a pass, and where it reports.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +69,8 @@ pub struct State {
 /// Buffers of a pass, grown to the largest batch seen and then kept.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
+    /// Tokens of the largest pass that these buffers were used for.
+    n_tokens: usize,
     /// `[n, n_embd]`: the residual stream; after a pass, the last layer's output.
     pub hidden: Vec<f32>,
     /// `[n, n_embd]`
@@ -96,6 +93,75 @@ pub(super) struct Scratch {
     pub moe: MoeScratch,
 }
 
+/// Rows of logits that are made at a time: 32 rows of a vocabulary of 150k are 19 MB.
+pub const LOGIT_ROWS: usize = 32;
+
+/// Buffers that are larger than those of so many tokens are given back when shorter passes follow.
+const KEPT_TOKENS: usize = MAX_EXPERT_ROWS;
+
+/// The most bytes that the buffers of a pass take. What attention keeps for each plane it looks at is counted with the
+/// planes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScratchBytes {
+    /// For each token.
+    token: u64,
+    /// For each token that one expert is computed for at a time.
+    expert_row: u64,
+    /// For each row of logits.
+    logit_row: u64,
+}
+
+impl ScratchBytes {
+    pub(super) fn new(gguf: &Gguf, h: &Hyperparameters) -> ScratchBytes {
+        // The header is untrusted, and nothing was allocated by it yet.
+        const WIDEST: usize = 1 << 32;
+        let product = |a: usize, b: usize| a.saturating_mul(b).min(WIDEST);
+        let floats = |parts: &[usize]| {
+            let elements = parts.iter().fold(0, |sum: usize, &n| sum.saturating_add(n)) as u64;
+            elements.saturating_mul(size_of::<f32>() as u64)
+        };
+        let formats = |experts: bool| {
+            gguf.tensors.iter().filter(move |t| is_expert_tensor(t) == experts && t.shape.len() > 1).map(|t| t.ty)
+        };
+        let is_routed = formats(true).next().is_some();
+        let n_ff = h.n_ff.iter().copied().max().filter(|_| !is_routed).unwrap_or(0).min(WIDEST);
+        let (n_q, n_attn) = (product(h.n_heads, h.head_dim_k), product(h.n_heads, h.head_dim_v));
+        let n_kv = product(h.n_kv_heads, h.head_dim_k).saturating_add(product(h.n_kv_heads, h.head_dim_v));
+        let widest = h.n_embd.max(n_attn).max(n_ff).min(WIDEST);
+        // Queries once more as attention wants them: in f32 or rotated, in bytes, and those that meet the keys' bias.
+        let queries = [n_q, n_q, n_q / 2, product(h.n_heads, h.n_rot), product(h.n_heads, h.n_rot)];
+        let residual = [h.n_embd, h.n_embd, n_q, n_kv, n_attn, h.n_rot, n_ff, n_ff.max(h.n_embd)];
+        let mut token = floats(&residual).saturating_add(floats(&queries));
+        token = token.saturating_add(ActivationScratch::row_bytes(formats(false).chain(formats(true)), widest));
+        let mut expert_row = 0;
+        if let Some(moe) = h.moe {
+            let routing = [moe.n_experts, product(5, moe.n_used), product(moe.n_used, h.n_embd)];
+            token = token.saturating_add(floats(&routing));
+            let acts = ActivationScratch::row_bytes(formats(true), moe.n_ff.min(WIDEST));
+            expert_row = floats(&[moe.n_ff, moe.n_ff, h.n_embd]).saturating_add(acts);
+        }
+        ScratchBytes { token, expert_row, logit_row: floats(&[h.n_vocab]) }
+    }
+
+    /// Bytes of a pass of `n` tokens.
+    pub fn of(&self, n: usize) -> u64 {
+        let parts = [(self.token, n), (self.expert_row, n.min(MAX_EXPERT_ROWS)), (self.logit_row, n.min(LOGIT_ROWS))];
+        parts.into_iter().fold(0, |sum, (bytes, n)| bytes.saturating_mul(n as u64).saturating_add(sum))
+    }
+}
+
+impl Scratch {
+    /// Makes buffers fit for `n` tokens: gives back those of a long prompt when tokens follow one at a time. Returns for
+    /// how many tokens there may be buffers in the coming pass.
+    fn settle(&mut self, n: usize) -> usize {
+        if self.n_tokens > KEPT_TOKENS.max(4 * n) {
+            *self = Scratch::default();
+        }
+        self.n_tokens = self.n_tokens.max(n);
+        self.n_tokens
+    }
+}
+
 impl State {
     /// A fresh sequence.
     pub fn new(model: &Model<'_>, kv: KvParams) -> Result<State, KvCacheError> {
@@ -106,19 +172,23 @@ impl State {
 }
 
 impl Model<'_> {
-    /// The most tokens that one pass takes. Where experts are read anew in every pass, it is as many as buffers allow: a
-    /// long prompt then reads each expert once.
-    pub fn max_batch(&self) -> usize {
-        if self.experts.is_whole() {
-            return MAX_BATCH;
+    /// The most tokens that one pass takes after `positions` others.
+    pub fn max_batch(&self, positions: usize) -> usize {
+        self.plan.max_batch(positions)
+    }
+
+    /// Shares memory out anew before a pass of `n` tokens that ends at position `end`: the KV cache and the buffers take
+    /// what they need, and experts have the rest.
+    fn share_memory(&self, state: &mut State, end: usize, n: usize) -> Result<(), KvCacheError> {
+        let n_buffered = state.scratch.settle(n);
+        if !self.experts.is_whole() {
+            let bytes = self.plan.expert_budget(end, n_buffered);
+            // What was set by somebody else in between stays, as long as nothing changes here.
+            if self.planned_experts.swap(bytes, Ordering::Relaxed) != bytes {
+                self.experts.set_budget(bytes);
+            }
         }
-        let h = &self.hyperparameters;
-        let moe = h.moe.map_or(0, |moe| moe.n_experts + moe.n_used * h.n_embd + 2 * moe.n_ff + h.n_embd);
-        let qkv = h.n_heads * (h.head_dim_k + h.head_dim_v) + h.n_kv_heads * (h.head_dim_k + h.head_dim_v);
-        let n_ff = h.n_ff.iter().copied().max().unwrap_or(0);
-        let token_bytes = size_of::<f32>() * (5 * h.n_embd + qkv + h.n_rot + 2 * n_ff + moe);
-        let n = self.experts.budget() / SCRATCH_SHARE / token_bytes.max(1) as u64;
-        (n as usize).clamp(MAX_BATCH, MAX_PAGED_BATCH)
+        state.kv.reserve(end)
     }
 
     /// Computes `tokens` (1 to [`Model::max_batch`]) at the positions after those in the cache. Afterwards
@@ -136,7 +206,7 @@ impl Model<'_> {
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= h.n_vocab) {
             return Err(ForwardError::Token { token, n_vocab: h.n_vocab });
         }
-        state.kv.reserve(start + tokens.len())?;
+        self.share_memory(state, start + tokens.len(), tokens.len())?;
         control.telemetry.ticks.add(1);
         if let Some(trace) = control.trace {
             trace.pass(tokens.len());
@@ -168,8 +238,14 @@ impl Model<'_> {
         control.check()?;
         control.telemetry.layer.set(i as u64);
         let paging = self.experts.paging();
-        let (began, stall) = (Instant::now(), paging.layer_stall(i));
+        let (began, stall, read_bytes) = (Instant::now(), paging.layer_stall(i), paging.read_bytes());
         let layer = &self.weights.layers[i];
+        if n == 1 {
+            self.guess_experts(compute, &mut state.scratch, i, control);
+        }
+        if let Some(stream) = &self.stream {
+            stream.begin(i);
+        }
         self.attention(compute, state, i, layer, n);
         let scratch = &mut state.scratch;
         self.norm_ffn_input(compute, scratch, layer, n);
@@ -184,7 +260,16 @@ impl Model<'_> {
                 self.moe_ffn(compute, scratch, layer, n, control)?;
             }
         }
-        paging.add_compute(i, began.elapsed().saturating_sub(paging.layer_stall(i).saturating_sub(stall)));
+        let stall = paging.layer_stall(i).saturating_sub(stall);
+        let computed = began.elapsed().saturating_sub(stall);
+        paging.add_compute(i, computed);
+        if let Some(trace) = control.trace {
+            let (stall_us, compute_us) = (stall.as_micros() as u64, computed.as_micros() as u64);
+            trace.times(i, LayerTimes { stall_us, compute_us, read_bytes: paging.read_bytes() - read_bytes });
+        }
+        if let Some(stream) = &self.stream {
+            stream.end(i);
+        }
         self.advance_prompt(i, 1.0, n, control);
         Ok(self.file.check_read()?)
     }

@@ -110,6 +110,19 @@ impl KvCache {
         self.params.format
     }
 
+    /// Bytes that [`PLANE_POSITIONS`] positions take in all layers, with room for the angles that keys without their bias
+    /// need.
+    ///
+    /// # Errors
+    /// A format that cannot hold the heads.
+    pub fn block_bytes(h: &Hyperparameters, format: KvFormat) -> Result<u64, KvCacheError> {
+        KvParams { capacity: 0, format }.check(h)?;
+        let head = format.key_plane_bytes(h.head_dim_k) + format.value_plane_bytes(h.head_dim_v);
+        let heads = [h.n_kv_heads, head].into_iter().fold(h.n_layers as u64, |bytes, n| bytes.saturating_mul(n as u64));
+        let angles = if format == KvFormat::F16 { 0 } else { KvFormat::F16.key_plane_bytes(h.n_rot) as u64 };
+        Ok(heads.saturating_add(angles))
+    }
+
     /// Bytes allocated so far.
     pub fn bytes(&self) -> usize {
         self.blocks.iter().map(|b| size_of::<CacheLine>() * (b.keys.len() + b.values.len() + b.angles.len())).sum()

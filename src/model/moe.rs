@@ -6,9 +6,9 @@ use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, RowScratch,
 
 use super::Model;
 use super::compute::{Compute, sized, unbiased};
-use super::forward::{Control, ForwardError, Scratch};
+use super::forward::{Control, ForwardError, Prefetch, Scratch};
 use super::hyperparameters::MoeParams;
-use super::weights::{ExpertFormats, Linear};
+use super::weights::{ExpertFormats, FeedForward, Layer, Linear};
 use crate::store::{ExpertBytes, Place, Routed};
 
 /// Buffers of the routed FFN, kept between passes.
@@ -28,6 +28,8 @@ pub(super) struct MoeScratch {
     routed: Vec<Routed>,
     /// `[n_experts]`: how many of the last tokens take each expert, and how many of all.
     uses: Vec<(u32, u32)>,
+    /// What other layers are likely to take.
+    forecast: Forecast,
     /// The experts that have just come.
     arrived: Vec<usize>,
     /// The experts of one token in the order in which they came.
@@ -46,6 +48,20 @@ pub(super) struct MoeScratch {
     inner_acts: ActivationScratch,
     /// The same of one token.
     inner_rows: RowScratch,
+}
+
+/// Tokens that an expert is computed for at a time, so that its buffers stay small in a pass of thousands.
+pub(super) const MAX_EXPERT_ROWS: usize = 512;
+
+/// Buffers of a prediction.
+#[derive(Debug, Default)]
+struct Forecast {
+    /// `[n_embd]`
+    input: Vec<f32>,
+    /// `[n_experts]`
+    router: Vec<f32>,
+    /// `[n_experts]`: the experts, the likeliest first.
+    likely: Vec<usize>,
 }
 
 /// How many tokens at a prompt's end say what generation will need.
@@ -189,6 +205,53 @@ impl Model<'_> {
         }
     }
 
+    /// Predicts the experts of a layer from what the residual stream of one token holds before the layer: its router's
+    /// choice if nothing were added any more. 0.7 of them are right from the router of the layer before on, 0.8 from the
+    /// layer's own beginning (`tests/bench/EXPERIMENTS.md`). `None` where the layer is dense.
+    fn foresee<'f>(
+        &self,
+        compute: &Compute,
+        layer: usize,
+        hidden: &[f32],
+        forecast: &'f mut Forecast,
+        rows: &mut RowScratch,
+    ) -> Option<&'f [usize]> {
+        let h = &self.hyperparameters;
+        let moe = h.moe?;
+        let Layer { ffn: FeedForward::Moe { router, .. }, ffn_norm, .. } = self.weights.layers.get(layer)? else {
+            return None;
+        };
+        let Forecast { input, router: logits, likely } = forecast;
+        let (input, logits) = (sized(input, h.n_embd), sized(logits, moe.n_experts));
+        compute.kernels.rms_norm(hidden, ffn_norm, h.norm_eps, input);
+        let mut input = TokenRows::new(input, h.n_embd, rows);
+        compute.kernels.project(&compute.pool, &mut input, [router.projection()], logits);
+        likely.clear();
+        likely.extend(0..moe.n_experts);
+        let n = moe.n_used.min(moe.n_experts);
+        let better = |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
+        if n < likely.len() {
+            likely.select_nth_unstable_by(n, better);
+        }
+        likely[..n].sort_unstable_by(better);
+        Some(&likely[..n])
+    }
+
+    /// Has experts of a layer that is about to begin read ahead, for one token.
+    pub(super) fn guess_experts(&self, compute: &Compute, scratch: &mut Scratch, layer: usize, control: Control<'_>) {
+        if control.prefetch == Prefetch::Off || !self.experts.wants_forecast() {
+            return;
+        }
+        let Scratch { hidden, products, moe, .. } = scratch;
+        let hidden = &hidden[..self.hyperparameters.n_embd];
+        if let Some(likely) = self.foresee(compute, layer, hidden, &mut moe.forecast, &mut products.token) {
+            self.experts.guess(layer, likely);
+            if let Some(trace) = control.trace {
+                trace.predicted(layer, likely);
+            }
+        }
+    }
+
     fn expert_matrices<'e>(&self, formats: ExpertFormats, bytes: ExpertBytes<'e>) -> ExpertMatrices<'e> {
         let (n_embd, n_ff) = (self.hyperparameters.n_embd, self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
         ExpertMatrices {
@@ -211,12 +274,19 @@ impl Model<'_> {
         rows: &mut RowScratch,
         control: Control<'_>,
     ) -> Result<(), ForwardError> {
-        let MoeScratch { routed, chosen, weights, gate: gated, arrived, computed, slot_out, inner_rows, .. } = s;
+        let MoeScratch {
+            routed, chosen, weights, gate: gated, arrived, computed, slot_out, inner_rows, forecast, ..
+        } = s;
         let (kernels, pool) = (&compute.kernels, &compute.pool);
         let (n_embd, n_ff) = (x.len(), self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
         let gated = sized(gated, chosen.len() * n_ff);
-        let mut x = TokenRows::new(x, n_embd, rows);
         let mut wanted = self.experts.request(layer.number, 1, routed)?;
+        if let Some(next) = layer.next.filter(|_| control.prefetch == Prefetch::On && wanted.wants_forecast())
+            && let Some(likely) = self.foresee(compute, next, hidden, forecast, rows)
+        {
+            wanted.guess(next, likely);
+        }
+        let mut x = TokenRows::new(x, n_embd, rows);
         wanted.take(arrived)?;
         let all_are_there = arrived.len() == chosen.len();
         if all_are_there {
@@ -286,21 +356,22 @@ impl Model<'_> {
         while !arrived.is_empty() {
             for &expert in &*arrived {
                 control.check()?;
-                let slots = &slots[starts[expert] as usize..starts[expert + 1] as usize];
-                tokens.clear();
-                tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
-                let rows = Rows::Only(tokens);
                 let matrices = self.expert_matrices(*layer.formats, wanted.taken().bytes(expert));
-                let (m, n_ff) = (slots.len(), matrices.gate.n_rows());
-                let (gate, up) = (sized(gate, m * n_ff), sized(up, m * n_ff));
-                kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
-                kernels.matmul(pool, &matrices.up, &mut x, rows, up);
-                pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
-                let down = sized(down, m * n_embd);
-                let mut activated = Activations::new(gate, n_ff, inner_acts);
-                kernels.matmul(pool, &matrices.down, &mut activated, Rows::All, down);
-                for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
-                    slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
+                for slots in slots[starts[expert] as usize..starts[expert + 1] as usize].chunks(MAX_EXPERT_ROWS) {
+                    tokens.clear();
+                    tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
+                    let rows = Rows::Only(tokens);
+                    let (m, n_ff) = (slots.len(), matrices.gate.n_rows());
+                    let (gate, up) = (sized(gate, m * n_ff), sized(up, m * n_ff));
+                    kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
+                    kernels.matmul(pool, &matrices.up, &mut x, rows, up);
+                    pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
+                    let down = sized(down, m * n_embd);
+                    let mut activated = Activations::new(gate, n_ff, inner_acts).of_batch(x.n_rows());
+                    kernels.matmul(pool, &matrices.down, &mut activated, Rows::All, down);
+                    for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
+                        slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
+                    }
                 }
                 wanted.release(expert)?;
                 n_done += 1;

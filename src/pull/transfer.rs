@@ -204,7 +204,7 @@ impl Target {
         }
         let (url, sha256) = (self.url.clone(), self.sha256.clone());
         record_origin(&self.path, &Origin { url, bytes: self.bytes, sha256, pulled: seconds_since_1970() })?;
-        fs::rename(&part, &self.path).map_err(|e| DiskError::io(&self.path, "cannot be given its name", e))?;
+        disk::rename(&part, &self.path)?;
         fs::remove_file(&state).map_err(|e| DiskError::io(&state, "cannot be removed", e))?;
         Ok(())
     }
@@ -221,24 +221,16 @@ impl Target {
         file.set_len(self.bytes).map_err(|e| DiskError::io(&self.part(), "cannot be made as long as it must be", e))?;
         self.save(&done)?;
         let transfer = Transfer::new(self, client, done);
-        let mut saved = Ok(());
-        let found = std::thread::scope(|scope| {
+        let (found, saved) = std::thread::scope(|scope| {
             let hash = self.sha256.as_ref().map(|_| scope.spawn(|| transfer.follow_with_checksum()));
+            let saver = scope.spawn(|| transfer.keep_saving(file));
             let mut workers = vec![scope.spawn(|| transfer.work())];
             let mut rates = Rates::new();
-            let (mut last_save, mut last_opened) = (Instant::now(), Instant::now());
+            let mut last_opened = Instant::now();
             while !workers.iter().all(|worker| worker.is_finished()) {
                 let (done, waiting) = transfer.wait_for_news();
                 let rate = rates.at(done.bytes());
                 progress(done.bytes(), rate);
-                if last_save.elapsed() >= SAVE_EVERY {
-                    saved = self.save(&done);
-                    if saved.is_err() {
-                        // Only ends the connections: the error is handed on below.
-                        transfer.fail(Fault::Changed);
-                    }
-                    last_save = Instant::now();
-                }
                 let slow = rate.is_some_and(|rate| rate < FAST) && last_opened.elapsed() >= SETTLE;
                 if slow && waiting > 0 && self.ranges && workers.len() < options.connections {
                     workers.push(scope.spawn(|| transfer.work()));
@@ -246,13 +238,13 @@ impl Target {
                 }
             }
             transfer.end();
+            let saved = saver.join().expect("the thread that saves does not panic");
             let hash = hash.map(|hash| hash.join().expect("the checksum's thread does not panic"));
             let here = transfer.lock().done.bytes();
             progress(here, rates.at(here));
-            hash
+            (hash, saved)
         });
         let progress = transfer.progress.into_inner().expect("no connection panicked");
-        self.save(&progress.done)?;
         saved?;
         match progress.fault {
             Some(Fault::Changed) => {
@@ -323,6 +315,27 @@ impl<'t> Transfer<'t> {
     fn end(&self) {
         self.lock().ended = true;
         self.news.notify_all();
+    }
+
+    /// Writes down now and then, and at the end, what is here. Bytes are on the disk before it is said that they are: a
+    /// machine that loses its power must not find holes where the state has none, nor in a file that has its name.
+    fn keep_saving(&self, file: &File) -> Result<(), DiskError> {
+        loop {
+            let going_on = |p: &mut Progress| !p.ended;
+            let waited = self.news.wait_timeout_while(self.lock(), SAVE_EVERY, going_on);
+            let (progress, _) = waited.expect("no connection panics while it holds the lock");
+            let (done, ended) = (progress.done.clone(), progress.ended);
+            drop(progress);
+            let synced = file.sync_data().map_err(|e| DiskError::io(&self.part, "cannot be brought to the disk", e));
+            let saved = synced.and_then(|()| self.target.save(&done));
+            if saved.is_err() {
+                // Only ends the connections: the error is handed on by who began them.
+                self.fail(Fault::Changed);
+            }
+            if ended || saved.is_err() {
+                return saved;
+            }
+        }
     }
 
     /// Takes ranges until all are here or one cannot be had.

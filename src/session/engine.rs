@@ -2,30 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::{Chat, Session};
 use crate::kernel::{Isa, Kernels, KvFormat};
-use crate::model::{Compute, Control, Hyperparameters, KvCacheError, KvParams, Model, ModelError, Prefetch};
+use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, PlanOptions, Prefetch};
 use crate::pool::{Pool, PoolError};
-use crate::store::{ModelFile, PagingChoice, StoreError, System, TraceRecorder};
+use crate::store::{self, Budget, ModelFile, PagingChoice, StoreError, System, TraceRecorder};
 use crate::telemetry::{ExpertMap, Telemetry};
 use crate::text::chat::{self, ChatFormat};
 use crate::text::tokenizer::{Tokenizer, TokenizerError};
-
-/// Positions of a longer context that memory is kept free for.
-const KV_POSITIONS: usize = 8192;
-/// What is kept free for buffers.
-const SCRATCH_BYTES: u64 = 96 << 20;
-/// The share of memory that is left to the system.
-const SYSTEM_SHARE: u64 = 24;
 
 /// How the engine is set up, whatever the model.
 #[derive(Debug, Clone, Default)]
 pub struct EngineOptions {
     /// Compute threads; `None`: as many as the machine has.
     pub threads: Option<usize>,
-    /// Positions of context; `None`: the model's own.
+    /// Positions of context; `None`: the model's own, as far as they fit.
     pub context: Option<usize>,
     /// The format of the KV cache.
     pub kv: KvFormat,
@@ -35,7 +29,7 @@ pub struct EngineOptions {
     pub paging: PagingChoice,
     /// Whether experts are guessed and read before the router has chosen.
     pub prefetch: Prefetch,
-    /// Bytes of memory to count with; `None`: what the machine and its limits leave.
+    /// Bytes of memory to keep to; `None`: what the machine and its limits leave.
     pub ram: Option<u64>,
     /// Where to record which experts are used.
     pub trace: Option<PathBuf>,
@@ -69,6 +63,7 @@ pub enum EngineError {
 impl EngineOptions {
     /// The kernels and threads asked for.
     pub fn compute(&self) -> Result<Compute, EngineError> {
+        store::return_large_buffers();
         let kernels = match self.isa {
             None => Kernels::detect(),
             Some(isa) => Kernels::new(isa).ok_or(EngineError::Isa(isa))?,
@@ -76,21 +71,20 @@ impl EngineOptions {
         Ok(Compute { kernels, pool: Pool::new(self.threads)? })
     }
 
-    /// Bytes that experts may take: the memory to count with, less what else a model in `file` needs.
-    fn expert_budget(&self, file: &ModelFile, h: &Hyperparameters) -> u64 {
-        let available = System::discover().memory().map(|memory| memory.available);
-        let memory = self.ram.or(available).unwrap_or(u64::MAX);
-        let elements = h.n_layers * h.n_kv_heads * (h.head_dim_k + h.head_dim_v);
-        let positions = self.context.unwrap_or(h.context_length).min(KV_POSITIONS);
-        let kv = (elements * positions * size_of::<half::f16>()) as u64;
-        let rest = file.dense_bytes().saturating_add(kv).saturating_add(memory / SYSTEM_SHARE + SCRATCH_BYTES);
-        memory.saturating_sub(rest)
+    /// What these options and the system say about memory.
+    pub fn plan(&self) -> PlanOptions {
+        PlanOptions {
+            budget: Budget::new(self.ram, System::discover().spare()),
+            context: self.context,
+            kv: self.kv,
+            n_threads: Pool::threads_for(self.threads),
+            most_experts: u64::MAX,
+        }
     }
 
     /// The KV cache for a model.
     pub fn kv_for(&self, model: &Model<'_>) -> KvParams {
-        let capacity = self.context.unwrap_or(model.hyperparameters().context_length);
-        KvParams { capacity, format: self.kv }
+        KvParams { capacity: model.plan().context, format: self.kv }
     }
 }
 
@@ -125,8 +119,26 @@ pub fn open_file(path: &Path) -> Result<ModelFile, EngineError> {
 
 /// The model in an opened file.
 pub fn bind_model<'f>(path: &Path, file: &'f ModelFile, options: &EngineOptions) -> Result<Model<'f>, EngineError> {
-    let model = Model::new(file, options.paging, |h| options.expert_budget(file, h));
+    let model = Model::new(file, options.paging, &options.plan());
     model.map_err(|source| EngineError::Model { path: path.to_owned(), source })
+}
+
+/// Reads in what every token needs, until it is there or `stop` says so, and shows in the telemetry how far it has come
+/// where it takes longer than a moment.
+pub fn read_in(file: &ModelFile, model: &Model<'_>, telemetry: &Telemetry, stop: &AtomicBool) {
+    const MOMENT: Duration = Duration::from_millis(500);
+    let (began, total, done) = (Instant::now(), model.plan().dense, AtomicU64::new(0));
+    file.read_dense(model.kept_dense_bytes(), stop, |n_bytes| {
+        let done = done.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes;
+        if began.elapsed() >= MOMENT {
+            telemetry.loading_total.set(total);
+            telemetry.loading_done.set(done);
+        }
+    });
+    telemetry.loading_done.clear();
+    telemetry.loading_total.clear();
+    model.experts().drop_mapped();
+    tracing::info!("{} bytes of weights were read in within {:?}", done.into_inner(), began.elapsed());
 }
 
 /// What an engine is watched and stopped through.

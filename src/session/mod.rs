@@ -7,13 +7,13 @@ mod said;
 mod saved;
 
 pub use chat::{Chat, ChatError, ReplySink};
-pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file};
+pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file, read_in};
 pub use saved::{KvFile, LoadError, SaveError, Saved, Section};
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, Model, State};
+use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, LOGIT_ROWS, Model, State};
 use crate::sampler::Sampler;
 use said::Said;
 
@@ -100,6 +100,12 @@ pub enum SessionError {
     Forward(#[from] ForwardError),
 }
 
+/// How many of `n` tokens the next pass takes, where it takes at most `most`: not all but one, since a token alone is
+/// computed by other sums, and how memory cuts a prompt must not change a bit.
+fn pass_of(n: usize, most: usize) -> usize {
+    if n == most + 1 { most - 1 } else { n.min(most) }
+}
+
 impl<'m> Session<'m> {
     /// An empty session with a KV cache as `kv` says.
     pub fn new(model: &'m Model<'m>, compute: &'m Compute, kv: KvParams) -> Result<Session<'m>, KvCacheError> {
@@ -147,7 +153,10 @@ impl<'m> Session<'m> {
     /// the last pass had: the logits of these can be asked for.
     fn compute(&mut self, tokens: &[u32], control: Control<'_>) -> Result<usize, ForwardError> {
         let mut last = 0;
-        for batch in tokens.chunks(self.model.max_batch()) {
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let batch;
+            (batch, rest) = rest.split_at(pass_of(rest.len(), self.model.max_batch(self.cached.len())));
             self.model.forward(self.compute, &mut self.state, batch, control)?;
             self.cached.extend_from_slice(batch);
             last = batch.len();
@@ -204,8 +213,6 @@ impl<'m> Session<'m> {
         control: Control<'_>,
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), SessionError> {
-        // Rows of logits at a time: 32 rows of a 150k vocabulary are 19 MB.
-        const ROWS: usize = 32;
         self.clear();
         if tokens.is_empty() {
             return Err(SessionError::EmptyPrompt);
@@ -213,12 +220,13 @@ impl<'m> Session<'m> {
         if tokens.len() > self.capacity() {
             return Err(SessionError::ContextFull { needed: tokens.len(), capacity: self.capacity() });
         }
-        let max_batch = self.model.max_batch();
-        for (i, batch) in tokens.chunks(max_batch).enumerate() {
-            self.compute(batch, control)?;
-            for first in (0..batch.len()).step_by(ROWS) {
-                let rows = first..batch.len().min(first + ROWS);
-                each(i * max_batch + first, self.model.logits(self.compute, &mut self.state, rows)?);
+        while self.cached.len() < tokens.len() {
+            let done = self.cached.len();
+            let n = pass_of(tokens.len() - done, self.model.max_batch(done));
+            self.compute(&tokens[done..done + n], control)?;
+            for first in (0..n).step_by(LOGIT_ROWS) {
+                let rows = first..n.min(first + LOGIT_ROWS);
+                each(done + first, self.model.logits(self.compute, &mut self.state, rows)?);
             }
         }
         Ok(())

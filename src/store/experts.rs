@@ -10,15 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
 use super::mapping::{ModelFile, StoreError};
-use super::pager::{Backing, Pager, PagingError, Routed};
+use super::pager::{Backing, Foresight, Pager, PagingError, Routed};
 use super::places::{ExpertBytes, LayerExperts, Places};
+use super::probe::{Speeds, probe};
 use super::system::System;
 use crate::telemetry::{ExpertMap, Paging, PagingWay};
 
 /// How expert weights arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PagingChoice {
-    /// Mapped where every expert fits, else direct where it works.
+    /// Mapped where every expert fits, else direct where that works and a probe does not find it much slower.
     #[default]
     Auto,
     /// Through the page cache.
@@ -27,12 +28,20 @@ pub enum PagingChoice {
     Direct,
 }
 
+/// Whether all experts will have room, however long a conversation becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    ForAll,
+    ForSome,
+}
+
 /// What an expert store may do.
 #[derive(Debug, Clone, Copy)]
 pub struct ExpertOptions {
     pub paging: PagingChoice,
-    /// Bytes that experts may take.
+    /// Bytes that experts may take at first.
     pub budget: u64,
+    pub room: Room,
     /// Experts that a token takes in a layer.
     pub n_used: usize,
 }
@@ -68,15 +77,12 @@ impl<'m> ExpertStore<'m> {
         let slot_bytes: Vec<u64> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.slot_bytes)).collect();
         let n_experts: Vec<usize> = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts())).collect();
         let cache = ExpertCache::new(Policy::default(), &slot_bytes, &n_experts, options.budget);
-        let fits = places.total_bytes() <= options.budget;
+        let fits = options.room == Room::ForAll && places.total_bytes() <= options.budget;
         let (backing, reason) = match options.paging {
             PagingChoice::Mapped => (Backing::Mapped, "as asked".to_owned()),
             PagingChoice::Direct => (direct(&mut places, &cache)?, "as asked".to_owned()),
             PagingChoice::Auto if fits => (Backing::Mapped, "every expert fits".to_owned()),
-            PagingChoice::Auto => match direct(&mut places, &cache) {
-                Ok(backing) => (backing, "the experts do not fit".to_owned()),
-                Err(error) => (Backing::Mapped, format!("direct reads do not work: {error}")),
-            },
+            PagingChoice::Auto => probed(&mut places, &cache),
         };
         let name = if places.arena.is_some() { "direct" } else { "mapped" };
         let whole = fits && places.arena.is_none();
@@ -104,6 +110,21 @@ impl<'m> ExpertStore<'m> {
         self.whole.load(Relaxed)
     }
 
+    /// Has the page cache drop what it holds of experts that are kept elsewhere: what reads of their neighbours brought in,
+    /// or what was there before.
+    pub fn drop_mapped(&self) {
+        if self.places.arena.is_some() {
+            let n_layers = self.places.layers.len();
+            (0..n_layers).for_each(|layer| self.drop_layer(layer));
+        }
+    }
+
+    fn drop_layer(&self, layer: usize) {
+        let n_experts = self.places.layers[layer].as_ref().map_or(0, |l| l.n_experts());
+        let ids = (0..n_experts).map(|expert| ExpertId { layer: layer as u32, expert: expert as u32 });
+        ids.flat_map(|id| self.places.ranges(id)).for_each(|range| self.places.model.drop_pages(range));
+    }
+
     /// Bytes that all experts take.
     pub fn total_bytes(&self) -> u64 {
         self.places.total_bytes()
@@ -116,11 +137,7 @@ impl<'m> ExpertStore<'m> {
         let whole = self.places.arena.is_none() && self.places.total_bytes() <= bytes;
         if self.whole.swap(whole, Relaxed) && !whole {
             // What the page cache holds was not counted.
-            for (layer, found) in self.places.layers.iter().enumerate() {
-                let n_experts = found.as_ref().map_or(0, |l| l.n_experts());
-                let ids = (0..n_experts).map(|expert| ExpertId { layer: layer as u32, expert: expert as u32 });
-                ids.flat_map(|id| self.places.ranges(id)).for_each(|range| self.places.model.drop_pages(range));
-            }
+            (0..self.places.layers.len()).for_each(|layer| self.drop_layer(layer));
         }
     }
 
@@ -164,6 +181,19 @@ impl<'m> ExpertStore<'m> {
         Ok(wanted)
     }
 
+    /// Whether a prediction of a layer's experts, by what the layer begins with, is of use.
+    pub fn wants_forecast(&self) -> bool {
+        !self.is_whole() && self.lock().wants_forecast(Foresight::Late)
+    }
+
+    /// Experts that a layer is likely to ask for, the likeliest first, by what it begins with: they are read while the
+    /// disk has nothing else to do, instead of those of an earlier guess.
+    pub fn guess(&self, layer: usize, experts: &[usize]) {
+        if !self.is_whole() {
+            self.lock().guess(&self.places, layer, Foresight::Late, experts);
+        }
+    }
+
     fn ask(&self, layer: usize, routed: &[Routed]) {
         let found = self.places.layer(layer);
         for &Routed { expert, .. } in routed {
@@ -188,6 +218,20 @@ impl<'m> ExpertStore<'m> {
     }
 }
 
+/// The way that a probe of the disk speaks for, and why.
+fn probed(places: &mut Places<'_>, cache: &ExpertCache) -> (Backing, String) {
+    let refused = |error: StoreError| (Backing::Mapped, format!("direct reads do not work: {error}"));
+    let speeds = match probe(places) {
+        Ok(speeds) => speeds,
+        Err(error) => return refused(error),
+    };
+    let told = speeds.as_ref().map_or_else(|| "the experts do not fit".to_owned(), Speeds::tell);
+    if speeds.is_some_and(|speeds| speeds.prefers_mapped()) {
+        return (Backing::Mapped, told);
+    }
+    direct(places, cache).map_or_else(refused, |backing| (backing, told))
+}
+
 /// The arena for all that may be read, which takes memory only where it was, and its reader.
 fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, StoreError> {
     let mut bytes = 0;
@@ -195,15 +239,15 @@ fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, Store
     for layer in 0..places.layers.len() {
         let class = cache.class(layer);
         starts.resize(starts.len().max(class + 1), None);
+        let stride = cache.class_bytes(layer);
         let of_class = (0..places.layers.len()).filter(|&other| cache.class(other) == class);
-        let size: u64 =
-            of_class.filter_map(|l| places.layers[l].as_ref()).map(|l| l.slot_bytes * l.n_experts() as u64).sum();
+        let n_slots: u64 = of_class.filter_map(|l| places.layers[l].as_ref()).map(|l| l.n_experts() as u64).sum();
         let start = *starts[class].get_or_insert_with(|| {
-            bytes += size;
-            bytes - size
+            bytes += stride.saturating_mul(n_slots);
+            bytes - stride.saturating_mul(n_slots)
         });
         if let Some(layer) = &mut places.layers[layer] {
-            layer.arena_start = start;
+            (layer.arena_start, layer.stride) = (start, stride);
         }
     }
     let arena = Arc::new(Arena::new(bytes)?);
@@ -251,11 +295,16 @@ impl Wanted<'_> {
         self.pager.as_mut().map_or(Ok(()), |pager| pager.release(self.places, expert))
     }
 
-    /// Experts of another layer that are likely to be asked for, the likeliest first: they are read while the disk has
-    /// nothing else to do.
+    /// Whether a prediction of another layer's experts, by what this one's router saw, is of use.
+    pub fn wants_forecast(&mut self) -> bool {
+        self.pager.as_mut().is_some_and(|pager| pager.wants_forecast(Foresight::Early))
+    }
+
+    /// Experts of another layer that are likely to be asked for, the likeliest first, by what this layer's router saw:
+    /// they are read while the disk has nothing else to do.
     pub fn guess(&mut self, layer: usize, experts: &[usize]) {
         if let Some(pager) = &mut self.pager {
-            pager.guess(self.places, layer, experts);
+            pager.guess(self.places, layer, Foresight::Early, experts);
         }
     }
 

@@ -1,12 +1,19 @@
 //! Keeps to a budget of experts: what a layer wants is pinned, read where it is missing, and handed over as it comes;
 //! what may leave is decided by the [`ExpertCache`], alike for both ways of reading.
 
+mod guesses;
+mod slots;
+
+pub use guesses::Foresight;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::guesses::Forecasts;
+use self::slots::Slots;
 use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
-use super::direct::{Completion, ReadError, Reader, Ticket, Urgency};
+use super::direct::{Completion, Extent, ReadError, Reader, Ticket, Urgency};
 use super::mapping::FileRange;
 use super::places::Places;
 use crate::telemetry::{ExpertMap, Paging};
@@ -42,6 +49,7 @@ pub(super) struct Pager {
     map: Arc<ExpertMap>,
     /// Of all layers, one after the other.
     entries: Vec<Entry>,
+    slots: Slots,
     /// `[n_layers]`: index of the layer's first expert.
     firsts: Vec<usize>,
     /// The layer at hand.
@@ -52,11 +60,14 @@ pub(super) struct Pager {
     missing: VecDeque<ExpertId>,
     /// What it has been handed.
     taken: Vec<ExpertId>,
+    /// What may be guessed once the disk has nothing to do, the likeliest first.
+    candidates: VecDeque<ExpertId>,
     /// Guesses that nobody has asked for and that have not arrived.
     guesses: Vec<ExpertId>,
-    /// Guesses that may not leave before the next layer has chosen.
+    /// Guesses, and what is resident of what was predicted: they may not leave before the layer has chosen.
     held: Vec<ExpertId>,
     held_bytes: u64,
+    forecasts: Forecasts,
     /// A layer to be read ahead, and the next of its experts.
     ahead: Option<(usize, usize)>,
     /// Bytes on their way.
@@ -97,6 +108,8 @@ enum State {
     Absent,
     /// On its way; pinned until it is there.
     Loading,
+    /// Given up while it was on its way; pinned until what is in flight of it has ended.
+    Ending,
     Resident,
 }
 
@@ -121,14 +134,17 @@ impl Pager {
             paging,
             map,
             entries: vec![absent; counts.sum()],
+            slots: Slots::default(),
             firsts,
             layer: 0,
             waiting: Vec::new(),
             missing: VecDeque::new(),
             taken: Vec::new(),
+            candidates: VecDeque::new(),
             guesses: Vec::new(),
             held: Vec::new(),
             held_bytes: 0,
+            forecasts: Forecasts::new(places.layers.len(), n_used),
             ahead: None,
             loading_bytes: 0,
             ahead_bytes: AHEAD_BYTES.max(2 * n_used as u64 * largest),
@@ -173,7 +189,8 @@ impl Pager {
         let mut evicted = std::mem::take(&mut self.evicted);
         self.cache.set_budget(bytes, &mut evicted);
         self.evicted = evicted;
-        self.drop_evicted(places, None);
+        self.drop_evicted(places);
+        self.slots.trim(places, self.cache.budget());
         self.paging.budget_bytes.set(bytes);
         self.paging.resident_bytes.set(self.cache.used_bytes());
     }
@@ -189,11 +206,16 @@ impl Pager {
     ) -> Result<(), PagingError> {
         self.layer = layer;
         self.cache.begin_layer(layer, n_tokens);
+        self.candidates.clear();
         self.poll(places)?;
         self.ahead = None;
+        self.compare_forecasts(layer, n_tokens, routed);
         for &Routed { expert, n_tokens, place } in routed {
             let id = ExpertId { layer: layer as u32, expert: expert as u32 };
             let bytes = places.of(id).expert_bytes;
+            while self.entry(id).state == State::Ending {
+                self.wait_counted(places)?;
+            }
             let resident = self.cache.demand(id, n_tokens);
             let index = self.index(id);
             let entry = &mut self.entries[index];
@@ -266,10 +288,16 @@ impl Pager {
                 return Ok(());
             }
             self.submit_missing(places)?;
-            let began = Instant::now();
-            self.wait(places)?;
-            self.paging.add_stall(self.layer, began.elapsed());
+            self.wait_counted(places)?;
         }
+    }
+
+    /// Waits until something has ended, and counts the time.
+    fn wait_counted(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
+        let began = Instant::now();
+        let waited = self.wait(places);
+        self.paging.add_stall(self.layer, began.elapsed());
+        waited
     }
 
     /// Takes an expert back.
@@ -306,42 +334,6 @@ impl Pager {
         let place = entry.place;
         self.cache.unpin(id);
         self.cache.set_place(id, place);
-    }
-
-    /// Reads these experts of another layer, the likeliest first, while nobody waits for the disk.
-    pub(super) fn guess(&mut self, places: &Places<'_>, layer: usize, experts: &[usize]) {
-        for &expert in experts {
-            if !self.may_guess(places, layer) {
-                return;
-            }
-            let id = ExpertId { layer: layer as u32, expert: expert as u32 };
-            if self.entry(id).state == State::Absent
-                && self.begin(places, id, Place::Cold, Urgency::Speculative).is_ok()
-            {
-                self.entry(id).guess = true;
-                self.cache.pin(id);
-                self.held.push(id);
-                self.held_bytes += places.of(id).slot_bytes;
-                if self.is_direct() {
-                    self.guesses.push(id);
-                } else {
-                    self.paging.speculated_bytes.add(places.of(id).expert_bytes);
-                }
-            }
-        }
-    }
-
-    /// Whether one more guess of the layer leaves enough room for what is sure.
-    fn may_guess(&self, places: &Places<'_>, layer: usize) -> bool {
-        self.held_bytes + places.layer(layer).slot_bytes <= self.ahead_bytes.min(self.cache.budget() / 4)
-    }
-
-    /// Lets guesses leave when the policy says so.
-    fn let_go(&mut self) {
-        while let Some(id) = self.held.pop() {
-            self.cache.unpin(id);
-        }
-        self.held_bytes = 0;
     }
 
     /// Has the experts of a layer read one after the other while there is room and the layer at hand wants nothing more.
@@ -386,7 +378,7 @@ impl Pager {
             } else if self.loading_bytes + found.slot_bytes > self.ahead_bytes || !self.may_guess(places, layer) {
                 break;
             } else {
-                self.guess(places, layer, &[expert]);
+                self.read_guess(places, ExpertId { layer: layer as u32, expert: expert as u32 });
                 self.ahead = Some((layer, expert + 1));
             }
         }
@@ -399,7 +391,9 @@ impl Pager {
         let inserted = self.cache.insert(id, place, &mut evicted);
         self.evicted = evicted;
         let slot = inserted?;
-        self.drop_evicted(places, Some((id, slot)));
+        self.drop_evicted(places);
+        self.slots.fill(places, places.slot_start(id, slot), places.of(id).slot_bytes);
+        self.slots.trim(places, self.cache.budget());
         self.last_ticket += 1;
         let ticket = self.last_ticket;
         let entry = self.entry(id);
@@ -423,8 +417,8 @@ impl Pager {
         Ok(())
     }
 
-    /// Gives back the memory of what has left, but for the slot that is filled again.
-    fn drop_evicted(&mut self, places: &Places<'_>, filled: Option<(ExpertId, u32)>) {
+    /// What has left is told to whoever counts; its memory is filled again, or given back when there is need of it.
+    fn drop_evicted(&mut self, places: &Places<'_>) {
         while let Some(id) = self.evicted.pop() {
             let bytes = places.of(id).expert_bytes;
             self.paging.evicted_bytes.add(bytes);
@@ -434,32 +428,13 @@ impl Pager {
             if std::mem::take(&mut entry.guess) {
                 self.paging.wasted_bytes.add(bytes);
             }
-            match &places.arena {
-                None => places.ranges(id).iter().for_each(|&range| places.model.drop_pages(range)),
-                Some(arena) => {
-                    let start = places.slot_start(id, slot);
-                    self.map.set_resident(id.layer as usize, id.expert as usize, Some(0.0));
-                    if filled.is_none_or(|(id, slot)| places.slot_start(id, slot) != start) {
-                        arena.discard(start, places.of(id).slot_bytes);
-                    }
-                }
+            if places.arena.is_none() {
+                places.ranges(id).iter().for_each(|&range| places.model.drop_pages(range));
+            } else {
+                self.map.set_resident(id.layer as usize, id.expert as usize, Some(0.0));
+                self.slots.free(places.slot_start(id, slot));
             }
         }
-    }
-
-    /// Gives up guesses that have not been begun.
-    fn cancel_guesses(&mut self, places: &Places<'_>, which: impl Fn(ExpertId) -> bool) {
-        let mut guesses = std::mem::take(&mut self.guesses);
-        guesses.retain(|&id| {
-            let index = self.index(id);
-            let Backing::Direct(reader) = &mut self.backing else { return false };
-            let cancelled = which(id) && reader.cancel(Ticket(self.entries[index].ticket));
-            if cancelled {
-                self.forget(places, id);
-            }
-            !cancelled
-        });
-        self.guesses = guesses;
     }
 
     /// An expert that was on its way will not come.
@@ -481,8 +456,8 @@ impl Pager {
         }
         self.cache.remove(id);
         self.flights.retain(|&(other, _)| other != ticket);
-        if let Some(arena) = &places.arena {
-            arena.discard(places.slot_start(id, slot), places.of(id).slot_bytes);
+        if self.is_direct() {
+            self.slots.free(places.slot_start(id, slot));
         }
     }
 
@@ -508,7 +483,9 @@ impl Pager {
         if let Backing::Direct(reader) = &mut self.backing {
             reader.poll(&mut self.done);
         }
-        self.settle(places)
+        self.settle(places)?;
+        self.read_candidates(places);
+        Ok(())
     }
 
     /// Waits until something has arrived.
@@ -539,7 +516,12 @@ impl Pager {
             let Some(at) = self.flights.iter().position(|&(other, _)| other == ticket) else { continue };
             let (_, id) = self.flights.swap_remove(at);
             match outcome {
-                Ok(()) => self.arrived(places, id),
+                Ok(Extent::Whole) => self.arrived(places, id),
+                Ok(Extent::Part { read_bytes }) => {
+                    self.paging.speculated_bytes.add(read_bytes);
+                    self.paging.wasted_bytes.add(read_bytes);
+                    self.forget(places, id);
+                }
                 Err(error) => {
                     // A guess that failed is read again, and complained of, when it is asked for.
                     failed = Some(error).filter(|_| self.entry(id).wanted).or(failed);

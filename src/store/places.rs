@@ -54,8 +54,10 @@ pub(super) struct Layer {
     pub slot_bytes: u64,
     /// Where the matrices begin in a slot.
     offsets: [u64; 3],
-    /// Where the slots of the layer's size begin in the arena.
+    /// Where the slots of the layer's size class begin in the arena.
     pub arena_start: u64,
+    /// From one slot of the class to the next.
+    pub stride: u64,
     /// `[n_experts]`: the slot of an expert that may be read from, plus 1; 0: it may not.
     readable: Vec<AtomicU32>,
     /// `[n_experts]`, where every expert fits: how many bytes had been asked for when the expert was last found in memory
@@ -97,7 +99,7 @@ impl<'m> Places<'m> {
     /// Where in the arena the expert's slot is.
     pub(super) fn slot_start(&self, id: ExpertId, slot: u32) -> u64 {
         let layer = self.of(id);
-        layer.arena_start + u64::from(slot) * layer.slot_bytes
+        layer.arena_start + u64::from(slot) * layer.stride
     }
 
     /// What is to be read into the expert's slot.
@@ -141,6 +143,11 @@ impl<'m> Places<'m> {
     }
 }
 
+/// Bytes of memory that a matrix of `n_bytes` takes in a slot: whole pages, wherever in one it begins in the file.
+pub fn matrix_slot_bytes(n_bytes: u64) -> u64 {
+    n_bytes.saturating_add(ALIGN - 1).checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX)
+}
+
 impl Layer {
     fn new(LayerExperts { gate, up, down }: &LayerExperts<'_>) -> Result<Layer, StoreError> {
         let n_experts = ExpertTensor::of(gate).map_or(0, |t| t.n_experts());
@@ -155,13 +162,14 @@ impl Layer {
         let tensors = [experts(gate)?, experts(up)?, experts(down)?];
         let sizes = tensors.map(|t| if n_experts == 0 { 0 } else { t.range(0).n_bytes });
         // Wherever in a page the matrix begins; a matrix of one size has slots of one size.
-        let [g, u, d] = sizes.map(|n_bytes| (n_bytes + ALIGN - 1).next_multiple_of(ALIGN));
+        let [g, u, d] = sizes.map(matrix_slot_bytes);
         Ok(Layer {
             tensors,
             expert_bytes: sizes.iter().sum(),
             slot_bytes: g + u + d,
             offsets: [0, g, g + u],
             arena_start: 0,
+            stride: g + u + d,
             readable: (0..n_experts).map(|_| AtomicU32::new(0)).collect(),
             asked: (0..n_experts).map(|_| AtomicU64::new(0)).collect(),
         })

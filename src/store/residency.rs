@@ -5,6 +5,9 @@
 
 #![allow(unsafe_code, reason = "cachestat and mincore have no safe wrapper")]
 
+use std::fs::File;
+use std::path::Path;
+
 use super::mapping::{FileRange, ModelFile};
 
 /// Asks the kernel about a model's files.
@@ -21,20 +24,37 @@ enum Source {
     Mincore,
 }
 
+impl Source {
+    const ALL: [Source; 2] = [Source::Cachestat, Source::Mincore];
+
+    fn name(self) -> &'static str {
+        match self {
+            Source::Cachestat => "cachestat",
+            Source::Mincore => "mincore",
+        }
+    }
+}
+
 impl<'m> Residency<'m> {
     /// Finds out which way of asking works for all files of the model.
     pub fn new(model: &'m ModelFile) -> Residency<'m> {
-        let works = |source: &Source| (0..model.gguf().files.len()).all(|file| trusted(model, file, *source));
-        let source = [Source::Cachestat, Source::Mincore].into_iter().find(works);
-        Residency { model, source }
+        let files = &model.gguf().files;
+        let trusts = |source: Source| {
+            let trusts = |index: usize| model.file(index).is_some_and(|file| trusted(file, &files[index].path, source));
+            (0..files.len()).all(trusts)
+        };
+        Residency { model, source: Source::ALL.into_iter().find(|&source| trusts(source)) }
+    }
+
+    /// The system call that answers for the file at `path`; `None` where none can be believed.
+    pub fn source_for(path: &Path) -> Option<&'static str> {
+        let file = File::open(path).ok()?;
+        Source::ALL.into_iter().find(|&source| trusted(&file, path, source)).map(Source::name)
     }
 
     /// The system call that answers; `None` where none can be believed.
     pub fn source(&self) -> Option<&'static str> {
-        self.source.map(|source| match source {
-            Source::Cachestat => "cachestat",
-            Source::Mincore => "mincore",
-        })
+        self.source.map(Source::name)
     }
 
     /// Bytes of the range in memory; `None`: unknown. Whole pages count in proportion to the range.
@@ -46,7 +66,7 @@ impl<'m> Residency<'m> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn trusted(_: &ModelFile, _: usize, _: Source) -> bool {
+fn trusted(_: &File, _: &Path, _: Source) -> bool {
     false
 }
 
@@ -63,6 +83,7 @@ mod linux {
     use std::fs::File;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     use rustix::process::geteuid;
@@ -70,13 +91,11 @@ mod linux {
     use super::{FileRange, ModelFile, Source};
 
     /// Whether the kernel answers truthfully for this file.
-    pub(super) fn trusted(model: &ModelFile, index: usize, source: Source) -> bool {
-        let Some(file) = model.file(index) else { return false };
+    pub(super) fn trusted(file: &File, path: &Path, source: Source) -> bool {
         match source {
             Source::Cachestat => cachestat(file, 0, 1).is_some(),
             Source::Mincore => {
                 let owner = file.metadata().is_ok_and(|m| m.uid() == geteuid().as_raw());
-                let path = &model.gguf().files[index].path;
                 owner || accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
             }
         }
@@ -173,7 +192,8 @@ mod linux {
             let n_bytes = model.gguf().file_bytes();
             let all = FileRange { file: 0, offset: 0, n_bytes };
             let part = FileRange { file: 0, offset: (5 << 20) + 123, n_bytes: 1000 };
-            let sources = [Source::Cachestat, Source::Mincore].into_iter().filter(|&s| trusted(&model, 0, s));
+            let sources =
+                Source::ALL.into_iter().filter(|&s| trusted(model.file(0).unwrap(), &model.gguf().files[0].path, s));
             let sources: Vec<_> = sources.map(|s| Residency { model: &model, source: Some(s) }).collect();
             if sources.is_empty() {
                 println!("SKIP: this kernel does not say what is resident");

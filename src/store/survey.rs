@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::mapping::{ExpertTensor, FileRange, ModelFile, is_expert_tensor};
+use super::mapping::{ExpertTensor, FileRange, ModelFile, is_expert_tensor, layer_of};
 use super::residency::Residency;
 use crate::gguf::TensorInfo;
 use crate::telemetry::ExpertMap;
@@ -129,11 +129,6 @@ impl<'m> ResidencySurvey<'m> {
         }
         (all > 0).then(|| (resident as f64 / all as f64) as f32)
     }
-}
-
-/// The layer of a tensor called `blk.LAYER.…`.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
 #[cfg(test)]

@@ -2,15 +2,25 @@
 //! a disk reads at once. All of it comes from `/proc` and `/sys`; where they are absent, on other systems, the answer is
 //! `None`.
 
+#![allow(unsafe_code, reason = "the allocator is told by a C function")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use super::device::Queue;
 use crate::telemetry::{Gauge, Telemetry};
 
 /// What one WILLNEED brings in where the disk does not say: the kernel's default readahead.
 pub(super) const MIN_PIECE_BYTES: u64 = 128 << 10;
 /// What one WILLNEED should ask for at most: longer reads are no faster.
 const MAX_PIECE_BYTES: u64 = 1 << 20;
+
+/// The share of the machine's memory that is left to other programs.
+const MACHINE_SHARE: u64 = 32;
+/// The share of a cgroup's limit that is left free, and the least: the kernel charges memory in batches, one for each
+/// processor, and begins to take pages back at the limit.
+const CGROUP_SHARE: u64 = 64;
+const CGROUP_BYTES: u64 = 4 << 20;
 
 /// Bytes of memory this process may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +57,20 @@ struct Cgroup {
     folder: PathBuf,
 }
 
+/// Which of the kernel's two kinds of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CgroupVersion {
+pub enum CgroupVersion {
     V1,
     V2,
+}
+
+/// A memory limit above this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryLimit {
+    pub version: CgroupVersion,
+    /// Where it is set.
+    pub folder: PathBuf,
+    pub bytes: u64,
 }
 
 impl System {
@@ -66,16 +86,41 @@ impl System {
         System { proc, cgroups }
     }
 
+    /// The limits above this process that are tighter than the machine, those closest to the machine first.
+    pub fn limits(&self) -> Vec<MemoryLimit> {
+        let machine = fs::read_to_string(self.proc.join("meminfo")).ok();
+        let machine = machine.and_then(|text| number_after(&text, "MemTotal:")?.checked_mul(1024)).unwrap_or(u64::MAX);
+        let limit = |cgroup: &Cgroup| {
+            let bytes = cgroup.memory()?.total;
+            (bytes < machine).then(|| MemoryLimit { version: cgroup.version, folder: cgroup.folder.clone(), bytes })
+        };
+        self.cgroups.iter().filter_map(limit).collect()
+    }
+
     /// `None` where the system does not say.
     pub fn memory(&self) -> Option<Memory> {
-        let meminfo = fs::read_to_string(self.proc.join("meminfo")).ok()?;
-        let kib = |key| number_after(&meminfo, key)?.checked_mul(1024);
-        let machine = Memory { total: kib("MemTotal:")?, available: kib("MemAvailable:")? };
+        let machine = self.machine()?;
         let tighter = |m: Memory, limit: Memory| Memory {
             total: m.total.min(limit.total),
             available: m.available.min(limit.available),
         };
         Some(self.cgroups.iter().filter_map(Cgroup::memory).fold(machine, tighter))
+    }
+
+    /// What of the available memory can be taken without pressing the system, or a cgroup above this process, to its
+    /// limit; `None` where the system does not say.
+    pub fn spare(&self) -> Option<u64> {
+        let Memory { total, available } = self.machine()?;
+        let machine = available.saturating_sub(total / MACHINE_SHARE);
+        let cgroups = self.cgroups.iter().filter_map(Cgroup::memory);
+        let spare = cgroups.map(|m| m.available.saturating_sub((m.total / CGROUP_SHARE).max(CGROUP_BYTES)));
+        Some(spare.fold(machine, u64::min))
+    }
+
+    fn machine(&self) -> Option<Memory> {
+        let meminfo = fs::read_to_string(self.proc.join("meminfo")).ok()?;
+        let kib = |key| number_after(&meminfo, key)?.checked_mul(1024);
+        Some(Memory { total: kib("MemTotal:")?, available: kib("MemAvailable:")? })
     }
 
     pub fn process(&self) -> ProcessGauges {
@@ -106,6 +151,14 @@ impl System {
         set(&telemetry.major_faults, process.major_faults);
         set(&telemetry.minor_faults, process.minor_faults);
     }
+}
+
+/// Has the allocator give large buffers back to the system as soon as they are freed, from one megabyte on. By itself it
+/// learns to keep some tens of megabytes, which a budget would have to count.
+pub fn return_large_buffers() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: The call changes how the allocator works from here on, not what it has handed out.
+    let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20) };
 }
 
 impl Cgroup {
@@ -185,7 +238,7 @@ impl CgroupMount {
 }
 
 /// Undoes the octal escapes of mountinfo: `\040` for a space, and so for tab, newline and backslash.
-fn unescape(path: &str) -> String {
+pub(super) fn unescape(path: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
         .fold(path.to_owned(), |path, (escape, plain)| path.replace(escape, plain))
@@ -207,25 +260,9 @@ pub(super) fn piece_bytes(file: &File) -> u64 {
 }
 
 /// The kernel cuts one request off at the larger of the readahead and the largest transfer of the device.
-#[cfg(target_os = "linux")]
 fn readahead_bytes(file: &File) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let device = file.metadata().ok()?.dev();
-    let device = format!("{}:{}", libc::major(device), libc::minor(device));
-    let number = |path: String| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    // A partition has no queue of its own, and the file systems that are not on one device only a `bdi`.
-    let block = format!("/sys/dev/block/{device}");
-    let queues = [format!("{block}/queue"), format!("{block}/../queue"), format!("/sys/class/bdi/{device}")];
-    let kib = queues.iter().find_map(|queue| {
-        let readahead = number(format!("{queue}/read_ahead_kb"))?;
-        Some(readahead.max(number(format!("{queue}/max_sectors_kb")).unwrap_or(0)))
-    })?;
-    kib.checked_mul(1024)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn readahead_bytes(_: &File) -> Option<u64> {
-    None
+    let queue = Queue::of(&file.metadata().ok()?)?;
+    Some(queue.readahead_bytes.max(queue.transfer_bytes.unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -279,6 +316,13 @@ mod tests {
         files.push(("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", (6 * GIB).to_string()));
         files.push(("sys/fs/cgroup/memory/a/b/memory.usage_in_bytes", GIB.to_string()));
         assert_eq!(memory(&files), Some(Memory { total: 4 * GIB, available: 4 * GIB - 3 * GIB / 2 }));
+        let (root, system) = system(&files);
+        let limit = |folder: &str, gib: u64| MemoryLimit {
+            version: CgroupVersion::V1,
+            folder: root.path().join("sys/fs/cgroup/memory").join(folder),
+            bytes: gib * GIB,
+        };
+        assert_eq!(system.limits(), [limit("a", 4), limit("a/b", 6)]);
     }
 
     #[test]
@@ -324,6 +368,17 @@ mod tests {
         files.push(("sys/fs/cgroup/a/memory.max", GIB.to_string()));
         files.push(("sys/fs/cgroup/a/memory.current", (2 * GIB).to_string()));
         assert_eq!(memory(&files), Some(Memory { total: GIB, available: 0 }));
+    }
+
+    #[test]
+    fn the_tightest_limit_is_not_used_to_the_last_byte() {
+        let machine = own("0::/a\n", V2_MOUNT);
+        assert_eq!(system(&machine).1.spare(), Some(8 * GIB - GIB / 2));
+        let mut files = machine;
+        files.push(("sys/fs/cgroup/a/memory.max", (4 * GIB).to_string()));
+        files.push(("sys/fs/cgroup/a/memory.current", GIB.to_string()));
+        assert_eq!(system(&files).1.spare(), Some(3 * GIB - GIB / 16));
+        assert_eq!(system(&[]).1.spare(), None);
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub struct Paging {
     pub wasted_bytes: Counter,
     /// Bytes that left for others.
     pub evicted_bytes: Counter,
+    /// Experts that single tokens took and that had been predicted.
+    pub foreseen_experts: Counter,
+    /// Those that had not, though others of the layer had.
+    pub unforeseen_experts: Counter,
     /// Time in which a pass could only wait for experts.
     stall_ns: Counter,
     passes: Counter,
@@ -72,6 +76,8 @@ pub struct PagingSnapshot {
     pub speculated_used_bytes: u64,
     pub wasted_bytes: u64,
     pub evicted_bytes: u64,
+    pub foreseen_experts: u64,
+    pub unforeseen_experts: u64,
     pub passes: u64,
     pub stall: Duration,
     /// Of all passes, waiting not included.
@@ -97,6 +103,8 @@ impl Paging {
             speculated_used_bytes: Counter::default(),
             wasted_bytes: Counter::default(),
             evicted_bytes: Counter::default(),
+            foreseen_experts: Counter::default(),
+            unforeseen_experts: Counter::default(),
             stall_ns: Counter::default(),
             passes: Counter::default(),
             pass_ns: Counter::default(),
@@ -119,6 +127,11 @@ impl Paging {
 
     pub fn add_compute(&self, layer: usize, time: Duration) {
         self.layers[layer].compute_ns.add(time.as_nanos() as u64);
+    }
+
+    /// Bytes read, or begun to be read, for demand and on guesses.
+    pub fn read_bytes(&self) -> u64 {
+        self.demand_bytes.get() + self.speculated_bytes.get()
     }
 
     pub fn stall(&self) -> Duration {
@@ -150,6 +163,8 @@ impl Paging {
             speculated_used_bytes: self.speculated_used_bytes.get(),
             wasted_bytes: self.wasted_bytes.get(),
             evicted_bytes: self.evicted_bytes.get(),
+            foreseen_experts: self.foreseen_experts.get(),
+            unforeseen_experts: self.unforeseen_experts.get(),
             passes: self.passes.get(),
             stall,
             compute: pass.saturating_sub(stall),
@@ -161,8 +176,19 @@ impl Paging {
 }
 
 impl PagingSnapshot {
+    /// Whether a budget is kept: experts come and go.
+    pub fn is_paged(&self) -> bool {
+        self.way.name == "direct" || self.budget_bytes.is_some_and(|budget| budget < self.total_bytes)
+    }
+
     /// Share of the requested bytes that were in memory, guesses aside; `None` before anything was requested.
     pub fn hit_rate(&self) -> Option<f64> {
         (self.requested_bytes > 0).then(|| self.hit_bytes as f64 / self.requested_bytes as f64)
+    }
+
+    /// Share of the experts that had been predicted before the router chose them; `None` where nothing was predicted.
+    pub fn recall(&self) -> Option<f64> {
+        let all = self.foreseen_experts + self.unforeseen_experts;
+        (all > 0).then(|| self.foreseen_experts as f64 / all as f64)
     }
 }

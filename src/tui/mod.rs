@@ -39,6 +39,7 @@ pub use self::output::Synchronized;
 pub use self::sanitize::one_line;
 pub use self::theme::ColorDepth;
 pub use self::units::duration;
+pub use self::view::PANEL_NEEDS;
 
 /// How a chat begins.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use wayinfer::model::{Compute, Model, Prefetch};
 use wayinfer::sampler::{Sampler, SamplingParams};
 use wayinfer::session::{EngineOptions, Session, Watch};
 use wayinfer::store::{
-    ExpertOptions, ExpertStore, LayerExperts, ModelFile, PagingChoice, Place, ResidencySurvey, Routed,
+    ExpertOptions, ExpertStore, LayerExperts, ModelFile, PagingChoice, Place, ResidencySurvey, Room, Routed,
 };
 use wayinfer::telemetry::ExpertMap;
 use wayinfer::text::chat::ChatFormat;
@@ -53,8 +53,9 @@ pub fn open_everything(bytes: &[u8]) -> Opened {
 
 /// Binds the model, reads tokenizer and template, and puts a conversation through them.
 fn load(file: &ModelFile) -> bool {
-    let model = Model::new(file, PagingChoice::Mapped, |_| u64::MAX).ok();
-    model.iter().for_each(|model| compute(file, model));
+    let options = EngineOptions { context: Some(4), ..EngineOptions::default() };
+    let model = Model::new(file, PagingChoice::Mapped, &options.plan()).ok();
+    model.iter().for_each(|model| compute(file, model, &options));
     let metadata = &file.gguf().metadata;
     let Ok((tokenizer, _)) = Tokenizer::from_metadata(metadata) else { return false };
     let text = "Hello <|im_end|>, \u{fffd}\u{1f600} wörld";
@@ -68,13 +69,12 @@ fn load(file: &ModelFile) -> bool {
 }
 
 /// Computes a few tokens of a model whose numbers may be anything.
-fn compute(file: &ModelFile, model: &Model<'_>) {
+fn compute(file: &ModelFile, model: &Model<'_>, options: &EngineOptions) {
     static COMPUTE: LazyLock<Compute> = LazyLock::new(|| {
         let options = EngineOptions { threads: Some(1), ..EngineOptions::default() };
         options.compute().expect("one thread can be started")
     });
     let watch = Watch::unattended(file, model, Prefetch::On);
-    let options = EngineOptions { context: Some(4), ..EngineOptions::default() };
     let Ok(mut session) = Session::new(model, &COMPUTE, options.kv_for(model)) else { return };
     if let Ok(logits) = session.feed(&[0, 0, 0], watch.control()) {
         assert_eq!(logits.len(), model.hyperparameters().n_vocab);
@@ -139,7 +139,7 @@ fn read_experts(model: &ModelFile) -> bool {
         return true;
     }
     [u64::MAX, 0].into_iter().all(|budget| {
-        let options = ExpertOptions { paging: PagingChoice::Mapped, budget, n_used: 1 };
+        let options = ExpertOptions { paging: PagingChoice::Mapped, budget, room: Room::ForAll, n_used: 1 };
         let map = Arc::new(ExpertMap::new(layers.len(), 1));
         let Ok(store) = ExpertStore::new(model, &layers, options, map) else {
             return false;

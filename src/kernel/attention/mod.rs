@@ -84,6 +84,14 @@ pub struct AttentionScratch {
     split: Buffers,
 }
 
+impl AttentionScratch {
+    /// The most bytes that a look at one plane takes, beside it: the scores of the queries of a batch that is too small
+    /// to be cut into tiles for all threads.
+    pub fn plane_bytes(n_heads: usize, n_threads: usize) -> u64 {
+        (4 * n_threads as u64).saturating_mul(n_heads as u64).saturating_mul(size_of::<RowScores>() as u64)
+    }
+}
+
 /// Buffers of the queries that are computed together.
 #[derive(Debug, Default)]
 struct Buffers {
@@ -91,7 +99,7 @@ struct Buffers {
     scores: Vec<RowScores>,
     /// `[rows]`, or that for each kv head: the largest scores, then the inverse sums of the exponentials.
     totals: Vec<f32>,
-    /// `[LANES][rows][padded head_dim_v]`, or that for each kv head
+    /// `[LANES][chunks of head_dim_v][rows][LANES]`, or that for each kv head
     sums: Vec<f32>,
 }
 
@@ -104,6 +112,8 @@ struct Rows {
     spans: Vec<Span>,
     /// `[rows]`
     weights: Vec<RowWeights>,
+    /// Decoded values and their scales.
+    values: Vec<f32>,
 }
 
 thread_local! {
@@ -141,7 +151,7 @@ macro_rules! dispatched {
 
 dispatched!(scores::scores(job: &ScoreJob<'_>, out: &mut [RowScores]));
 dispatched!(scores::round(x: &mut [f32]));
-dispatched!(sums::sums(job: &SumJob<'_>, out: &mut [f32]));
+dispatched!(sums::sums(job: &SumJob<'_>, scratch: &mut Vec<f32>, out: &mut [f32]));
 dispatched!(sums::weights(row: &RowScores, scale: f32, out: &mut RowWeights));
 dispatched!(sums::folded(sums: &[f32], n_rows: usize, row: usize, out: &mut [f32]));
 
@@ -353,7 +363,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
     }
 
     /// Adds the values of one plane, weighted by `scores` times `inverses`, both `[rows]`, to `out`: `[lanes from the
-    /// tile's first on][rows][padded head_dim_v]`.
+    /// tile's first on][chunks of head_dim_v][rows][LANES]`.
     fn sums(
         &self,
         tile: &Tile,
@@ -378,7 +388,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
             next: next.map(|next| next.values),
             first_lane: tile.first_lane,
         };
-        sums(self.kernels.isa(), &job, out);
+        sums(self.kernels.isa(), &job, &mut rows.values, out);
     }
 
     /// All of a tile on the calling thread. Its first output is at `at` of `out`, the heads of each further token

@@ -46,11 +46,34 @@ impl Arena {
             let page = rustix::param::page_size() as u64;
             let (start, end) = (at.next_multiple_of(page), (at + n) / page * page);
             if start < end {
+                self.split_large_pages(start, end);
                 let advice = memmap2::UncheckedAdvice::DontNeed;
                 // SAFETY: The pages are within this anonymous private mapping and stay mapped: they turn to zeros, any
                 // value is valid in them, and by the contract of `bytes` no slice of them lives.
                 let _ = unsafe { self.map.unchecked_advise_range(advice, start as usize, (end - start) as usize) };
             }
+        }
+    }
+
+    /// Cuts the large pages at both ends of a range into small ones: the kernel would else keep the memory of what is
+    /// given back of them for as long as the rest is in use. Saying that a part of one is free cuts it.
+    #[cfg(target_os = "linux")]
+    fn split_large_pages(&self, start: u64, end: u64) {
+        const LARGE: u64 = 2 << 20;
+        // Pages lie by their address, not by their place in the arena.
+        let base = self.map.as_ptr() as u64 % LARGE;
+        let (first, last) = ((base + start) / LARGE, (base + end) / LARGE);
+        let begins_within = (base + start) % LARGE != 0;
+        let ends_within = (base + end) % LARGE != 0;
+        let head = begins_within.then(|| (start, end.min((first + 1) * LARGE - base)));
+        let tail = (ends_within && (last > first || !begins_within))
+            .then(|| (start.max((last * LARGE).saturating_sub(base)), end));
+        for (from, to) in head.into_iter().chain(tail) {
+            // SAFETY: As for what is given back, of which these pages are a part.
+            let _ = unsafe {
+                let advice = memmap2::UncheckedAdvice::Free;
+                self.map.unchecked_advise_range(advice, from as usize, (to - from) as usize)
+            };
         }
     }
 

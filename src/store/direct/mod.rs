@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "the kernel writes to the arena while it is shared, outside of what Rust can see")]
 
 mod arena;
+mod probe;
 mod reader;
 mod source;
 #[cfg(test)]
@@ -17,7 +18,8 @@ mod threads;
 mod uring;
 
 pub use arena::Arena;
-pub use reader::{Completion, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
+pub use probe::{Probe, io_uring, past_cache};
+pub use reader::{Completion, Extent, GivenUp, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
 pub use source::Way;
 
 use super::mapping::FileRange;

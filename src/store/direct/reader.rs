@@ -36,11 +36,32 @@ pub enum Urgency {
     Speculative,
 }
 
-/// A batch of which all pieces have been read, or one could not be.
+/// A batch of which all pieces have been read, or one could not be, or that was given up on the way.
 #[derive(Debug)]
 pub struct Completion {
     pub ticket: Ticket,
-    pub outcome: Result<(), ReadError>,
+    pub outcome: Result<Extent, ReadError>,
+}
+
+/// How much of a batch was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    Whole,
+    /// It was given up; so much had been read.
+    Part {
+        read_bytes: u64,
+    },
+}
+
+/// What giving up a batch comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The kernel had nothing of it: no completion follows.
+    Forgotten,
+    /// Its place is in use until what is in flight of it has ended: a completion tells when.
+    Ending,
+    /// There was nothing left to save, or no such batch.
+    Unchanged,
 }
 
 /// What keeps bytes of a model from being read.
@@ -129,6 +150,8 @@ struct Batch {
     n_open: usize,
     /// Whether the kernel has had anything of it.
     started: bool,
+    given_up: bool,
+    read_bytes: u64,
     error: Option<ReadError>,
 }
 
@@ -184,7 +207,7 @@ impl Reader {
     /// # Panics
     /// Where a piece is not within the arena or the model's files, or a batch of this ticket has not ended.
     pub fn submit(&mut self, ticket: Ticket, pieces: &[Piece], urgency: Urgency) {
-        let batch = Batch { urgency, n_open: 0, started: false, error: None };
+        let batch = Batch { urgency, n_open: 0, started: false, given_up: false, read_bytes: 0, error: None };
         assert!(self.batches.insert(ticket, batch).is_none(), "{ticket:?} has not ended");
         let mut n_open = 0;
         for &Piece { range, at } in pieces.iter().filter(|p| p.range.n_bytes > 0) {
@@ -212,12 +235,22 @@ impl Reader {
         }
     }
 
-    /// Gives up a batch of which the kernel has had nothing: `true`, and no completion follows. Else it goes on.
-    pub fn cancel(&mut self, ticket: Ticket) -> bool {
-        let Some(batch) = self.batches.get(&ticket).filter(|batch| !batch.started) else { return false };
-        self.queue(batch.urgency).retain(|span| span.ticket != ticket);
-        self.batches.remove(&ticket);
-        true
+    /// Reads no more of a batch than what the kernel already has of it.
+    pub fn give_up(&mut self, ticket: Ticket) -> GivenUp {
+        let Some(batch) = self.batches.get(&ticket) else { return GivenUp::Unchanged };
+        let (urgency, started) = (batch.urgency, batch.started);
+        let n_dropped = self.drop_queued(urgency, ticket);
+        if !started {
+            self.batches.remove(&ticket);
+            return GivenUp::Forgotten;
+        }
+        if n_dropped == 0 {
+            return GivenUp::Unchanged;
+        }
+        self.batch(ticket).given_up = true;
+        self.batch(ticket).n_open -= n_dropped;
+        self.end_if_complete(ticket);
+        GivenUp::Ending
     }
 
     /// Appends what has ended and has the kernel go on; waits for nothing, and where nothing has ended makes no system
@@ -234,6 +267,12 @@ impl Reader {
             self.reap(Wait::One);
         }
         done.append(&mut self.ended);
+    }
+
+    /// Whether a speculative read would be started at once.
+    pub fn takes_speculation(&self) -> bool {
+        let full = self.in_flight_bytes + u64::from(self.options.request_bytes) > self.options.speculative_bytes;
+        self.demand.is_empty() && self.speculative.is_empty() && (self.n_in_flight == 0 || !full)
     }
 
     /// Whether there is nothing left to read or to tell.
@@ -328,6 +367,7 @@ impl Reader {
             Ok(n) => {
                 let n = u64::from(n);
                 self.read_bytes += n;
+                self.batch(span.ticket).read_bytes += n;
                 if n >= span.n_bytes {
                     self.batch(span.ticket).n_open -= 1;
                     return self.end_if_complete(span.ticket);
@@ -346,7 +386,7 @@ impl Reader {
             }
         };
         match failure {
-            _ if self.batch(span.ticket).error.is_some() => self.drop_span(span.ticket),
+            _ if self.batch(span.ticket).is_over() => self.drop_span(span.ticket),
             None => {
                 let urgency = self.batch(span.ticket).urgency;
                 self.queue(urgency).push_front(span);
@@ -364,14 +404,19 @@ impl Reader {
             Some(source) => ReadError::Io { path, offset, n_bytes, source },
         };
         let urgency = self.batch(ticket).urgency;
-        let queue = self.queue(urgency);
-        let before = queue.len();
-        queue.retain(|span| span.ticket != ticket);
-        let n_dropped = before - queue.len();
+        let n_dropped = self.drop_queued(urgency, ticket);
         let batch = self.batch(ticket);
         batch.n_open -= n_dropped;
         batch.error = Some(error);
         self.drop_span(ticket);
+    }
+
+    /// Takes a batch's spans out of the queue; how many there were.
+    fn drop_queued(&mut self, urgency: Urgency, ticket: Ticket) -> usize {
+        let queue = self.queue(urgency);
+        let before = queue.len();
+        queue.retain(|span| span.ticket != ticket);
+        before - queue.len()
     }
 
     fn drop_span(&mut self, ticket: Ticket) {
@@ -382,7 +427,8 @@ impl Reader {
     fn end_if_complete(&mut self, ticket: Ticket) {
         if self.batch(ticket).n_open == 0 {
             let batch = self.batches.remove(&ticket).expect("it is there");
-            self.ended.push(Completion { ticket, outcome: batch.error.map_or(Ok(()), Err) });
+            let extent = if batch.given_up { Extent::Part { read_bytes: batch.read_bytes } } else { Extent::Whole };
+            self.ended.push(Completion { ticket, outcome: batch.error.map_or(Ok(extent), Err) });
         }
     }
 
@@ -395,6 +441,13 @@ impl Reader {
 
     fn batch(&mut self, ticket: Ticket) -> &mut Batch {
         self.batches.get_mut(&ticket).expect("a span's batch has not ended")
+    }
+}
+
+impl Batch {
+    /// Nothing more of it is to be read.
+    fn is_over(&self) -> bool {
+        self.given_up || self.error.is_some()
     }
 }
 

@@ -96,13 +96,13 @@ fn open_one(model: &ModelFile, index: usize, path: &Path, n_bytes: u64) -> Resul
 }
 
 #[cfg(target_os = "linux")]
-fn open_past_cache(path: &Path) -> io::Result<File> {
+pub(super) fn open_past_cache(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).custom_flags(libc::O_DIRECT).open(path)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open_past_cache(path: &Path) -> io::Result<File> {
+pub(super) fn open_past_cache(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 

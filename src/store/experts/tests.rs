@@ -59,7 +59,7 @@ fn store(model: &ModelFile, paging: PagingChoice, budget: u64) -> Result<ExpertS
         })
         .collect();
     let map = Arc::new(ExpertMap::new(layers.len(), N_EXPERTS));
-    ExpertStore::new(model, &layers, ExpertOptions { paging, budget, n_used: N_USED }, map)
+    ExpertStore::new(model, &layers, ExpertOptions { paging, budget, room: Room::ForAll, n_used: N_USED }, map)
 }
 
 fn routed(experts: &[usize]) -> Vec<Routed> {
@@ -227,6 +227,60 @@ fn guesses_are_used_or_wasted_and_never_awaited() {
 }
 
 #[test]
+fn predictions_that_are_wrong_too_often_are_no_longer_read_until_they_are_right_again() {
+    let file = three_layers();
+    let model = ModelFile::open(file.path()).unwrap();
+    let store = store(&model, PagingChoice::Direct, u64::MAX / 2).unwrap();
+    let token = |predicted: &[usize], taken: &[usize]| {
+        compute(store.request(0, 1, &routed(&[0])).unwrap(), 0, &[0]).unwrap();
+        store.guess(1, predicted);
+        compute(store.request(1, 1, &routed(taken)).unwrap(), 1, taken).unwrap();
+        // All that came leaves, so that the next guess is read again.
+        store.set_budget(0);
+        store.set_budget(u64::MAX / 2);
+    };
+    assert!(store.wants_forecast());
+    (0..600).for_each(|_| token(&[4, 5], &[6]));
+    let wrong = store.paging().snapshot();
+    check_sums(&wrong);
+    (0..10).for_each(|_| token(&[4, 5], &[6]));
+    assert_eq!(store.paging().snapshot().speculated_bytes, wrong.speculated_bytes, "nothing is guessed any more");
+    assert!((0..20).any(|_| store.wants_forecast()) && (0..20).any(|_| !store.wants_forecast()), "but now and then");
+    (0..600).for_each(|_| token(&[4, 5], &[4, 5]));
+    let right = store.paging().snapshot();
+    check_sums(&right);
+    assert!(right.speculated_used_bytes > wrong.speculated_used_bytes, "{right:?}");
+    assert_eq!((right.foreseen_experts, right.unforeseen_experts), (1200, 610));
+}
+
+#[test]
+fn a_later_prediction_takes_the_place_of_an_earlier_one() {
+    let file = three_layers();
+    let model = ModelFile::open(file.path()).unwrap();
+    for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
+        let total = store(&model, paging, 0).unwrap().total_bytes();
+        let store = store(&model, paging, total / 2).unwrap();
+        for round in 0..40 {
+            let experts = routed(&[round % N_EXPERTS]);
+            let mut wanted = store.request(0, 1, &experts).unwrap();
+            wanted.guess(1, &[4, 5, 6]);
+            compute(wanted, 0, &[round % N_EXPERTS]).unwrap();
+            let late = [(round + 7) % N_EXPERTS, 4];
+            store.guess(1, &late);
+            let taken = [late[0], (round + 3) % N_EXPERTS];
+            if taken[0] != taken[1] {
+                compute(store.request(1, 1, &routed(&taken)).unwrap(), 1, &taken).unwrap();
+            }
+            check_sums(&store.paging().snapshot());
+        }
+        let p = store.paging().snapshot();
+        assert!(p.speculated_used_bytes > 0, "{p:?}");
+        store.set_budget(0);
+        assert_eq!(store.paging().snapshot().resident_bytes, Some(0), "nothing is held for ever");
+    }
+}
+
+#[test]
 fn a_budget_below_one_expert_is_an_error_that_says_so() {
     let file = three_layers();
     let model = ModelFile::open(file.path()).unwrap();
@@ -270,7 +324,7 @@ fn direct_residency_is_told_as_it_changes() {
         })
         .collect();
     let map = Arc::new(ExpertMap::new(3, N_EXPERTS));
-    let options = ExpertOptions { paging: PagingChoice::Direct, budget: 100_000, n_used: N_USED };
+    let options = ExpertOptions { paging: PagingChoice::Direct, budget: 100_000, room: Room::ForAll, n_used: N_USED };
     let store = ExpertStore::new(&model, &layers, options, Arc::clone(&map)).unwrap();
     assert_eq!(map.resident(1, 4), Some(0.0));
     compute(store.request(1, 1, &routed(&[4])).unwrap(), 1, &[4]).unwrap();

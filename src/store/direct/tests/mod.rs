@@ -193,7 +193,7 @@ fn what_is_promoted_is_read_as_demand() {
 }
 
 #[test]
-fn only_what_the_kernel_has_not_had_is_cancelled() {
+fn of_what_is_given_up_only_what_the_kernel_has_is_read() {
     each_way(|options, model, _| {
         let arena = arena();
         let one = u64::from(options.request_bytes);
@@ -204,15 +204,18 @@ fn only_what_the_kernel_has_not_had_is_cancelled() {
         reader.submit(Ticket(0), &[a], Urgency::Speculative);
         reader.submit(Ticket(1), &[b], Urgency::Speculative);
         reader.submit(Ticket(2), &[c], Urgency::Demand);
-        assert!(!reader.cancel(Ticket(0)), "its first request is on its way");
-        assert!(reader.cancel(Ticket(1)) && reader.cancel(Ticket(2)));
-        assert!(!reader.cancel(Ticket(1)) && !reader.cancel(Ticket(7)), "there is no such batch");
+        assert_eq!(reader.give_up(Ticket(0)), GivenUp::Ending, "its first request is on its way");
+        assert_eq!(reader.give_up(Ticket(0)), GivenUp::Unchanged, "nothing of it is left to save");
+        assert_eq!([1, 2].map(|t| reader.give_up(Ticket(t))), [GivenUp::Forgotten; 2]);
+        assert_eq!([1, 7].map(|t| reader.give_up(Ticket(t))), [GivenUp::Unchanged; 2], "there is no such batch");
         // The place and the name are free at once.
         reader.submit(Ticket(1), &[Piece { at: c.at, ..b }], Urgency::Demand);
         faults.lock().unwrap().hold = false;
         let done = finish(&mut reader);
-        assert_eq!(started(&faults), [0, 10, 11, 1]);
+        assert_eq!(started(&faults), [0, 10, 11]);
         assert_eq!((done.len(), tickets(&done)), (2, [0, 1].into()));
+        let extent = |ticket| *done.iter().find(|c| c.ticket == Ticket(ticket)).unwrap().outcome.as_ref().unwrap();
+        assert_eq!((extent(0), extent(1)), (Extent::Part { read_bytes: one }, Extent::Whole));
         assert!(read(&arena, &Piece { at: c.at, ..b }) == model.bytes(b.range));
     });
 }

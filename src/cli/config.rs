@@ -1,0 +1,448 @@
+//! Settings that stand for options: a file and the environment in, defaults of the command line out. What is said on the
+//! command line wins over `WAYINFER_*` variables, those win over the file, and the file over what is built in.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Parser};
+use serde_json::json;
+use toml::Spanned;
+
+use super::options::{Common, SamplingArgs};
+use super::output::{self, usage};
+use crate::disk::{self, PartFile};
+
+/// Names the file, in the place of the usual one.
+const FILE_VARIABLE: &str = "WAYINFER_CONFIG";
+const PREFIX: &str = "WAYINFER_";
+const MAX_FILE: u64 = 1 << 20;
+/// A name is close to another that so many letters put in, left out, changed or swapped turn it into.
+const CLOSE: usize = 3;
+
+/// A key of the file. It is its option's name with `_` for `-`, and its variable is `WAYINFER_` and the key in capitals.
+struct Key {
+    name: &'static str,
+    /// What is taken where nobody says anything.
+    built_in: &'static str,
+    /// A value, as the file has it.
+    example: &'static str,
+    what: &'static str,
+}
+
+const fn key(name: &'static str, built_in: &'static str, example: &'static str, what: &'static str) -> Key {
+    Key { name, built_in, example, what }
+}
+
+const KEYS: [Key; 13] = [
+    key("threads", "all cores", "8", "Compute threads."),
+    key("ctx", "the model's own", "8192", "Context length in tokens."),
+    key("isa", "the best there is", "\"avx2\"", "Instruction set of the kernels: scalar, avx2, avx512 or amx."),
+    key("paging", "auto", "\"auto\"", "How expert weights arrive: auto, mapped or direct."),
+    key("ram", "what is available", "\"8G\"", "Memory to count with."),
+    key("kv", "f16", "\"f16\"", "Format of the KV cache: f16, q8_0 or q4_0."),
+    key("temp", "0.8", "0.8", "Temperature; 0 is greedy."),
+    key("top_k", "40", "40", "Draw from the K best only; 0: off."),
+    key("top_p", "0.95", "0.95", "Draw from the fewest that reach this probability; 1: off."),
+    key("min_p", "0.05", "0.05", "Drop what is less than P times as likely as the best; 0: off."),
+    key("repeat_penalty", "1", "1.0", "Penalty on repeated tokens; 1: off."),
+    key("frequency_penalty", "0", "0.0", "Penalty a token for each time it was said."),
+    key("presence_penalty", "0", "0.0", "Penalty on every token that was said."),
+];
+
+/// Budgets of a replay are a question, not a setting.
+const WITHOUT_SETTINGS: &str = "replay";
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// Write a file with every key, commented out
+    #[arg(long)]
+    init: bool,
+    /// As JSON
+    #[arg(long, conflicts_with = "init")]
+    json: bool,
+    #[command(flatten)]
+    options: SettableOptions,
+}
+
+/// The options that keys stand for, among others.
+#[derive(Debug, Args)]
+struct SettableOptions {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// A command line of nothing but those options, to check a value as its option is checked.
+#[derive(Debug, Parser)]
+#[command(name = "wayinfer")]
+struct Judge {
+    #[command(flatten)]
+    options: SettableOptions,
+}
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    Variable(String),
+    File { path: PathBuf, line: usize },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Variable(name) => write!(f, "environment, {name}"),
+            Source::File { path, line } => write!(f, "{}, line {line}", path.display()),
+        }
+    }
+}
+
+/// Settings by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Settings(BTreeMap<&'static str, (String, Source)>);
+
+impl Settings {
+    /// The settings of the file and of the environment, each checked as its option is.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a setting is wrong: the place and the key are named.
+    pub(super) fn read() -> anyhow::Result<Settings> {
+        // Without a home there is no file, and the environment alone speaks.
+        let file = file().unwrap_or_default();
+        let text = match file.try_exists() {
+            Ok(true) => output::read_limited(&file, MAX_FILE)?,
+            Ok(false) if std::env::var_os(FILE_VARIABLE).is_some_and(|name| !name.is_empty()) => {
+                let name = file.display();
+                return Err(usage(format!(
+                    "{FILE_VARIABLE} names {name}, which is not there; `wayinfer config --init` writes it"
+                )));
+            }
+            Ok(false) => Vec::new(),
+            Err(error) => anyhow::bail!("cannot look for {}: {error}", file.display()),
+        };
+        let text = String::from_utf8(text).with_context(|| format!("{} is not UTF-8", file.display()))?;
+        let settings = Settings::of(&file, &text, &|name| std::env::var_os(name))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn of(file: &Path, text: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<Settings> {
+        let line_of = |at: usize| text.as_bytes().iter().take(at).filter(|&&b| b == b'\n').count() + 1;
+        let table: BTreeMap<Spanned<String>, Spanned<toml::Value>> = toml::from_str(text).map_err(|e| {
+            let line = line_of(e.span().map_or(0, |span| span.start));
+            usage(format!("{}, line {line}: {}", file.display(), e.message()))
+        })?;
+        let mut settings = Settings::default();
+        for (name, value) in table {
+            let line = line_of(name.span().start);
+            let refuse = |what: String| usage(format!("{}, line {line}: {what}", file.display()));
+            let Some(key) = KEYS.iter().map(|key| key.name).find(|key| key == name.get_ref()) else {
+                return Err(refuse(format!("there is no key `{}`; {}", name.get_ref(), instead_of(name.get_ref()))));
+            };
+            let value = match value.into_inner() {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Float(number) => number.to_string(),
+                other => {
+                    let found = other.type_str();
+                    return Err(refuse(format!("key `{key}` is of the type {found}, expected a text or a number")));
+                }
+            };
+            settings.0.insert(key, (value, Source::File { path: file.to_owned(), line }));
+        }
+        for key in &KEYS {
+            let name = variable_of(key.name);
+            let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
+            let value = value.into_string().map_err(|_| usage(format!("{name} is not UTF-8")))?;
+            settings.0.insert(key.name, (value, Source::Variable(name)));
+        }
+        Ok(settings)
+    }
+
+    /// Each value as its option would take it.
+    fn check(&self) -> anyhow::Result<()> {
+        for (key, (value, source)) in &self.0 {
+            let option = format!("--{}={value}", key.replace('_', "-"));
+            let judged = match Judge::try_parse_from(["wayinfer", &option]) {
+                Ok(judge) => judge.options.sampling.params().map_err(|error| error.to_string()),
+                Err(error) => Err(error.render().to_string()),
+            };
+            if let Err(why) = judged {
+                let why = why.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                return Err(usage(format!("{source}: key `{key}`: {why}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// `command` with these settings as the defaults of the options they stand for, in all subcommands.
+    pub(super) fn apply(&self, command: clap::Command) -> clap::Command {
+        let set = |arg: clap::Arg| match self.0.get(arg.get_id().as_str()) {
+            Some((value, _)) => arg.default_value(value.clone()),
+            None => arg,
+        };
+        command.mut_args(set).mut_subcommands(|subcommand| match subcommand.get_name() {
+            WITHOUT_SETTINGS => subcommand,
+            _ => subcommand.mut_args(set),
+        })
+    }
+}
+
+/// Whether a command has an option that a key stands for. For others nobody needs to have the settings right.
+pub(super) fn takes_settings(command: &clap::Command) -> bool {
+    let is_key = |arg: &clap::Arg| KEYS.iter().any(|key| key.name == arg.get_id().as_str());
+    command.get_name() != WITHOUT_SETTINGS && command.get_arguments().any(is_key)
+}
+
+/// What somebody may have meant by `name`.
+fn instead_of(name: &str) -> String {
+    match closest(name) {
+        Some(key) => format!("did you mean `{key}`?"),
+        None => format!("there are {}", KEYS.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn closest(name: &str) -> Option<&'static str> {
+    let distance = |key: &Key| strsim::damerau_levenshtein(&name.to_ascii_lowercase(), key.name);
+    let nearest = KEYS.iter().min_by_key(|key| distance(key))?;
+    (distance(nearest) <= CLOSE.min(nearest.name.len() / 2)).then_some(nearest.name)
+}
+
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_ascii_uppercase())
+}
+
+/// Variables that look like settings and are none, with what may be meant.
+fn misspelled(variables: impl Iterator<Item = OsString>) -> Vec<String> {
+    let known = |name: &str| name == FILE_VARIABLE || KEYS.iter().any(|key| variable_of(key.name) == name);
+    let warning = |name: OsString| {
+        let name = name.into_string().ok().filter(|name| !known(name))?;
+        let meant = closest(name.strip_prefix(PREFIX)?)?;
+        Some(format!("{name} is no setting; did you mean {}?", variable_of(meant)))
+    };
+    variables.filter_map(warning).collect()
+}
+
+/// The settings' file, whether it is there or not.
+fn file() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let folders = directories::ProjectDirs::from("", "", "wayinfer");
+    let folders = folders.ok_or_else(|| anyhow::anyhow!("no home folder; set HOME or {FILE_VARIABLE}"))?;
+    Ok(folders.config_dir().join("config.toml"))
+}
+
+/// `matches` are those of the whole command line, with `settings` as its defaults.
+pub(super) fn config(args: &ConfigArgs, settings: &Settings, matches: &ArgMatches) -> anyhow::Result<()> {
+    let path = file()?;
+    if args.init {
+        write_commented(&path)?;
+        return Ok(output::print(&format!("{}\n", path.display()))?);
+    }
+    misspelled(std::env::vars_os().map(|(name, _)| name)).iter().for_each(|warning| output::warn(warning));
+    // The subcommand's own options are what this call was told.
+    let matches = matches.subcommand().map_or(matches, |(_, own)| own);
+    args.options.sampling.params()?;
+    let rows = KEYS.iter().map(|key| Row::of(key, settings, matches));
+    if args.json {
+        let report = json!({ "file": path, "exists": path.exists(), "settings": rows.map(|row| row.json()).collect::<Vec<_>>() });
+        return Ok(output::print_json(&report)?);
+    }
+    let there = if path.exists() { "" } else { " (not there; `wayinfer config --init` writes one)" };
+    let mut page = format!("{}{there}\nan option wins over a variable, a variable over the file\n\n", path.display());
+    page.extend(rows.map(|row| format!("{:<18} {:<18} {}\n", row.key, row.value, row.origin())));
+    Ok(output::print(&page)?)
+}
+
+/// A setting, its value in force and where that comes from.
+struct Row<'s> {
+    key: &'static str,
+    value: String,
+    origin: Origin<'s>,
+}
+
+enum Origin<'s> {
+    BuiltIn,
+    Option,
+    Setting(&'s Source),
+}
+
+impl<'s> Row<'s> {
+    fn of(key: &'static Key, settings: &'s Settings, matches: &ArgMatches) -> Row<'s> {
+        let said = matches.value_source(key.name) == Some(ValueSource::CommandLine);
+        let said = if said { matches.get_raw(key.name).and_then(|mut values| values.next_back()) } else { None };
+        let (value, origin) = match (said, settings.0.get(key.name)) {
+            (Some(value), _) => (value.to_string_lossy().into_owned(), Origin::Option),
+            (None, Some((value, source))) => (value.clone(), Origin::Setting(source)),
+            (None, None) => (key.built_in.to_owned(), Origin::BuiltIn),
+        };
+        Row { key: key.name, value, origin }
+    }
+
+    fn origin(&self) -> String {
+        match self.origin {
+            Origin::BuiltIn => "default".to_owned(),
+            Origin::Option => format!("option, --{}", self.key.replace('_', "-")),
+            Origin::Setting(source) => source.to_string(),
+        }
+    }
+
+    /// The value of what nobody has set is null.
+    fn json(&self) -> serde_json::Value {
+        let (source, value) = match self.origin {
+            Origin::BuiltIn => ("default", None),
+            Origin::Option => ("option", Some(&self.value)),
+            Origin::Setting(Source::Variable(_)) => ("environment", Some(&self.value)),
+            Origin::Setting(Source::File { .. }) => ("file", Some(&self.value)),
+        };
+        let line = if let Origin::Setting(Source::File { line, .. }) = self.origin { Some(line) } else { None };
+        json!({ "key": self.key, "value": value, "source": source, "line": line, "variable": variable_of(self.key) })
+    }
+}
+
+fn write_commented(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return Err(usage(format!("{} is there already; it is not written over", path.display())));
+    }
+    let folder = disk::folder_of(path);
+    fs::create_dir_all(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+    let part = PartFile::create(path)?;
+    part.file().write_all(commented().as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(part.finish()?)
+}
+
+/// A file with every key, commented out.
+fn commented() -> String {
+    let mut text = format!(
+        "# Settings of WayInfer. An option on the command line wins over a variable of the environment (named with each\n\
+         # key), and a variable over this file. {FILE_VARIABLE} names another file; `wayinfer config` shows what is in force.\n"
+    );
+    let entry = |key: &Key| {
+        let Key { name, built_in, example, what } = key;
+        format!("\n# {what} Default: {built_in}. ({})\n# {name} = {example}\n", variable_of(name))
+    };
+    text.extend(KEYS.iter().map(entry));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches};
+
+    use super::*;
+
+    fn of(text: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
+        let settings = Settings::of(Path::new("c.toml"), text, &variable)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn problem(text: &str, variables: &[(&str, &str)]) -> String {
+        output::message(&of(text, variables).unwrap_err())
+    }
+
+    #[test]
+    fn the_commented_file_is_valid_and_holds_every_key() {
+        assert_eq!(of(&commented(), &[]).unwrap(), Settings::default());
+        let uncommented =
+            commented().replace("\n# ", "\n").lines().filter(|l| l.contains(" = ")).collect::<Vec<_>>().join("\n");
+        assert_eq!(of(&uncommented, &[]).unwrap().0.len(), KEYS.len());
+    }
+
+    #[test]
+    fn every_key_is_an_option_and_its_default_is_the_options() {
+        let command = Judge::command();
+        for key in &KEYS {
+            let option = command.get_arguments().find(|arg| arg.get_id() == key.name).expect(key.name);
+            let help = option.get_help().unwrap().to_string();
+            let default = option.get_default_values().first().map(|value| value.to_str().unwrap().to_owned());
+            assert!(
+                help.contains(&format!("[default: {}", key.built_in.split(' ').next().unwrap()))
+                    || default.is_some_and(|default| default == key.built_in)
+                    || key.name == "ram",
+                "{}: {help}",
+                key.name
+            );
+        }
+    }
+
+    #[test]
+    fn errors_name_the_file_the_line_and_the_key() {
+        assert!(problem("kv = \"f16\"\nthread = 3\n", &[]).contains("c.toml, line 2: there is no key `thread`"));
+        assert!(problem("\n\nthreads = \"many\"", &[]).contains("c.toml, line 3: key `threads`"));
+        assert!(problem("threads = 0", &[]).contains("key `threads`"));
+        assert!(problem("temp = -1", &[]).contains("line 1: key `temp`"));
+        assert!(problem("temp = nan", &[]).contains("line 1: key `temp`"));
+        assert!(problem("kv = [1]", &[]).contains("line 1: key `kv` is of the type array"));
+        assert!(problem("isa = \"mmx\"", &[]).contains("key `isa`"));
+        assert!(problem("kv = \"f16\"\nthreads = = 2", &[]).contains("c.toml, line 2: "));
+        assert!(problem("ctx = 1\nctx = 2", &[]).contains("c.toml, line 2: "));
+        assert!(problem("", &[("WAYINFER_RAM", "lots")]).contains("WAYINFER_RAM: key `ram`"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_name() {
+        for (wrong, meant) in
+            [("thread", "threads"), ("top-k", "top_k"), ("Temp", "temp"), ("presense_penalty", "presence")]
+        {
+            let problem = problem(&format!("{wrong} = 1"), &[]);
+            assert!(problem.contains(&format!("did you mean `{meant}")), "{problem}");
+        }
+        assert!(problem("colour = 1", &[]).contains("there are threads, ctx, "));
+        let names = ["WAYINFER_THREAD", "WAYINFER_THREADS", "WAYINFER_CONFIG", "WAYINFER_TEST_MODELS", "THREADS"];
+        let warnings = misspelled(names.into_iter().map(OsString::from));
+        assert_eq!(warnings, ["WAYINFER_THREAD is no setting; did you mean WAYINFER_THREADS?"]);
+    }
+
+    #[test]
+    fn options_win_over_variables_and_variables_over_the_file() {
+        let settings = of("threads = 2\nctx = 64\ntemp = 0.5", &[("WAYINFER_CTX", "128")]).unwrap();
+        let command = || settings.apply(super::super::command());
+        let matches =
+            |words: &[&str]| command().try_get_matches_from([&["wayinfer", "config"], words].concat()).unwrap();
+        let shown = |words: &[&str], name: &str| {
+            let matches = matches(words);
+            let key = KEYS.iter().find(|key| key.name == name).unwrap();
+            let row = Row::of(key, &settings, matches.subcommand().unwrap().1);
+            (row.value.clone(), row.origin())
+        };
+        let row = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
+        assert_eq!(shown(&[], "threads"), row("2", "c.toml, line 1"));
+        assert_eq!(shown(&[], "ctx"), row("128", "environment, WAYINFER_CTX"));
+        assert_eq!(shown(&["--ctx", "256"], "ctx"), row("256", "option, --ctx"));
+        assert_eq!(shown(&[], "kv"), row("f16", "default"));
+        let number = |words: &[&str], key: &str| *matches(words).subcommand().unwrap().1.get_one::<u32>(key).unwrap();
+        assert_eq!((number(&[], "threads"), number(&[], "ctx")), (2, 128));
+        assert_eq!(number(&["--threads", "4"], "threads"), 4);
+    }
+
+    #[test]
+    fn greedy_stays_greedy_whatever_the_file_says_of_temperature() {
+        let settings = of("temp = 0.5\ntop_k = 7\nrepeat_penalty = 1.5", &[]).unwrap();
+        let params = |words: &[&str]| {
+            let command = settings.apply(Judge::command());
+            let matches = command.try_get_matches_from([&["wayinfer"], words].concat()).unwrap();
+            Judge::from_arg_matches(&matches).unwrap().options.sampling.params().unwrap()
+        };
+        assert_eq!((params(&[]).temperature, params(&[]).top_k), (0.5, 7));
+        let greedy = params(&["--greedy"]);
+        assert_eq!(greedy.temperature, crate::sampler::SamplingParams::greedy().temperature);
+        assert_eq!(greedy.repeat_penalty, 1.5);
+    }
+
+    #[test]
+    fn commands_without_settings_do_not_read_them() {
+        let command = super::super::command();
+        let takes = |name: &str| takes_settings(command.find_subcommand(name).unwrap());
+        assert!(takes_settings(&command) && takes("run") && takes("config") && takes("quantize"));
+        assert!(["replay", "pull", "models", "doctor", "completions", "man"].iter().all(|name| !takes(name)));
+    }
+}

@@ -1,0 +1,48 @@
+//! Which memory of the arena is in use beyond its experts. What an expert leaves behind is filled again as it is: memory
+//! that is given back and taken anew is cleared by the kernel first, which costs as much as computing with it.
+
+use std::collections::HashMap;
+
+use crate::store::places::Places;
+
+/// The slots of the arena that hold memory, by where they begin.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// Bytes of memory that a slot holds.
+    held: HashMap<u64, u64>,
+    held_bytes: u64,
+    /// Of those, the slots without an expert, the one left last at the end.
+    free: Vec<u64>,
+}
+
+impl Slots {
+    /// An expert of `n_bytes` is read into the slot: what it holds beyond is given back.
+    pub(super) fn fill(&mut self, places: &Places<'_>, start: u64, n_bytes: u64) {
+        let Some(arena) = &places.arena else { return };
+        self.free.retain(|&other| other != start);
+        let held = self.held.insert(start, n_bytes).unwrap_or(0);
+        self.held_bytes = self.held_bytes - held + n_bytes;
+        if held > n_bytes {
+            arena.discard(start + n_bytes, held - n_bytes);
+        }
+    }
+
+    /// The slot's expert has left.
+    pub(super) fn free(&mut self, start: u64) {
+        self.free.push(start);
+    }
+
+    /// Gives back free slots until what all hold is within the budget.
+    pub(super) fn trim(&mut self, places: &Places<'_>, budget: u64) {
+        let Some(arena) = &places.arena else { return };
+        let mut n_given = 0;
+        while self.held_bytes > budget && n_given < self.free.len() {
+            let start = self.free[n_given];
+            let held = self.held.remove(&start).unwrap_or(0);
+            self.held_bytes -= held;
+            arena.discard(start, held);
+            n_given += 1;
+        }
+        self.free.drain(..n_given);
+    }
+}
