@@ -133,9 +133,13 @@ pub struct Telemetry {
     pub layer: Gauge,
     /// Bytes of the model's files.
     pub file_bytes: Gauge,
+    /// Bytes of weights that are read in before the first pass, and how many of them are in; unknown when none are read,
+    /// or not for long.
+    pub loading_total: Gauge,
+    pub loading_done: Gauge,
     /// Bytes of the model's files in the page cache, as the kernel reports them.
     pub resident_bytes: Gauge,
-    /// Memory this process may use: the tightest of the machine's and the cgroup's limits.
+    /// Memory this process may use: the tightest of the machine's and the cgroup's limits, and what a plan keeps to.
     pub memory_total: Gauge,
     pub memory_available: Gauge,
     /// Resident set of this process.
@@ -224,6 +228,7 @@ impl Telemetry {
             tick: self.ticks.get(),
             layer: self.layer.get(),
             file_bytes: self.file_bytes.get(),
+            loading: self.loading_done.get().zip(self.loading_total.get()),
             resident_bytes: self.resident_bytes.get(),
             residency_source: self.residency_source(),
             memory_total: self.memory_total.get(),
@@ -251,6 +256,8 @@ pub struct Snapshot {
     pub tick: u64,
     pub layer: Option<u64>,
     pub file_bytes: Option<u64>,
+    /// `(done, total)` bytes of the weights that are read in before the first pass.
+    pub loading: Option<(u64, u64)>,
     pub resident_bytes: Option<u64>,
     pub residency_source: Option<&'static str>,
     pub memory_total: Option<u64>,

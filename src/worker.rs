@@ -220,11 +220,11 @@ impl Worker {
         self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));
         let warnings = words.warnings.iter().cloned().chain(model.plan().warnings());
         warnings.for_each(|w| self.tell(Event::Warning(w)));
-        let (done, ram) = (AtomicBool::new(false), self.options.ram);
+        let (done, budget) = (AtomicBool::new(false), model.plan().budget.known());
         std::thread::scope(|scope| {
             // What every token needs is on its way while the person still types.
-            scope.spawn(|| file.advise_dense_willneed());
-            scope.spawn(|| sample_gauges(&file, &watch, ram, &done));
+            scope.spawn(|| session::read_in(&file, &model, &watch.telemetry, &done));
+            scope.spawn(|| sample_gauges(&file, &watch, budget, &done));
             let _stop_sampling = SetOnDrop(&done);
             Ok(self.answer(&mut chat, &watch, &mut kept))
         })
@@ -348,7 +348,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// Refreshes the gauges of memory, disk and residency while a model is served.
-fn sample_gauges(file: &ModelFile, watch: &Watch, ram: Option<u64>, done: &AtomicBool) {
+fn sample_gauges(file: &ModelFile, watch: &Watch, budget: Option<u64>, done: &AtomicBool) {
     const PAUSE: Duration = Duration::from_millis(100);
     // At most a fiftieth of one core goes into asking the kernel what is resident.
     const SURVEY: Duration = Duration::from_millis(2);
@@ -360,8 +360,8 @@ fn sample_gauges(file: &ModelFile, watch: &Watch, ram: Option<u64>, done: &Atomi
     telemetry.set_residency_source(survey.source());
     while !done.load(Ordering::Relaxed) {
         system.sample(telemetry);
-        if let (Some(ram), Some(total)) = (ram, telemetry.memory_total.get()) {
-            telemetry.memory_total.set(total.min(ram));
+        if let Some(budget) = budget {
+            telemetry.memory_total.set(budget);
         }
         survey.step(&watch.experts, SURVEY);
         survey.resident_bytes().map_or_else(|| telemetry.resident_bytes.clear(), |b| telemetry.resident_bytes.set(b));

@@ -79,9 +79,9 @@ fn whatever_the_budget_a_long_prompt_and_its_reply_are_the_same_bits() {
         let watch = Watch::unattended(&file, &model, Prefetch::On);
         let kv = KvParams { capacity: model.plan().context, format: options.kv };
         let mut session = Session::new(&model, &compute, kv).unwrap();
-        let mut all = session.feed(&ids[..1300], watch.control()).unwrap().to_vec();
+        let mut all = session.feed(&ids[..1281], watch.control()).unwrap().to_vec();
         let mut most_experts = 0;
-        for id in &ids[1300..] {
+        for id in &ids[1281..] {
             all.extend_from_slice(session.feed(&[*id], watch.control()).unwrap());
             most_experts = most_experts.max(watch.telemetry.paging().unwrap().snapshot().resident_bytes.unwrap());
         }
@@ -166,4 +166,33 @@ fn a_cancelled_prompt_leaves_the_experts_usable() {
         let mut session = Session::new(&whole, &compute, kv).unwrap();
         assert!(session.feed(&ids(60), judge.control()).unwrap() == found, "{paging:?}");
     }
+}
+
+#[test]
+fn a_dense_model_that_does_not_fit_gives_the_same_bits() {
+    let compute = compute();
+    let file = ModelFile::open(common::data("qwen2-Q4_K_M.gguf")).unwrap();
+    let run = |options: &PlanOptions| {
+        let model = Model::new(&file, PagingChoice::Auto, options)?;
+        let watch = Watch::unattended(&file, &model, Prefetch::On);
+        let kv = KvParams { capacity: 64, format: options.kv };
+        let mut session = Session::new(&model, &compute, kv).unwrap();
+        let mut all = session.feed(&ids(40), watch.control()).unwrap().to_vec();
+        all.extend_from_slice(session.feed(&[7], watch.control()).unwrap());
+        Ok::<_, wayinfer::model::ModelError>((all, model.plan().reads_dense_weights_again()))
+    };
+    let options = PlanOptions { context: Some(64), n_threads: 2, ..PlanOptions::for_experts(u64::MAX) };
+    let (judge, again) = run(&options).unwrap();
+    assert!(!again);
+    let mut n_streamed = 0;
+    for bytes in (16 << 20..40 << 20).step_by(128 << 10) {
+        match run(&PlanOptions { budget: Budget::new(Some(bytes), None), ..options }) {
+            Err(error) => assert!(n_streamed == 0 && error.to_string().contains("--ram"), "{bytes}: {error}"),
+            Ok((found, again)) => {
+                assert!(found == judge, "{bytes}");
+                n_streamed += usize::from(again);
+            }
+        }
+    }
+    assert!(n_streamed > 0, "no budget held a part of the model");
 }

@@ -587,3 +587,24 @@ fn the_real_engine_goes_on_with_a_session_where_it_was() {
     pty.wait_for("the reason", |s| s.contains("in use by another process"));
     drop(held);
 }
+
+#[test]
+fn a_model_that_is_truncated_while_it_is_in_use_ends_the_reply_and_not_the_chat() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("tiny.gguf");
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mixtral-Q4_K_M.gguf"), &model).unwrap();
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_wayinfer"));
+    command.args([model.to_str().unwrap(), "--threads", "1"]);
+    command.env("TERM", "xterm-256color");
+    command.env("XDG_DATA_HOME", folder.path());
+    let mut pty = Pty::start(command, (240, 30), Answers::Plain);
+    pty.wait_for("the model is loaded", |s| s.contains("· ready"));
+    std::fs::OpenOptions::new().write(true).open(&model).unwrap().set_len(500_000).unwrap();
+    pty.send("hello there\r");
+    pty.wait_for("the error", |s| s.contains("open the model again"));
+    pty.on_screen(|s| assert!(s.alternate_screen() && s.contents().contains("hello there")));
+    pty.send("\x04");
+    let status = pty.wait_for_exit();
+    assert!(status.success(), "{status}");
+    pty.check_restored();
+}

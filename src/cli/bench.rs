@@ -84,7 +84,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let mut session = Session::new(&model, &compute, options.kv_for(&model))?;
     let mut ids = Ids { state: 1, n_vocab: model.hyperparameters().n_vocab };
     let control = watch.control();
-    file.advise_dense_willneed();
+    session::read_in(&file, &model, &watch.telemetry, &watch.cancel);
 
     if !args.no_warmup {
         warm_up(&mut session, &mut ids, args, control)?;
@@ -120,6 +120,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
             "load_ms": load_ms,
             "peak_rss_bytes": System::discover().process().peak_rss_bytes,
             "disk_read_bytes": System::discover().process().disk_read_bytes,
+            "memory": output::plan_json(model.plan()),
             "paging": watch.telemetry.paging().map(|paging| output::paging_json(&paging.snapshot())),
         }))?;
     } else {

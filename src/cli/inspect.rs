@@ -120,16 +120,8 @@ fn budget_json(bytes: u64, sizes: &Sizes) -> Json {
         "not_working_because": sizes.plan.as_ref().and_then(|plan| plan.as_ref().err()).map(ToString::to_string),
         "resident_expert_bytes": sizes.working().map(|plan| plan.expert_budget(0, 1)),
         "context": plan.map(|plan| plan.context),
-        "most_tokens_of_a_pass": plan.map(|plan| plan.max_batch(0)),
         "needed_bytes": plan.map(Plan::needed),
-        "parts": plan.map(|plan| json!({
-            "dense": plan.dense_kept,
-            "chosen_experts_of_a_layer": plan.chosen_experts,
-            "kv_of_full_context": plan.kv_bytes(plan.context),
-            "buffers_of_a_token": plan.scratch.of(1),
-            "buffers_of_the_largest_pass": plan.scratch.of(plan.max_batch(0)),
-            "program": plan.process,
-        })),
+        "plan": plan.map(output::plan_json),
     })
 }
 

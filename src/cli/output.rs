@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::model::Plan;
 use crate::session::Watch;
 use crate::telemetry::PagingSnapshot;
 
@@ -68,6 +69,25 @@ pub(super) fn tell_paging(watch: &Watch) {
             way.reason
         ));
     }
+}
+
+/// What memory is spent on, as `--json` has it, in bytes.
+pub(super) fn plan_json(plan: &Plan) -> serde_json::Value {
+    json!({
+        "budget": plan.budget.known(),
+        "context": plan.context,
+        "most_tokens_of_a_pass": plan.max_batch(0),
+        "needed": plan.needed(),
+        "parts": {
+            "dense": plan.dense_kept,
+            "chosen_experts_of_a_layer": plan.chosen_experts,
+            "experts_at_first": plan.expert_budget(0, 1),
+            "kv_of_full_context": plan.kv_bytes(plan.context),
+            "buffers_of_a_token": plan.scratch.of(1),
+            "buffers_of_the_largest_pass": plan.scratch.of(plan.max_batch(0)),
+            "program": plan.process,
+        },
+    })
 }
 
 /// What experts cost, as `--json` has it.

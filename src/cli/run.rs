@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use serde_json::json;
@@ -96,20 +97,24 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
             chat.prompt(&messages, now())?
         }
     };
-    file.advise_dense_willneed();
     let mut said = String::new();
     let mut failed = None;
     let mut prompt_stats = PromptStats::default();
-    let cancel = Arc::clone(&watch.cancel);
+    let (cancel, ended) = (Arc::clone(&watch.cancel), AtomicBool::new(false));
     let outcome = std::thread::scope(|scope| {
         let (done_tx, done_rx) = crossbeam_channel::bounded::<()>(0);
         let telemetry = &watch.telemetry;
+        scope.spawn(|| session::read_in(&file, &model, telemetry, &ended));
         scope.spawn(move || {
-            let mut progress = Progress::new("reading the prompt");
+            let mut weights = Progress::new("reading the weights, MB");
+            let mut prompt = Progress::new("reading the prompt");
             let tick = std::time::Duration::from_millis(200);
             while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = done_rx.recv_timeout(tick) {
-                if let Some((done, total)) = telemetry.snapshot().prompt {
-                    progress.show(done as usize, total as usize);
+                let snapshot = telemetry.snapshot();
+                if let Some((done, total)) = snapshot.loading {
+                    weights.show((done / 1_000_000) as usize, (total / 1_000_000) as usize);
+                } else if let Some((done, total)) = snapshot.prompt {
+                    prompt.show(done as usize, total as usize);
                 }
             }
         });
@@ -131,7 +136,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
                 }
             },
         };
-        chat.reply(&prompt, &sampling, args.max_tokens, watch.control(), sink)
+        let outcome = chat.reply(&prompt, &sampling, args.max_tokens, watch.control(), sink);
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome
     });
     let traced = watch.finish_trace();
     let printed = match (&outcome, failed) {
@@ -139,6 +146,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
         (Ok((stop, stats)), None) if args.json => {
             let mut report = report(&said, *stop, stats, prompt_stats.reused);
             report["paging"] = watch.telemetry.paging().map(|paging| output::paging_json(&paging.snapshot())).into();
+            report["memory"] = output::plan_json(model.plan());
             output::print_json(&report)
         }
         (Ok(_), None) if !said.ends_with('\n') => output::print("\n"),

@@ -82,6 +82,8 @@ pub struct Activations<'a> {
     rows: &'a [f32],
     n_rows: usize,
     n_cols: usize,
+    /// Rows of the batch that these are of: its kernels compute them, however few they are.
+    n_batch: usize,
     scratch: &'a mut ActivationScratch,
     ready: [bool; ActivationForm::ALL.len()],
     tiled: Option<Tiled>,
@@ -107,7 +109,14 @@ impl<'a> Activations<'a> {
     pub fn new(rows: &'a [f32], n_cols: usize, scratch: &'a mut ActivationScratch) -> Activations<'a> {
         assert!(n_cols > 0 && rows.len() % n_cols == 0, "{} activations are not rows of {n_cols}", rows.len());
         let ready = [false; ActivationForm::ALL.len()];
-        Activations { rows, n_rows: rows.len() / n_cols, n_cols, scratch, ready, tiled: None }
+        let n_rows = rows.len() / n_cols;
+        Activations { rows, n_rows, n_cols, n_batch: n_rows, scratch, ready, tiled: None }
+    }
+
+    /// These rows as a part of a batch of `n_batch`: their products are the same bits wherever the batch was cut.
+    #[must_use]
+    pub fn of_batch(self, n_batch: usize) -> Activations<'a> {
+        Activations { n_batch, ..self }
     }
 
     pub fn n_rows(&self) -> usize {
@@ -257,7 +266,7 @@ impl Kernels {
             assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
         }
         let output = Output::new(out, n, w.n_rows);
-        if let Some(product) = self.product(w.ty, n) {
+        if let Some(product) = self.product(w.ty, x.n_batch) {
             let tiles = x.tiled(form, product.codes, rows, self, pool);
             let operands = Operands { weights: *w, n_rows: n, tiles, output: &output };
             let grain = grain(w).next_multiple_of(product.panel_rows);

@@ -163,7 +163,8 @@ fn exp(x: f32) -> f32 {
     // 2ⁿ in two steps, since alone it may be subnormal or infinite where the product is neither.
     let n = n.clamp(-250.0, 250.0);
     let half = (n * 0.5).floor();
-    let power = |e: f32| f32::from_bits((((e + 127.0) as i32) << 23) as u32);
+    // The lowest bits of `e + 127 + 1.5 · 2²³` are the exponent: a cast, which saturates, would not be vectorized.
+    let power = |e: f32| f32::from_bits((e + 127.0 + ROUND).to_bits() << 23);
     let scaled = poly * power(half) * power(n - half);
     let bounded = if n < -151.0 { 0.0 } else { scaled };
     if n > 128.0 { f32::INFINITY } else { bounded }

@@ -243,6 +243,9 @@ impl Model<'_> {
         if n == 1 {
             self.guess_experts(compute, &mut state.scratch, i, control);
         }
+        if let Some(stream) = &self.stream {
+            stream.begin(i);
+        }
         self.attention(compute, state, i, layer, n);
         let scratch = &mut state.scratch;
         self.norm_ffn_input(compute, scratch, layer, n);
@@ -263,6 +266,9 @@ impl Model<'_> {
         if let Some(trace) = control.trace {
             let (stall_us, compute_us) = (stall.as_micros() as u64, computed.as_micros() as u64);
             trace.times(i, LayerTimes { stall_us, compute_us, read_bytes: paging.read_bytes() - read_bytes });
+        }
+        if let Some(stream) = &self.stream {
+            stream.end(i);
         }
         self.advance_prompt(i, 1.0, n, control);
         Ok(self.file.check_read()?)

@@ -22,7 +22,7 @@ use weights::Weights;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::store::{ExpertOptions, ExpertStore, ModelFile, PagingChoice, Room, Shape, StoreError};
+use crate::store::{DenseStream, ExpertOptions, ExpertStore, ModelFile, PagingChoice, Room, Shape, StoreError};
 use crate::telemetry::ExpertMap;
 
 /// A model ready to compute, borrowing its weights from the mapped file.
@@ -35,6 +35,8 @@ pub struct Model<'a> {
     experts: ExpertStore<'a>,
     expert_map: Arc<ExpertMap>,
     plan: Plan,
+    /// Where the dense weights do not all fit.
+    stream: Option<DenseStream<'a>>,
     /// The bytes that experts were last given.
     planned_experts: AtomicU64,
 }
@@ -69,7 +71,15 @@ impl<'a> Model<'a> {
         file.advise_dense_sequential();
         file.check_read()?;
         let planned_experts = AtomicU64::new(budget);
-        Ok(Model { hyperparameters, weights, rope, file, experts, expert_map, plan, planned_experts })
+        let stream = plan
+            .reads_dense_weights_again()
+            .then(|| DenseStream::new(file, hyperparameters.n_layers, plan.usable_for_dense()));
+        Ok(Model { hyperparameters, weights, rope, file, experts, expert_map, plan, stream, planned_experts })
+    }
+
+    /// Bytes of the dense weights that stay in memory once they are read.
+    pub fn kept_dense_bytes(&self) -> u64 {
+        self.stream.as_ref().map_or(u64::MAX, DenseStream::kept_bytes)
     }
 
     /// What memory is spent on.

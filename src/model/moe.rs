@@ -367,7 +367,7 @@ impl Model<'_> {
                     kernels.matmul(pool, &matrices.up, &mut x, rows, up);
                     pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
                     let down = sized(down, m * n_embd);
-                    let mut activated = Activations::new(gate, n_ff, inner_acts);
+                    let mut activated = Activations::new(gate, n_ff, inner_acts).of_batch(x.n_rows());
                     kernels.matmul(pool, &matrices.down, &mut activated, Rows::All, down);
                     for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
                         slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);

@@ -218,10 +218,11 @@ impl Plan {
         self.usable().saturating_sub(taken).min(self.experts).min(self.most_experts)
     }
 
-    /// The most tokens that one pass takes which begins when the KV cache holds `positions`. Where experts are read anew in
+    /// The most tokens that one pass takes which begins when the KV cache holds `positions`. Where weights are read anew in
     /// every pass, it is as many as buffers allow: a long prompt then reads each expert once.
     pub fn max_batch(&self, positions: usize) -> usize {
-        let most = if self.holds_all_experts() { MAX_BATCH } else { MAX_PAGED_BATCH };
+        let is_whole = self.holds_all_experts() && !self.reads_dense_weights_again();
+        let most = if is_whole { MAX_BATCH } else { MAX_PAGED_BATCH };
         let kv = self.kv_bytes(positions.saturating_add(most).min(self.context));
         let taken = sum([self.dense_kept, self.process, kv].into_iter());
         let room = self.usable().saturating_sub(taken);
@@ -233,6 +234,12 @@ impl Plan {
     /// Whether the weights do not all fit, so that every token reads some of them from disk.
     pub fn reads_dense_weights_again(&self) -> bool {
         self.dense_kept < self.dense
+    }
+
+    /// Bytes that dense weights may take where they do not all fit, beside a full context and the longest pass.
+    pub fn usable_for_dense(&self) -> u64 {
+        let others = sum([self.process, self.kv_bytes(self.context), self.scratch.of(self.max_batch(0))].into_iter());
+        self.usable().saturating_sub(others)
     }
 
     /// What the person should know before it begins.

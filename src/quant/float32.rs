@@ -27,6 +27,7 @@ pub(super) fn sum_products<T: Copy>(a: &[T], b: &[T], to_f32: impl Fn(T) -> f32)
 }
 
 /// The sum of sixteen partial sums, halves onto halves, as a vector register is folded.
+#[inline]
 pub fn fold_lanes(mut lanes: [f32; LANES]) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {

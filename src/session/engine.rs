@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::{Chat, Session};
 use crate::kernel::{Isa, Kernels, KvFormat};
 use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, PlanOptions, Prefetch};
 use crate::pool::{Pool, PoolError};
-use crate::store::{Budget, ModelFile, PagingChoice, StoreError, System, TraceRecorder};
+use crate::store::{self, Budget, ModelFile, PagingChoice, StoreError, System, TraceRecorder};
 use crate::telemetry::{ExpertMap, Telemetry};
 use crate::text::chat::{self, ChatFormat};
 use crate::text::tokenizer::{Tokenizer, TokenizerError};
@@ -62,6 +63,7 @@ pub enum EngineError {
 impl EngineOptions {
     /// The kernels and threads asked for.
     pub fn compute(&self) -> Result<Compute, EngineError> {
+        store::return_large_buffers();
         let kernels = match self.isa {
             None => Kernels::detect(),
             Some(isa) => Kernels::new(isa).ok_or(EngineError::Isa(isa))?,
@@ -119,6 +121,24 @@ pub fn open_file(path: &Path) -> Result<ModelFile, EngineError> {
 pub fn bind_model<'f>(path: &Path, file: &'f ModelFile, options: &EngineOptions) -> Result<Model<'f>, EngineError> {
     let model = Model::new(file, options.paging, &options.plan());
     model.map_err(|source| EngineError::Model { path: path.to_owned(), source })
+}
+
+/// Reads in what every token needs, until it is there or `stop` says so, and shows in the telemetry how far it has come
+/// where it takes longer than a moment.
+pub fn read_in(file: &ModelFile, model: &Model<'_>, telemetry: &Telemetry, stop: &AtomicBool) {
+    const MOMENT: Duration = Duration::from_millis(500);
+    let (began, total, done) = (Instant::now(), model.plan().dense, AtomicU64::new(0));
+    file.read_dense(model.kept_dense_bytes(), stop, |n_bytes| {
+        let done = done.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes;
+        if began.elapsed() >= MOMENT {
+            telemetry.loading_total.set(total);
+            telemetry.loading_done.set(done);
+        }
+    });
+    telemetry.loading_done.clear();
+    telemetry.loading_total.clear();
+    model.experts().drop_mapped();
+    tracing::info!("{} bytes of weights were read in within {:?}", done.into_inner(), began.elapsed());
 }
 
 /// What an engine is watched and stopped through.

@@ -7,7 +7,7 @@ mod said;
 mod saved;
 
 pub use chat::{Chat, ChatError, ReplySink};
-pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file};
+pub use engine::{EngineError, EngineOptions, Watch, Words, bind_model, chat, open_file, read_in};
 pub use saved::{KvFile, LoadError, SaveError, Saved, Section};
 
 use std::ops::ControlFlow;
@@ -100,10 +100,12 @@ pub enum SessionError {
     Forward(#[from] ForwardError),
 }
 
-/// How many of `n` tokens the next pass takes, where it takes at most `most`: not all but one, since a token alone is
-/// computed by other sums, and how memory cuts a prompt must not change a bit.
+/// How many of `n` tokens the next pass takes, where it takes at most `most`. None leaves a few tokens over: those are
+/// computed by other kernels than a batch, with other sums, and how memory cuts a prompt must not change a bit.
 fn pass_of(n: usize, most: usize) -> usize {
-    if n == most + 1 { most - 1 } else { n.min(most) }
+    const LEAST: usize = 16;
+    assert!(most >= 2 * LEAST, "passes of {most} tokens");
+    if n > most && n - most < LEAST { n - LEAST } else { n.min(most) }
 }
 
 impl<'m> Session<'m> {

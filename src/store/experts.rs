@@ -12,13 +12,14 @@ use super::direct::{Arena, Reader};
 use super::mapping::{ModelFile, StoreError};
 use super::pager::{Backing, Foresight, Pager, PagingError, Routed};
 use super::places::{ExpertBytes, LayerExperts, Places};
+use super::probe::{Speeds, probe};
 use super::system::System;
 use crate::telemetry::{ExpertMap, Paging, PagingWay};
 
 /// How expert weights arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PagingChoice {
-    /// Mapped where every expert fits, else direct where it works.
+    /// Mapped where every expert fits, else direct where that works and a probe does not find it much slower.
     #[default]
     Auto,
     /// Through the page cache.
@@ -81,10 +82,7 @@ impl<'m> ExpertStore<'m> {
             PagingChoice::Mapped => (Backing::Mapped, "as asked".to_owned()),
             PagingChoice::Direct => (direct(&mut places, &cache)?, "as asked".to_owned()),
             PagingChoice::Auto if fits => (Backing::Mapped, "every expert fits".to_owned()),
-            PagingChoice::Auto => match direct(&mut places, &cache) {
-                Ok(backing) => (backing, "the experts do not fit".to_owned()),
-                Err(error) => (Backing::Mapped, format!("direct reads do not work: {error}")),
-            },
+            PagingChoice::Auto => probed(&mut places, &cache),
         };
         let name = if places.arena.is_some() { "direct" } else { "mapped" };
         let whole = fits && places.arena.is_none();
@@ -112,6 +110,21 @@ impl<'m> ExpertStore<'m> {
         self.whole.load(Relaxed)
     }
 
+    /// Has the page cache drop what it holds of experts that are kept elsewhere: what reads of their neighbours brought in,
+    /// or what was there before.
+    pub fn drop_mapped(&self) {
+        if self.places.arena.is_some() {
+            let n_layers = self.places.layers.len();
+            (0..n_layers).for_each(|layer| self.drop_layer(layer));
+        }
+    }
+
+    fn drop_layer(&self, layer: usize) {
+        let n_experts = self.places.layers[layer].as_ref().map_or(0, |l| l.n_experts());
+        let ids = (0..n_experts).map(|expert| ExpertId { layer: layer as u32, expert: expert as u32 });
+        ids.flat_map(|id| self.places.ranges(id)).for_each(|range| self.places.model.drop_pages(range));
+    }
+
     /// Bytes that all experts take.
     pub fn total_bytes(&self) -> u64 {
         self.places.total_bytes()
@@ -124,11 +137,7 @@ impl<'m> ExpertStore<'m> {
         let whole = self.places.arena.is_none() && self.places.total_bytes() <= bytes;
         if self.whole.swap(whole, Relaxed) && !whole {
             // What the page cache holds was not counted.
-            for (layer, found) in self.places.layers.iter().enumerate() {
-                let n_experts = found.as_ref().map_or(0, |l| l.n_experts());
-                let ids = (0..n_experts).map(|expert| ExpertId { layer: layer as u32, expert: expert as u32 });
-                ids.flat_map(|id| self.places.ranges(id)).for_each(|range| self.places.model.drop_pages(range));
-            }
+            (0..self.places.layers.len()).for_each(|layer| self.drop_layer(layer));
         }
     }
 
@@ -207,6 +216,20 @@ impl<'m> ExpertStore<'m> {
     fn lock(&self) -> MutexGuard<'_, Pager> {
         self.pager.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The way that a probe of the disk speaks for, and why.
+fn probed(places: &mut Places<'_>, cache: &ExpertCache) -> (Backing, String) {
+    let refused = |error: StoreError| (Backing::Mapped, format!("direct reads do not work: {error}"));
+    let speeds = match probe(places) {
+        Ok(speeds) => speeds,
+        Err(error) => return refused(error),
+    };
+    let told = speeds.as_ref().map_or_else(|| "the experts do not fit".to_owned(), Speeds::tell);
+    if speeds.is_some_and(|speeds| speeds.prefers_mapped()) {
+        return (Backing::Mapped, told);
+    }
+    direct(places, cache).map_or_else(refused, |backing| (backing, told))
 }
 
 /// The arena for all that may be read, which takes memory only where it was, and its reader.

@@ -216,20 +216,6 @@ impl ModelFile {
         }
     }
 
-    /// Bytes of all that every token needs.
-    pub fn dense_bytes(&self) -> u64 {
-        self.gguf.tensors.iter().filter(|t| !is_expert_tensor(t)).map(|t| t.n_bytes).sum()
-    }
-
-    /// Asks the kernel to read in all that every token needs: every tensor but the experts'. Returns before the bytes
-    /// are there.
-    pub fn advise_dense_willneed(&self) {
-        let dense = self.gguf.tensors.iter().filter(|t| !is_expert_tensor(t));
-        for &TensorInfo { file, offset, n_bytes, .. } in dense {
-            self.will_need(FileRange { file, offset, n_bytes });
-        }
-    }
-
     /// Asks the kernel to read in a range, in pieces that it does not cut off. It is advice: where the system does not
     /// take it, the bytes are read when they are touched.
     pub(super) fn will_need(&self, range: FileRange) {
@@ -383,7 +369,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, model()).unwrap();
         for model in [ModelFile::from_bytes(&model()).unwrap(), ModelFile::open(&file).unwrap()] {
-            model.advise_dense_willneed();
             assert_eq!(model.tensor_bytes(model.gguf().tensor("output.weight").unwrap()), [7; 210]);
             let experts = ExpertTensor::of(model.gguf().tensor("blk.0.ffn_up_exps.weight").unwrap()).unwrap();
             assert_eq!(experts.n_experts(), 3);

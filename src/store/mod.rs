@@ -3,6 +3,7 @@
 
 mod budget;
 mod cache;
+mod dense;
 mod device;
 pub mod direct;
 mod experts;
@@ -10,6 +11,7 @@ mod guard;
 mod mapping;
 mod pager;
 mod places;
+mod probe;
 mod replay;
 mod residency;
 mod stream;
@@ -19,6 +21,7 @@ mod trace;
 
 pub use budget::{Budget, BudgetSource, Mebibytes};
 pub use cache::{ExpertCache, ExpertId, NoRoom, Place, Policy, UnknownPolicy};
+pub use dense::DenseStream;
 pub use device::Device;
 pub use experts::{ExpertOptions, ExpertStore, PagingChoice, Room, TakenExperts, Wanted};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
@@ -28,7 +31,7 @@ pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
-pub use system::{CgroupVersion, Memory, MemoryLimit, ProcessGauges, System};
+pub use system::{CgroupVersion, Memory, MemoryLimit, ProcessGauges, System, return_large_buffers};
 pub use trace::{
     Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
 };

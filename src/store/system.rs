@@ -2,6 +2,8 @@
 //! a disk reads at once. All of it comes from `/proc` and `/sys`; where they are absent, on other systems, the answer is
 //! `None`.
 
+#![allow(unsafe_code, reason = "the allocator is told by a C function")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -149,6 +151,14 @@ impl System {
         set(&telemetry.major_faults, process.major_faults);
         set(&telemetry.minor_faults, process.minor_faults);
     }
+}
+
+/// Has the allocator give large buffers back to the system as soon as they are freed, from one megabyte on. By itself it
+/// learns to keep some tens of megabytes, which a budget would have to count.
+pub fn return_large_buffers() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: The call changes how the allocator works from here on, not what it has handed out.
+    let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20) };
 }
 
 impl Cgroup {

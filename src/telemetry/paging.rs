@@ -176,6 +176,11 @@ impl Paging {
 }
 
 impl PagingSnapshot {
+    /// Whether a budget is kept: experts come and go.
+    pub fn is_paged(&self) -> bool {
+        self.way.name == "direct" || self.budget_bytes.is_some_and(|budget| budget < self.total_bytes)
+    }
+
     /// Share of the requested bytes that were in memory, guesses aside; `None` before anything was requested.
     pub fn hit_rate(&self) -> Option<f64> {
         (self.requested_bytes > 0).then(|| self.hit_bytes as f64 / self.requested_bytes as f64)

@@ -99,7 +99,7 @@ struct Buffers {
     scores: Vec<RowScores>,
     /// `[rows]`, or that for each kv head: the largest scores, then the inverse sums of the exponentials.
     totals: Vec<f32>,
-    /// `[LANES][rows][padded head_dim_v]`, or that for each kv head
+    /// `[LANES][chunks of head_dim_v][rows][LANES]`, or that for each kv head
     sums: Vec<f32>,
 }
 
@@ -112,6 +112,8 @@ struct Rows {
     spans: Vec<Span>,
     /// `[rows]`
     weights: Vec<RowWeights>,
+    /// Decoded values and their scales.
+    values: Vec<f32>,
 }
 
 thread_local! {
@@ -149,7 +151,7 @@ macro_rules! dispatched {
 
 dispatched!(scores::scores(job: &ScoreJob<'_>, out: &mut [RowScores]));
 dispatched!(scores::round(x: &mut [f32]));
-dispatched!(sums::sums(job: &SumJob<'_>, out: &mut [f32]));
+dispatched!(sums::sums(job: &SumJob<'_>, scratch: &mut Vec<f32>, out: &mut [f32]));
 dispatched!(sums::weights(row: &RowScores, scale: f32, out: &mut RowWeights));
 dispatched!(sums::folded(sums: &[f32], n_rows: usize, row: usize, out: &mut [f32]));
 
@@ -361,7 +363,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
     }
 
     /// Adds the values of one plane, weighted by `scores` times `inverses`, both `[rows]`, to `out`: `[lanes from the
-    /// tile's first on][rows][padded head_dim_v]`.
+    /// tile's first on][chunks of head_dim_v][rows][LANES]`.
     fn sums(
         &self,
         tile: &Tile,
@@ -386,7 +388,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
             next: next.map(|next| next.values),
             first_lane: tile.first_lane,
         };
-        sums(self.kernels.isa(), &job, out);
+        sums(self.kernels.isa(), &job, &mut rows.values, out);
     }
 
     /// All of a tile on the calling thread. Its first output is at `at` of `out`, the heads of each further token

@@ -80,17 +80,22 @@ pub(super) fn scores<L: Lanes>(job: &ScoreJob<'_>, out: &mut [RowScores]) {
     let end = job.spans.iter().map(|s| s.1).max().unwrap_or(0);
     let n_groups = job.rows.len().div_ceil(L::SCORE_ROWS);
     let tile_bytes = job.plane.len() / (PLANE_POSITIONS / LANES);
+    let n_steps = if job.format == KvFormat::F16 { LANES / 4 } else { job.dim / BLOCK };
     for tile in first / LANES..end.div_ceil(LANES) {
-        prefetch(job, tile * tile_bytes + tile_bytes.max(PREFETCH_BYTES), tile_bytes);
+        let at = tile * tile_bytes + tile_bytes.max(PREFETCH_BYTES);
+        let mut ahead = Ahead { job, at, end: at + tile_bytes, step: tile_bytes.div_ceil(n_steps) };
         let mut start = 0;
         for group in 0..n_groups {
             let stop = (group + 1) * job.rows.len() / n_groups;
             let (rows, out) = (&job.rows[start..stop], &mut out[start..stop]);
+            let ahead = &mut ahead;
             match rows.len() {
-                1 => tile_scores::<L, 1>(job, rows, tile, out),
-                2 => tile_scores::<L, 2>(job, rows, tile, out),
-                3 => tile_scores::<L, 3>(job, rows, tile, out),
-                _ => tile_scores::<L, 4>(job, rows, tile, out),
+                1 => tile_scores::<L, 1>(job, rows, tile, ahead, out),
+                2 => tile_scores::<L, 2>(job, rows, tile, ahead, out),
+                3 => tile_scores::<L, 3>(job, rows, tile, ahead, out),
+                4 => tile_scores::<L, 4>(job, rows, tile, ahead, out),
+                5 => tile_scores::<L, 5>(job, rows, tile, ahead, out),
+                _ => tile_scores::<L, 6>(job, rows, tile, ahead, out),
             }
             start = stop;
         }
@@ -102,20 +107,32 @@ pub(super) fn scores<L: Lanes>(job: &ScoreJob<'_>, out: &mut [RowScores]) {
 
 /// The scores of `G` queries over sixteen positions, whatever lies there beyond those that the queries see.
 #[inline(always)]
-fn tile_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: &[usize], tile: usize, out: &mut [RowScores]) {
+fn tile_scores<L: Lanes, const G: usize>(
+    job: &ScoreJob<'_>,
+    rows: &[usize],
+    tile: usize,
+    ahead: &mut Ahead<'_>,
+    out: &mut [RowScores],
+) {
     let (Ok(rows), Ok(out)) = (<[usize; G]>::try_from(rows), <&mut [RowScores; G]>::try_from(out)) else {
         unreachable!("a group of {} queries", rows.len())
     };
     match job.format {
-        KvFormat::F16 => half_scores::<L, G>(job, rows, tile, out),
-        KvFormat::Q8_0 => integer_scores::<L, Bytes, G>(job, rows, tile, out),
-        KvFormat::Q4_0 => integer_scores::<L, FiveBits, G>(job, rows, tile, out),
+        KvFormat::F16 => half_scores::<L, G>(job, rows, tile, ahead, out),
+        KvFormat::Q8_0 => integer_scores::<L, Bytes, G>(job, rows, tile, ahead, out),
+        KvFormat::Q4_0 => integer_scores::<L, FiveBits, G>(job, rows, tile, ahead, out),
     }
 }
 
-/// Keys as rows of halves, four at a time.
+/// Keys as rows of halves.
 #[inline(always)]
-fn half_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: [usize; G], tile: usize, out: &mut [RowScores; G]) {
+fn half_scores<L: Lanes, const G: usize>(
+    job: &ScoreJob<'_>,
+    rows: [usize; G],
+    tile: usize,
+    ahead: &mut Ahead<'_>,
+    out: &mut [RowScores; G],
+) {
     let n_chunks = padded(job.dim) / LANES;
     let keys = blocks::<[Half; LANES]>(job.plane, PLANE_POSITIONS * n_chunks);
     let all_queries = job.queries.floats.as_chunks::<LANES>().0;
@@ -124,24 +141,12 @@ fn half_scores<L: Lanes, const G: usize>(job: &ScoreJob<'_>, rows: [usize; G], t
         queries[g] = &all_queries[rows[g] * n_chunks..][..n_chunks];
     }
     for p in (tile * LANES..(tile + 1) * LANES).step_by(4) {
-        let four = &keys[p * n_chunks..][..4 * n_chunks];
-        let mut sums = [[L::splat(0.0); 4]; G];
-        for c in 0..n_chunks {
-            let mut keys = [L::splat(0.0); 4];
-            for i in 0..4 {
-                keys[i] = L::from_halves(&four[i * n_chunks + c]);
-            }
-            for g in 0..G {
-                let query = L::load(&queries[g][c]);
-                for i in 0..4 {
-                    sums[g][i] = query.mul_add(keys[i], sums[g][i]);
-                }
-            }
-        }
+        ahead.ask();
+        let mut scores = [[0.0; 4]; G];
+        L::half_dots(&queries, &keys[p * n_chunks..][..4 * n_chunks], &mut scores);
         for g in 0..G {
-            let scores = L::fold4(sums[g]);
             for i in 0..4 {
-                out[g].values[p + i] = job.scale * scores[i];
+                out[g].values[p + i] = job.scale * scores[g][i];
             }
         }
     }
@@ -153,8 +158,9 @@ trait Codes<L: Lanes> {
     const OFFSET: i32;
     /// Times 64 bytes.
     const CHUNKS: usize;
-    /// Adds to the sums of `G` queries the products with `codes`; `words`: four elements of each query's block each.
-    fn add<const G: usize>(codes: &[[u8; 64]], words: &[&[i32]; G], sums: &mut [L::Ints; G]);
+    /// Adds to the sums of `G` queries the products with one part of `codes`; `words`: four elements of each query's block
+    /// each.
+    fn add<const G: usize>(codes: &[[u8; 64]], part: usize, words: &[&[i32; 8]; G], sums: &mut [L::Ints; G]);
 }
 
 struct Bytes;
@@ -164,9 +170,9 @@ impl<L: Lanes> Codes<L> for Bytes {
     const CHUNKS: usize = 8;
 
     #[inline(always)]
-    fn add<const G: usize>(codes: &[[u8; 64]], words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
+    fn add<const G: usize>(codes: &[[u8; 64]], part: usize, words: &[&[i32; 8]; G], sums: &mut [L::Ints; G]) {
         for j in 0..8 {
-            let keys = L::signed_bytes(&codes[j]);
+            let keys = L::signed_bytes(&codes[j], part);
             for g in 0..G {
                 sums[g] = L::dot(sums[g], keys, words[g][j]);
             }
@@ -181,13 +187,19 @@ impl<L: Lanes> Codes<L> for FiveBits {
     const CHUNKS: usize = 5;
 
     #[inline(always)]
-    fn add<const G: usize>(codes: &[[u8; 64]], words: &[&[i32]; G], sums: &mut [L::Ints; G]) {
-        for j in 0..4 {
-            let [first, second] = L::nibbles(&codes[j]);
-            let first = L::with_fifth_bit(first, &codes[4], j);
-            let second = L::with_fifth_bit(second, &codes[4], j + 4);
+    fn add<const G: usize>(codes: &[[u8; 64]], part: usize, words: &[&[i32; 8]; G], sums: &mut [L::Ints; G]) {
+        for j in [0, 2] {
+            let [a, b] = L::nibbles(&codes[j], part);
+            let [c, d] = L::nibbles(&codes[j + 1], part);
+            let keys = [
+                L::with_fifth_bit(a, &codes[4], part, j),
+                L::with_fifth_bit(b, &codes[4], part, j + 4),
+                L::with_fifth_bit(c, &codes[4], part, j + 1),
+                L::with_fifth_bit(d, &codes[4], part, j + 5),
+            ];
             for g in 0..G {
-                sums[g] = L::dot(L::dot(sums[g], first, words[g][j]), second, words[g][j + 4]);
+                sums[g] =
+                    L::dot_five_bits(sums[g], keys, [words[g][j], words[g][j + 4], words[g][j + 1], words[g][j + 5]]);
             }
         }
     }
@@ -199,26 +211,39 @@ fn integer_scores<L: Lanes, C: Codes<L>, const G: usize>(
     job: &ScoreJob<'_>,
     rows: [usize; G],
     tile: usize,
+    ahead: &mut Ahead<'_>,
     out: &mut [RowScores; G],
 ) {
     let n_blocks = job.dim / BLOCK;
     let (scales, codes) = KeyLayout::new(job.format, job.dim).tile(job.plane, tile);
     let codes = codes.as_chunks::<64>().0;
     let scales = blocks::<[Half; LANES]>(scales, n_blocks);
+    let all_words = job.queries.words.as_chunks::<{ BLOCK / 4 }>().0;
     let mut scores = [L::splat(0.0); G];
     for b in 0..n_blocks {
-        let mut words: [&[i32]; G] = [&[]; G];
-        let mut sums = [L::ints(0); G];
+        ahead.ask();
+        let codes = &codes[b * C::CHUNKS..][..C::CHUNKS];
+        let mut words: [&[i32; BLOCK / 4]; G] = [&[0; BLOCK / 4]; G];
         for g in 0..G {
-            let block = rows[g] * n_blocks + b;
-            words[g] = &job.queries.words[block * BLOCK / 4..][..BLOCK / 4];
-            sums[g] = L::ints(-C::OFFSET * job.queries.sums[block]);
+            words[g] = &all_words[rows[g] * n_blocks + b];
         }
-        C::add(&codes[b * C::CHUNKS..][..C::CHUNKS], &words, &mut sums);
+        let mut ints = [[0; LANES]; G];
+        for part in 0..L::INT_PARTS {
+            let mut sums = [L::ints(0); G];
+            if C::OFFSET != 0 {
+                for g in 0..G {
+                    sums[g] = L::ints(-C::OFFSET * job.queries.sums[rows[g] * n_blocks + b]);
+                }
+            }
+            C::add(codes, part, &words, &mut sums);
+            for g in 0..G {
+                L::store_ints(sums[g], &mut ints[g], part);
+            }
+        }
         let scales = L::from_halves(&scales[b]);
         for g in 0..G {
             let scale = scales.mul(L::splat(job.queries.floats[rows[g] * n_blocks + b]));
-            scores[g] = L::to_floats(sums[g]).mul_add(scale, scores[g]);
+            scores[g] = L::from_ints(&ints[g]).mul_add(scale, scores[g]);
         }
     }
     for g in 0..G {
@@ -231,13 +256,29 @@ fn integer_scores<L: Lanes, C: Codes<L>, const G: usize>(
     }
 }
 
-/// Asks for `n` bytes at `at` of the plane, or of the next one where that is beyond its end.
-#[inline(always)]
-fn prefetch(job: &ScoreJob<'_>, at: usize, n: usize) {
-    match job.next {
-        _ if at < job.plane.len() => super::prefetch(job.plane, at, n),
-        Some(next) => super::prefetch(next, at - job.plane.len(), n),
-        None => {}
+/// Keys that are asked for before they are needed, little by little, since requests that wait for memory hold up others.
+struct Ahead<'j> {
+    job: &'j ScoreJob<'j>,
+    /// The first byte that has not been asked for, as if the next plane followed this one.
+    at: usize,
+    /// Where to end.
+    end: usize,
+    /// Bytes at a time.
+    step: usize,
+}
+
+impl Ahead<'_> {
+    #[inline(always)]
+    fn ask(&mut self) {
+        if self.at < self.end {
+            let (at, n) = (self.at, self.job.plane.len());
+            match self.job.next {
+                _ if at < n => super::prefetch(self.job.plane, at, self.step),
+                Some(next) => super::prefetch(next, at - n, self.step),
+                None => {}
+            }
+            self.at += self.step;
+        }
     }
 }
 

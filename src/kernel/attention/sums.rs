@@ -3,12 +3,15 @@
 //! what goes through a closure of an iterator or an array is not compiled for the instruction set.
 
 use super::cache::{BLOCK, KvFormat, PLANE_POSITIONS, padded};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, SumLanes};
 use super::scores::{RowScores, Span};
 use crate::quant::{Half, LANES, blocks};
 
 /// Lanes whose sums are held in registers at once; work is dealt out in these.
 pub(super) const LANE_GROUP: usize = 4;
+
+/// Positions of a lane in a plane.
+const ROUNDS: usize = PLANE_POSITIONS / LANES;
 
 /// The softmax weights of one query over the positions of a plane.
 pub(super) type RowWeights = [f32; PLANE_POSITIONS];
@@ -28,122 +31,103 @@ pub(super) struct SumJob<'j> {
     pub first_lane: usize,
 }
 
-/// Values of a plane, a chunk of sixteen elements at a time.
+/// Values of a plane, sixteen elements at a time.
 trait Values<L: Lanes> {
-    /// Turns to another chunk.
-    fn turn_to(&mut self, chunk: usize);
-    /// The chunk of a position.
-    fn load(&self, position: usize) -> L;
+    /// A chunk of a position.
+    fn load(&self, position: usize, chunk: usize) -> L;
 }
 
 struct Halves<'p> {
     rows: &'p [[Half; LANES]],
     n_chunks: usize,
-    chunk: usize,
 }
 
 impl<L: Lanes> Values<L> for Halves<'_> {
     #[inline(always)]
-    fn turn_to(&mut self, chunk: usize) {
-        self.chunk = chunk;
-    }
-
-    #[inline(always)]
-    fn load(&self, position: usize) -> L {
-        L::from_halves(&self.rows[position * self.n_chunks + self.chunk])
+    fn load(&self, position: usize, chunk: usize) -> L {
+        L::from_halves(&self.rows[position * self.n_chunks + chunk])
     }
 }
 
-/// The scales of the block of the chunk at hand; a block has two chunks.
-struct Scales<'p> {
-    /// `[n_blocks][PLANE_POSITIONS]`
-    halves: &'p [[Half; PLANE_POSITIONS]],
-    floats: [f32; PLANE_POSITIONS],
-}
-
-impl Scales<'_> {
-    #[inline(always)]
-    fn turn_to<L: Lanes>(&mut self, chunk: usize) {
-        let halves = self.halves[chunk / 2].as_chunks::<LANES>().0;
-        for (halves, floats) in halves.iter().zip(self.floats.as_chunks_mut::<LANES>().0) {
-            L::from_halves(halves).store(floats);
-        }
-    }
-}
-
+/// A block has two chunks.
 struct Bytes<'p> {
-    scales: Scales<'p>,
+    /// `[n_blocks][PLANE_POSITIONS]`
+    scales: &'p [[f32; PLANE_POSITIONS]],
     codes: &'p [[i8; LANES]],
     n_chunks: usize,
-    chunk: usize,
 }
 
 impl<L: Lanes> Values<L> for Bytes<'_> {
     #[inline(always)]
-    fn turn_to(&mut self, chunk: usize) {
-        self.chunk = chunk;
-        self.scales.turn_to::<L>(chunk);
-    }
-
-    #[inline(always)]
-    fn load(&self, position: usize) -> L {
-        let codes = &self.codes[position * self.n_chunks + self.chunk];
-        L::from_i8(codes).mul(L::splat(self.scales.floats[position]))
+    fn load(&self, position: usize, chunk: usize) -> L {
+        let codes = &self.codes[position * self.n_chunks + chunk];
+        L::from_i8(codes).mul(L::splat(self.scales[chunk / 2][position]))
     }
 }
 
 /// The two chunks of a block are in the low and the high nibbles.
 struct Nibbles<'p> {
-    scales: Scales<'p>,
+    /// `[n_blocks][PLANE_POSITIONS]`
+    scales: &'p [[f32; PLANE_POSITIONS]],
     codes: &'p [[u8; LANES]],
-    n_chunks: usize,
-    chunk: usize,
+    n_blocks: usize,
 }
 
 impl<L: Lanes> Values<L> for Nibbles<'_> {
     #[inline(always)]
-    fn turn_to(&mut self, chunk: usize) {
-        self.chunk = chunk;
-        self.scales.turn_to::<L>(chunk);
-    }
-
-    #[inline(always)]
-    fn load(&self, position: usize) -> L {
-        let codes = &self.codes[position * (self.n_chunks / 2) + self.chunk / 2];
-        let values =
-            if self.chunk.is_multiple_of(2) { L::from_low_nibbles(codes) } else { L::from_high_nibbles(codes) };
-        values.mul(L::splat(self.scales.floats[position]))
+    fn load(&self, position: usize, chunk: usize) -> L {
+        let codes = &self.codes[position * self.n_blocks + chunk / 2];
+        let values = if chunk.is_multiple_of(2) { L::from_low_nibbles(codes) } else { L::from_high_nibbles(codes) };
+        values.mul(L::splat(self.scales[chunk / 2][position]))
     }
 }
 
-/// Adds the values of the plane to `sums`: `[lanes from first_lane on][queries][padded dim]`.
+/// Values of one lane over the positions, decoded.
+struct Decoded<'d> {
+    /// `[chunks][rounds]`
+    floats: &'d [[[f32; LANES]; ROUNDS]],
+}
+
+impl<L: Lanes> Values<L> for Decoded<'_> {
+    #[inline(always)]
+    fn load(&self, position: usize, chunk: usize) -> L {
+        L::load(&self.floats[chunk][position / LANES])
+    }
+}
+
+/// Adds the values of the plane to `sums`: `[lanes from first_lane on][chunks][queries][LANES]`. `scratch` is of any length.
 #[inline(always)]
-pub(super) fn sums<L: Lanes>(job: &SumJob<'_>, sums: &mut [f32]) {
+pub(super) fn sums<L: Lanes>(job: &SumJob<'_>, scratch: &mut Vec<f32>, sums: &mut [f32]) {
     let n_chunks = padded(job.dim) / LANES;
     let n_blocks = job.dim / BLOCK;
-    let (scales, codes) = match job.format {
+    let (n_scales, n_decoded) = (n_blocks * PLANE_POSITIONS, n_chunks * PLANE_POSITIONS);
+    let (scales, decoded) = super::grown(scratch, n_scales + n_decoded, 0.0).split_at_mut(n_scales);
+    let (halves, codes) = match job.format {
         KvFormat::F16 => (&[][..], job.plane),
-        KvFormat::Q8_0 | KvFormat::Q4_0 => job.plane.split_at(n_blocks * PLANE_POSITIONS * size_of::<Half>()),
+        KvFormat::Q8_0 | KvFormat::Q4_0 => job.plane.split_at(n_scales * size_of::<Half>()),
     };
-    let (n, chunk) = (PLANE_POSITIONS * n_chunks, 0);
+    let halves = blocks::<[Half; LANES]>(halves, halves.len() / size_of::<[Half; LANES]>());
+    for (halves, scales) in halves.iter().zip(scales.as_chunks_mut().0) {
+        L::from_halves(halves).store(scales);
+    }
+    let scales = scales.as_chunks().0;
+    let n = PLANE_POSITIONS * n_chunks;
     match job.format {
-        KvFormat::F16 => sums_of::<L, _>(job, &mut Halves { rows: blocks(codes, n), n_chunks, chunk }, sums),
+        KvFormat::F16 => sums_of::<L, _>(job, &Halves { rows: blocks(codes, n), n_chunks }, decoded, sums),
         KvFormat::Q8_0 => {
-            let scales = Scales { halves: blocks(scales, n_blocks), floats: [0.0; PLANE_POSITIONS] };
-            sums_of::<L, _>(job, &mut Bytes { scales, codes: blocks(codes, n), n_chunks, chunk }, sums);
+            sums_of::<L, _>(job, &Bytes { scales, codes: blocks(codes, n), n_chunks }, decoded, sums);
         }
         KvFormat::Q4_0 => {
-            let scales = Scales { halves: blocks(scales, n_blocks), floats: [0.0; PLANE_POSITIONS] };
-            sums_of::<L, _>(job, &mut Nibbles { scales, codes: blocks(codes, n / 2), n_chunks, chunk }, sums);
+            sums_of::<L, _>(job, &Nibbles { scales, codes: blocks(codes, n / 2), n_blocks }, decoded, sums);
         }
     }
 }
 
 #[inline(always)]
-fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &mut V, sums: &mut [f32]) {
+fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &V, decoded: &mut [f32], sums: &mut [f32]) {
     let n_rows = job.weights.len();
     let n_chunks = padded(job.dim) / LANES;
-    // `[lanes][queries][chunks]`
+    // `[lanes][chunks][queries]`
     let sums = sums.as_chunks_mut::<LANES>().0;
     let n_groups = sums.len() / (LANE_GROUP * n_rows * n_chunks);
     // The rounds of sixteen positions that all queries see whole; the others' positions come one by one.
@@ -153,81 +137,115 @@ fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &mut V, sums: &mut 
     for group in 0..n_groups {
         let lane = job.first_lane + group * LANE_GROUP;
         let sums = &mut sums[group * LANE_GROUP * n_rows * n_chunks..][..LANE_GROUP * n_rows * n_chunks];
-        for chunk in 0..n_chunks {
+        let ask_ahead = |i: usize| {
             if let Some(next) = job.next {
-                let part = next.len() / (n_groups * n_chunks);
-                super::prefetch(next, (group * n_chunks + chunk) * part, part);
+                let part = next.len() / (n_groups * LANE_GROUP * n_chunks);
+                super::prefetch(next, (group * LANE_GROUP * n_chunks + i) * part, part);
             }
-            values.turn_to(chunk);
-            one_by_one::<L>(job, values, (chunk, lane), (0, rounds.0 * LANES), sums);
-            let n_parts = n_rows.div_ceil(L::SUM_ROWS);
-            for part in 0..n_parts {
-                let (start, stop) = (part * n_rows / n_parts, (part + 1) * n_rows / n_parts);
-                let at = Place { chunk, lane, n_chunks, n_rows, first_row: start };
-                match stop - start {
-                    1 => whole_rounds::<L, 1>(job, values, rounds, at, sums),
-                    2 => whole_rounds::<L, 2>(job, values, rounds, at, sums),
-                    3 => whole_rounds::<L, 3>(job, values, rounds, at, sums),
-                    4 => whole_rounds::<L, 4>(job, values, rounds, at, sums),
-                    5 => whole_rounds::<L, 5>(job, values, rounds, at, sums),
-                    _ => whole_rounds::<L, 6>(job, values, rounds, at, sums),
+        };
+        one_by_one::<L>(job, values, lane, (0, rounds.0 * LANES), sums);
+        match L::SUM_LANES {
+            SumLanes::Group => {
+                for chunk in 0..n_chunks {
+                    (LANE_GROUP * chunk..LANE_GROUP * (chunk + 1)).for_each(ask_ahead);
+                    all_rows::<L, LANE_GROUP>(job, values, rounds, (chunk, lane), sums);
                 }
             }
-            one_by_one::<L>(job, values, (chunk, lane), (rounds.1 * LANES, PLANE_POSITIONS), sums);
+            SumLanes::One => {
+                for (i, sums) in sums.chunks_exact_mut(n_rows * n_chunks).enumerate() {
+                    decode(values, rounds, lane + i, decoded);
+                    let values = Decoded { floats: decoded.as_chunks().0.as_chunks().0 };
+                    for chunk in 0..n_chunks {
+                        ask_ahead(i * n_chunks + chunk);
+                        all_rows::<L, 1>(job, &values, rounds, (chunk, lane + i), sums);
+                    }
+                }
+            }
+        }
+        one_by_one::<L>(job, values, lane, (rounds.1 * LANES, PLANE_POSITIONS), sums);
+    }
+}
+
+/// Decodes the values of one lane: `out`: `[chunks][rounds][LANES]`.
+#[inline(always)]
+fn decode<L: Lanes>(values: &impl Values<L>, rounds: (usize, usize), lane: usize, out: &mut [f32]) {
+    let chunks = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<ROUNDS>().0;
+    for round in rounds.0..rounds.1 {
+        for (chunk, out) in chunks.iter_mut().enumerate() {
+            values.load(round * LANES + lane, chunk).store(&mut out[round]);
         }
     }
 }
 
-/// Which sums are at hand: a chunk of elements, a group of lanes, some of the queries.
+/// Which sums are at hand: a chunk of elements, the first of some lanes, and of some queries.
 #[derive(Clone, Copy)]
 struct Place {
     chunk: usize,
     lane: usize,
-    n_chunks: usize,
-    n_rows: usize,
     first_row: usize,
 }
 
-impl Place {
-    /// The sum of a lane of the group and one of the queries.
-    #[inline(always)]
-    fn place(&self, lane: usize, g: usize) -> usize {
-        (lane * self.n_rows + self.first_row + g) * self.n_chunks + self.chunk
+/// A chunk of `N` lanes of all queries, as many queries at once as the registers hold.
+#[inline(always)]
+fn all_rows<L: Lanes, const N: usize>(
+    job: &SumJob<'_>,
+    values: &impl Values<L>,
+    rounds: (usize, usize),
+    (chunk, lane): (usize, usize),
+    sums: &mut [[f32; LANES]],
+) {
+    let n_rows = job.weights.len();
+    let n_parts = n_rows.div_ceil(L::SUM_ROWS);
+    for part in 0..n_parts {
+        let (start, stop) = (part * n_rows / n_parts, (part + 1) * n_rows / n_parts);
+        let at = Place { chunk, lane, first_row: start };
+        match stop - start {
+            1 => whole_rounds::<L, 1, N>(job, values, rounds, at, sums),
+            2 => whole_rounds::<L, 2, N>(job, values, rounds, at, sums),
+            3 => whole_rounds::<L, 3, N>(job, values, rounds, at, sums),
+            4 => whole_rounds::<L, 4, N>(job, values, rounds, at, sums),
+            5 => whole_rounds::<L, 5, N>(job, values, rounds, at, sums),
+            _ => whole_rounds::<L, 6, N>(job, values, rounds, at, sums),
+        }
     }
 }
 
-/// Rounds of sixteen positions, of which a group of lanes takes four, for `G` queries that all see them.
+/// Rounds of sixteen positions, of which `N` lanes take as many, for `G` queries that all see them.
 #[inline(always)]
-fn whole_rounds<L: Lanes, const G: usize>(
+fn whole_rounds<L: Lanes, const G: usize, const N: usize>(
     job: &SumJob<'_>,
     values: &impl Values<L>,
     rounds: (usize, usize),
     at: Place,
     sums: &mut [[f32; LANES]],
 ) {
-    let mut weights: [&[[f32; LANE_GROUP]]; G] = [&[]; G];
-    let mut held = [[L::splat(0.0); LANE_GROUP]; G];
-    for g in 0..G {
-        weights[g] = job.weights[at.first_row + g].as_chunks::<LANE_GROUP>().0;
-        for lane in 0..LANE_GROUP {
-            held[g][lane] = L::load(&sums[at.place(lane, g)]);
+    let Ok(weights) = <&[RowWeights; G]>::try_from(&job.weights[at.first_row..][..G]) else {
+        unreachable!("{G} queries")
+    };
+    let (n_rows, n_chunks) = (job.weights.len(), padded(job.dim) / LANES);
+    let mut held = [[L::splat(0.0); N]; G];
+    for lane in 0..N {
+        let sums = &sums[(lane * n_chunks + at.chunk) * n_rows + at.first_row..][..G];
+        for g in 0..G {
+            held[g][lane] = L::load(&sums[g]);
         }
     }
     for round in rounds.0..rounds.1 {
-        let mut four = [L::splat(0.0); LANE_GROUP];
-        for lane in 0..LANE_GROUP {
-            four[lane] = values.load(round * LANES + at.lane + lane);
+        let first = round * LANES + at.lane;
+        let mut some = [L::splat(0.0); N];
+        for lane in 0..N {
+            some[lane] = values.load(first + lane, at.chunk);
         }
         for g in 0..G {
-            let weights = &weights[g][round * (LANES / LANE_GROUP) + at.lane / LANE_GROUP];
-            for lane in 0..LANE_GROUP {
-                held[g][lane] = L::splat(weights[lane]).mul_add(four[lane], held[g][lane]);
+            for lane in 0..N {
+                held[g][lane] = L::splat(weights[g][first + lane]).mul_add(some[lane], held[g][lane]);
             }
         }
     }
-    for g in 0..G {
-        for lane in 0..LANE_GROUP {
-            held[g][lane].store(&mut sums[at.place(lane, g)]);
+    for lane in 0..N {
+        let sums = &mut sums[(lane * n_chunks + at.chunk) * n_rows + at.first_row..][..G];
+        for g in 0..G {
+            held[g][lane].store(&mut sums[g]);
         }
     }
 }
@@ -237,7 +255,7 @@ fn whole_rounds<L: Lanes, const G: usize>(
 fn one_by_one<L: Lanes>(
     job: &SumJob<'_>,
     values: &impl Values<L>,
-    (chunk, first_lane): (usize, usize),
+    first_lane: usize,
     cut: Span,
     sums: &mut [[f32; LANES]],
 ) {
@@ -246,11 +264,14 @@ fn one_by_one<L: Lanes>(
     for (row, (weights, &span)) in job.weights.iter().zip(job.spans).enumerate() {
         let (from, to) = (span.0.max(cut.0), span.1.min(cut.1));
         for lane in 0..LANE_GROUP {
-            let sum = &mut sums[(lane * n_rows + row) * n_chunks + chunk];
+            let sums = &mut sums[lane * n_rows * n_chunks..][..n_rows * n_chunks];
             // The first position of the lane that is not before `from`.
             let mut p = from + (first_lane + lane + LANES - from % LANES) % LANES;
             while p < to {
-                L::splat(weights[p]).mul_add(values.load(p), L::load(sum)).store(sum);
+                for chunk in 0..n_chunks {
+                    let sum = &mut sums[chunk * n_rows + row];
+                    L::splat(weights[p]).mul_add(values.load(p, chunk), L::load(sum)).store(sum);
+                }
                 p += LANES;
             }
         }
@@ -266,7 +287,7 @@ pub(super) fn weights<L: Lanes>(row: &RowScores, scale: f32, out: &mut RowWeight
     }
 }
 
-/// Folds the lanes of one query: `sums`: `[LANES][queries][padded dim]`, `out`: `[dim]`.
+/// Folds the lanes of one query: `sums`: `[LANES][chunks][queries][LANES]`, `out`: `[dim]`.
 #[inline(always)]
 pub(super) fn folded<L: Lanes>(sums: &[f32], n_rows: usize, row: usize, out: &mut [f32]) {
     let n_chunks = padded(out.len()) / LANES;
@@ -274,7 +295,7 @@ pub(super) fn folded<L: Lanes>(sums: &[f32], n_rows: usize, row: usize, out: &mu
     for (chunk, out) in out.chunks_mut(LANES).enumerate() {
         let mut lanes = [L::splat(0.0); LANES];
         for lane in 0..LANES {
-            lanes[lane] = L::load(&sums[(lane * n_rows + row) * n_chunks + chunk]);
+            lanes[lane] = L::load(&sums[(lane * n_chunks + chunk) * n_rows + row]);
         }
         for half in [8, 4, 2, 1] {
             for i in 0..half {

@@ -58,7 +58,13 @@ pub(super) fn table() -> Table {
 fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
     let mut products = [[None; 2]; GgmlType::ALL.len()];
     let mut set = |ty: GgmlType, codes, run| {
-        products[ty as usize][1] = Some(Product { least_rows: 1, panel_rows: PANELS * ROWS, codes, run });
+        // Below these the forms for one row and for four rows of activations are faster (`tests/bench/EXPERIMENTS.md`).
+        let least_rows = match ty {
+            GgmlType::Q8_0 | GgmlType::Q6_K => 5,
+            GgmlType::Q3_K => 3,
+            _ => 2,
+        };
+        products[ty as usize][1] = Some(Product { least_rows, panel_rows: PANELS * ROWS, codes, run });
     };
     set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
     set(GgmlType::Q4_1, TileCodes::Signed, proven_product!(block_products::q4_1));

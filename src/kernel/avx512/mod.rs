@@ -59,7 +59,7 @@ pub(super) fn table() -> Table {
 fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
     let mut products = [[None; 2]; GgmlType::ALL.len()];
     let mut set = |ty: GgmlType, codes, run| {
-        products[ty as usize][1] = Some(Product { least_rows: 1, panel_rows: PANELS * ROWS, codes, run });
+        products[ty as usize][1] = Some(Product { least_rows: 2, panel_rows: PANELS * ROWS, codes, run });
     };
     set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
     set(GgmlType::Q4_1, TileCodes::Signed, proven_product!(block_products::q4_1));

@@ -17,7 +17,7 @@ pub enum Foresight {
 }
 
 /// Of a rank's predictions, the share that has to be right for it to be read.
-const LEAST_SHARE: f64 = 0.4;
+const LEAST_SHARE: f64 = 0.8;
 /// What a rank's share is taken for before it is known.
 const FIRST_SHARE: f64 = 0.75;
 /// How many comparisons a share remembers, about.

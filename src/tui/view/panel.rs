@@ -108,14 +108,29 @@ fn memory(theme: &Theme, snapshot: &Snapshot, roomy: bool, pen: &mut Pen<'_>) {
     };
     pen.title(theme, "memory", &source);
     // One scale for all: the bars can be compared.
+    let paged = snapshot.paging.as_ref().filter(|paging| paging.is_paged());
     let all = [snapshot.file_bytes, snapshot.memory_total, snapshot.rss_bytes];
     let scale = all.into_iter().flatten().max().unwrap_or(0);
     level(theme, pen, "file", snapshot.file_bytes, scale);
-    level(theme, pen, "cached", snapshot.resident_bytes, scale);
-    level(theme, pen, "memory", snapshot.memory_total, scale);
+    // Experts past the page cache are in memory all the same.
+    match paged.filter(|paging| paging.way.name == "direct") {
+        None => level(theme, pen, "cached", snapshot.resident_bytes, scale),
+        Some(paging) => {
+            let both = snapshot.resident_bytes.zip(paging.resident_bytes).map(|(cached, experts)| cached + experts);
+            level(theme, pen, "held", both, scale);
+        }
+    }
+    if let Some(paging) = paged.filter(|_| roomy) {
+        level(theme, pen, "experts", paging.resident_bytes, scale);
+    }
+    level(theme, pen, "budget", snapshot.memory_total, scale);
     if roomy {
         level(theme, pen, "free", snapshot.memory_available, scale);
         level(theme, pen, "process", snapshot.rss_bytes, scale);
+    }
+    if let Some(paging) = paged {
+        let way = format!("{:<LABEL_COLUMNS$}{}: {}", "paging", paging.way.name, one_line(&paging.way.reason));
+        pen.line(&Line::styled(cut(&way, pen.columns()), theme.dim));
     }
 }
 

@@ -62,6 +62,7 @@ fn state(app: &App, now: Instant) -> String {
         Engine::Absent => "no model".into(),
         Engine::Gone => "the engine has stopped".into(),
         Engine::Ready if app.dialog.is_some() => "the context is full".into(),
+        Engine::Ready if snapshot.loading.is_some() => loading(snapshot),
         Engine::Ready => match context_used(snapshot) {
             Some(used) => format!("ready · {used}"),
             None => "ready".into(),
@@ -76,11 +77,18 @@ fn state(app: &App, now: Instant) -> String {
             Some(speed) => format!("replying · {} tok/s", units::speed(speed)),
             None => "replying".into(),
         },
+        Engine::Replying(_) if snapshot.loading.is_some() => loading(snapshot),
         Engine::Replying(_) => match snapshot.prompt.and_then(|(done, total)| units::percent(done, total)) {
             Some(percent) => format!("reading the prompt · {percent} %"),
             None => "reading the prompt".into(),
         },
     }
+}
+
+/// How far the weights are read in that every token needs.
+fn loading(snapshot: &Snapshot) -> String {
+    let percent = snapshot.loading.and_then(|(done, total)| units::percent(done, total)).unwrap_or(0);
+    format!("reading the weights · {percent} %")
 }
 
 fn context_used(snapshot: &Snapshot) -> Option<String> {
