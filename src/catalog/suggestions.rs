@@ -17,7 +17,7 @@ pub struct Suggestion {
 }
 
 /// From the smallest to the largest.
-pub const ALL: [Suggestion; 8] = [
+pub const ALL: [Suggestion; 7] = [
     Suggestion {
         name: "Qwen/Qwen3-0.6B-GGUF:Q8_0",
         what: "dense and tiny: to see that all works",
@@ -59,13 +59,6 @@ pub const ALL: [Suggestion; 8] = [
         parameters: (30.5, 3.3),
         disk_gb: 32.5,
         memory_gb: 8.0,
-    },
-    Suggestion {
-        name: "unsloth/Qwen3-235B-A22B-Instruct-2507-GGUF:Q2_K",
-        what: "MoE, 8 of 128 experts: large, for a fast SSD",
-        parameters: (235.0, 22.0),
-        disk_gb: 86.0,
-        memory_gb: 16.0,
     },
     Suggestion {
         name: "unsloth/Qwen3-235B-A22B-Instruct-2507-GGUF:Q4_K_M",
