@@ -52,11 +52,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let named = args.model.path()?;
-    if named.is_none() {
-        output::warn(embedded::NOTICE);
-    }
-    let path = &named.map_or_else(embedded_model, Ok)?;
+    let path = &model_or_toy(&args.model)?;
     let sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
@@ -157,6 +153,15 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     saved?;
     traced?;
     Ok(printed?)
+}
+
+/// The model that is named, or the one in the binary, and then a word of what it is.
+fn model_or_toy(model: &ModelArg) -> anyhow::Result<PathBuf> {
+    let named = model.path()?;
+    if named.is_none() {
+        output::warn(embedded::NOTICE);
+    }
+    named.map_or_else(embedded_model, Ok)
 }
 
 fn now() -> jiff::civil::DateTime {
