@@ -8,7 +8,7 @@
 //! | 6 | `main`, [`cli`] |
 //! | 5 | [`tui`] |
 //! | 4 | [`worker`] |
-//! | 3 | [`session`], [`sampler`], [`text`], [`transcript`], [`pull`], [`catalog`] |
+//! | 3 | [`session`], [`sampler`], [`text`], [`transcript`], [`pull`], [`catalog`], [`embedded`] |
 //! | 2 | [`model`], [`quantize`] |
 //! | 1 | [`store`], [`gguf`], [`kernel`], [`pool`] |
 //! | 0 | [`quant`], [`telemetry`], [`disk`] |
@@ -16,6 +16,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod disk;
+pub mod embedded;
 pub mod gguf;
 pub mod kernel;
 pub mod model;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules by floor; a module may use those of lower floors, and its own.
-const FLOORS: [(&str, u32); 19] = [
+const FLOORS: [(&str, u32); 20] = [
     ("quant", 0),
     ("telemetry", 0),
     ("disk", 0),
@@ -23,6 +23,7 @@ const FLOORS: [(&str, u32); 19] = [
     ("transcript", 3),
     ("pull", 3),
     ("catalog", 3),
+    ("embedded", 3),
     ("worker", 4),
     ("tui", 5),
     ("cli", 6),

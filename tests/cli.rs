@@ -201,7 +201,7 @@ fn exit_codes_tell_wrong_use_from_failure() {
     };
     assert_eq!(code(&["run", "/nowhere/model.gguf", "-p", "hi"]), 1);
     assert_eq!(code(&["run", &model, "-p", "hi", "--temp", "-3"]), 2);
-    assert_eq!(code(&["run", "-p", "hi"]), 2);
+    assert_eq!(code(&["bench"]), 2);
     assert_eq!(code(&["run", &model, "--no-such-option"]), 2);
     assert_eq!(code(&["run", &model, "-p", ""]), 2);
     assert_eq!(code(&["run", &model, "--isa", "mmx", "-p", "hi"]), 2);
@@ -303,4 +303,28 @@ fn a_budget_that_cannot_work_is_refused_with_the_numbers_and_the_one_it_names_wo
     let least = run(least);
     assert!(least.status.success(), "{}", String::from_utf8_lossy(&least.stderr));
     assert_eq!(least.stdout, run("1G").stdout);
+}
+
+#[test]
+fn the_model_in_the_binary_answers_where_none_is_named_and_has_a_name_of_its_own() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = wayinfer(arguments);
+        let output =
+            command.env("HOME", home.path()).env("XDG_CACHE_HOME", home.path().join("cache")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let options = ["-p", "hello", "--greedy", "--max-tokens", "12"];
+    let (unnamed, told) = run(&[&["run"], &options[..]].concat());
+    assert!(!unnamed.trim().is_empty() && told.contains("toy") && told.contains("wayinfer pull"), "{told}");
+    assert_eq!(run(&[&["run", "demo"], &options[..]].concat()).0, unnamed);
+    assert_eq!(run(&[&["run", "--model", "demo"], &options[..]].concat()).0, unnamed);
+    let report: Value = serde_json::from_str(&run(&["inspect", "demo", "--json"]).0).unwrap();
+    assert_eq!(report["runnable"], true);
+    // The names of files and of models that are here come first.
+    std::fs::copy(common::data(MIXTRAL), home.path().join("demo")).unwrap();
+    let mut command = wayinfer(&["inspect", "demo", "--json"]);
+    let other = command.current_dir(home.path()).env("HOME", home.path()).output().unwrap();
+    assert_ne!(serde_json::from_slice::<Value>(&other.stdout).unwrap()["tensors"], report["tensors"]);
 }

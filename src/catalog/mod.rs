@@ -163,7 +163,8 @@ fn facts(path: &Path) -> Result<Facts, String> {
 /// # Errors
 /// No model of that name, or several.
 pub fn resolve(name: &Path, folders: &Folders) -> Result<PathBuf, CatalogError> {
-    if name.exists() {
+    // A folder may have the name of a model; it is none.
+    if name.is_file() {
         return Ok(name.to_owned());
     }
     let unknown = || CatalogError::Unknown { name: name.display().to_string() };

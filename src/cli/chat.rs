@@ -8,9 +8,10 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, note_use};
+use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, embedded_model, note_use};
 use super::output;
 use super::session::SessionArg;
+use crate::catalog;
 use crate::tui::{self, ChatOptions, ExitReason};
 use crate::worker::{self, Event};
 
@@ -34,12 +35,22 @@ pub(super) struct ChatArgs {
 }
 
 pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
-    let model = args.model.path()?;
+    let mut model = args.model.path()?;
     let sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Taken)?;
     let session = args.session.open(args.system.as_deref())?;
     let data = data_folder()?;
+    let models = data.join("models");
+    // What is named is opened; where there is nothing to choose from, the model in the binary is.
+    let nothing_else = model.is_none() && catalog::scan(&models).models.is_empty();
+    let embedded = match embedded_model() {
+        Err(error) if nothing_else => return Err(error),
+        embedded => embedded.ok(),
+    };
+    if nothing_else {
+        model.clone_from(&embedded);
+    }
     if let Some(model) = &model {
         note_use(&data, model);
     }
@@ -47,11 +58,12 @@ pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
     let events = handle.events.clone();
     let options = ChatOptions {
         model,
+        embedded,
         session,
         sessions_dir: Some(data.join("sessions")),
         sampling,
         system: args.system,
-        ..ChatOptions::new(data.join("models"))
+        ..ChatOptions::new(models)
     };
     let exit = tui::run(handle, options)?;
     wait_for_worker(&events);

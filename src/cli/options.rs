@@ -6,7 +6,8 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::output::usage;
-use crate::catalog::{self, Folders};
+use crate::catalog::{self, CatalogError, Folders};
+use crate::embedded;
 use crate::kernel::Isa;
 use crate::model::Prefetch;
 use crate::sampler::SamplingParams;
@@ -92,7 +93,7 @@ pub(super) enum Screen {
 /// Where the model is named: by position, or by `--model`.
 #[derive(Debug, Args)]
 pub(super) struct ModelArg {
-    /// A GGUF file, any split of one, or the name of a model that `wayinfer models` lists
+    /// A GGUF file, any split of one, the name of a model that `wayinfer models` lists, or `demo`, the one in the binary
     #[arg(value_name = "MODEL")]
     positional: Option<PathBuf>,
     /// The model, as an option
@@ -112,7 +113,7 @@ impl ModelArg {
 
     /// The model, which must be named.
     pub(super) fn required(&self) -> anyhow::Result<PathBuf> {
-        self.path()?.ok_or_else(|| usage("no model is named; give the path of a GGUF file"))
+        self.path()?.ok_or_else(|| usage("no model is named; give the path of a GGUF file, or `demo`"))
     }
 }
 
@@ -129,9 +130,19 @@ pub(super) fn note_use(data: &Path, model: &Path) {
     }
 }
 
-/// The file of a model that a person names: a path, or the name of a model that is here.
+/// The file of a model that a person names: a path, the name of a model that is here, or that of the one in the binary.
 pub(super) fn find_model(name: &Path) -> anyhow::Result<PathBuf> {
-    Ok(catalog::resolve(name, &model_folders()?)?)
+    match catalog::resolve(name, &model_folders()?) {
+        Err(CatalogError::Unknown { .. }) if name == Path::new(embedded::NAME) => embedded_model(),
+        found => Ok(found?),
+    }
+}
+
+/// The file of the model in the binary.
+pub(super) fn embedded_model() -> anyhow::Result<PathBuf> {
+    let folders = directories::ProjectDirs::from("", "", "wayinfer");
+    let cache = folders.map_or_else(std::env::temp_dir, |folders| folders.cache_dir().to_owned());
+    Ok(embedded::file(&cache)?)
 }
 
 /// Where models are looked for.

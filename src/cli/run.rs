@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use serde_json::json;
 
-use super::options::{Common, ModelArg, SamplingArgs, Screen};
+use super::options::{Common, ModelArg, SamplingArgs, Screen, embedded_model};
 use super::output::{self, Progress, usage};
 use super::session::{SessionArg, Turn};
+use crate::embedded;
 use crate::session::{self, KvFile, PromptStats, ReplySink, ReplyStats, StopReason, Watch, Words};
 use crate::store::System;
 use crate::text::tokenizer::Special;
@@ -51,7 +52,11 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let path = &args.model.required()?;
+    let named = args.model.path()?;
+    if named.is_none() {
+        output::warn(embedded::NOTICE);
+    }
+    let path = &named.map_or_else(embedded_model, Ok)?;
     let sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;

@@ -130,6 +130,7 @@ pub struct App {
     pub engine: Engine,
     pub model: Option<ModelSummary>,
     pub models_dir: PathBuf,
+    embedded: Option<PathBuf>,
     pub conversation: Conversation,
     pub composer: Composer,
     /// Messages that wait for the reply under way.
@@ -162,6 +163,7 @@ impl App {
             engine: Engine::Absent,
             model: None,
             models_dir: options.models_dir,
+            embedded: options.embedded,
             conversation: Conversation::default(),
             composer: Composer::default(),
             queue: VecDeque::new(),
@@ -356,7 +358,7 @@ impl App {
     }
 
     fn open_picker(&mut self, error: Option<String>) -> Vec<Effect> {
-        self.picker = Some(Picker { error, ..Picker::default() });
+        self.picker = Some(Picker { error, embedded: self.embedded.clone(), ..Picker::default() });
         vec![Effect::Scan(self.models_dir.clone())]
     }
 

@@ -46,6 +46,8 @@ pub use self::view::PANEL_NEEDS;
 pub struct ChatOptions {
     /// `None`: the person picks one.
     pub model: Option<PathBuf>,
+    /// The file of the model in the binary, the last one to pick from.
+    pub embedded: Option<PathBuf>,
     /// Where to look for models to pick from.
     pub models_dir: PathBuf,
     pub sampling: SamplingParams,
@@ -66,6 +68,7 @@ impl ChatOptions {
     pub fn new(models_dir: PathBuf) -> ChatOptions {
         ChatOptions {
             model: None,
+            embedded: None,
             models_dir,
             sampling: SamplingParams::default(),
             system: None,

@@ -1,9 +1,10 @@
 //! The list of models to choose from: the GGUF files of a folder and of the folders in it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::sanitize::one_line;
 pub use crate::catalog::{Candidate, Scan};
+use crate::embedded;
 
 /// Looks for models in `root`; their names are safe to draw.
 pub fn scan(root: &Path) -> Scan {
@@ -23,10 +24,19 @@ pub struct Picker {
     pub chosen: usize,
     /// Why the model before could not be opened.
     pub error: Option<String>,
+    /// The file of the model in the binary.
+    pub embedded: Option<PathBuf>,
 }
 
 impl Picker {
-    pub fn found(&mut self, scan: Scan) {
+    pub fn found(&mut self, mut scan: Scan) {
+        scan.models.extend(self.embedded.clone().map(|path| Candidate {
+            path,
+            name: embedded::NAME.to_owned(),
+            folder: "a toy that comes with WayInfer".to_owned(),
+            bytes: embedded::bytes(),
+            splits: None,
+        }));
         self.chosen = self.chosen.min(scan.models.len().saturating_sub(1));
         self.scan = Some(scan);
     }

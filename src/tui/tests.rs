@@ -372,6 +372,21 @@ fn the_list_moves_opens_looks_again_and_quits() {
 }
 
 #[test]
+fn the_model_in_the_binary_is_offered_last_and_says_what_it_is() {
+    let options = ChatOptions { embedded: Some("/c/demo.gguf".into()), ..ChatOptions::new("/m".into()) };
+    let now = Instant::now();
+    let mut d = Driver { app: App::new(options, Theme::dark(ColorDepth::True), now).0, now };
+    d.tell(Msg::Scanned(Scan::default()));
+    assert_eq!(names(&d.press("Enter")), ["load /c/demo.gguf"]);
+    d.worker(Event::Loaded(ModelSummary { path: "/c/demo.gguf".into(), ..summary() }));
+    assert_eq!(d.app.conversation.items().iter().filter(|item| item.raw.contains("a toy")).count(), 1);
+    // A model of one's own gets no such word.
+    let mut other = Driver::ready();
+    other.worker(Event::Loaded(summary()));
+    assert!(!other.app.conversation.items().iter().any(|item| item.raw.contains("a toy")));
+}
+
+#[test]
 fn enter_on_an_empty_list_does_nothing() {
     let mut d = Driver::new(None).0;
     d.tell(Msg::Scanned(Scan::default()));

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::embedded;
 use crate::transcript::{Figures, Record};
 use crate::worker::{Command, Event, ReplyStats, StopReason, model_record};
 
@@ -21,6 +22,9 @@ impl App {
                 summary.architecture = one_line(&summary.architecture);
                 summary.quantization = one_line(&summary.quantization);
                 let record = model_record(&summary);
+                if self.embedded.as_ref() == Some(&summary.path) {
+                    self.conversation.add(Kind::Note, "", embedded::NOTICE);
+                }
                 self.model = Some(summary);
                 self.engine = Engine::Ready;
                 let mut effects = vec![Effect::Record(record)];
