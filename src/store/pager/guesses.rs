@@ -19,7 +19,7 @@ pub enum Foresight {
 /// Of a rank's predictions, the share that has to be right for it to be read.
 const LEAST_SHARE: f64 = 0.8;
 /// What a rank's share is taken for before it is known.
-const FIRST_SHARE: f64 = 0.75;
+const FIRST_SHARE: f64 = 0.9;
 /// How many comparisons a share remembers, about.
 const MEMORY: f64 = 200.0;
 /// Where no rank is worth reading, every how many layers one is predicted all the same, to notice when one is again.

@@ -1,5 +1,7 @@
 //! Sixteen numbers in two registers of AVX2.
 
+#![allow(unsafe_code, reason = "vector instructions of a set that is proven to be there")]
+
 use std::arch::x86_64::*;
 
 use super::{Lanes, SumLanes};
