@@ -13,6 +13,8 @@ pub const NAME: &str = "demo";
 pub const NOTICE: &str = "This is the demonstration model that comes with WayInfer: a toy that shows the machine at work and knows \
                           next to nothing. For a real model: `wayinfer models --suggest` names some that suit this machine, \
                           `wayinfer pull NAME` fetches one.";
+/// How freely it speaks where nobody says otherwise: a model this small wanders off at what suits large ones.
+pub const TEMPERATURE: f32 = 0.2;
 
 const BYTES: &[u8] = include_bytes!("../assets/demo.gguf");
 const FILE: &str = "demo.gguf";

@@ -36,7 +36,7 @@ pub(super) struct ChatArgs {
 
 pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
     let mut model = args.model.path()?;
-    let sampling = args.sampling.params()?;
+    let mut sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Taken)?;
     let session = args.session.open(args.system.as_deref())?;
@@ -50,6 +50,9 @@ pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
     };
     if nothing_else {
         model.clone_from(&embedded);
+    }
+    if model.is_some() && model == embedded {
+        sampling = args.sampling.params_of_toy()?;
     }
     if let Some(model) = &model {
         note_use(&data, model);

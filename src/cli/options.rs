@@ -185,7 +185,15 @@ pub(super) struct SamplingArgs {
 
 impl SamplingArgs {
     pub(super) fn params(&self) -> anyhow::Result<SamplingParams> {
-        let d = SamplingParams::default();
+        self.params_beside(SamplingParams::default())
+    }
+
+    /// Those for the model in the binary, where nothing else is asked for.
+    pub(super) fn params_of_toy(&self) -> anyhow::Result<SamplingParams> {
+        self.params_beside(SamplingParams { temperature: embedded::TEMPERATURE, ..SamplingParams::default() })
+    }
+
+    fn params_beside(&self, d: SamplingParams) -> anyhow::Result<SamplingParams> {
         // What a settings file says of drawing is no contradiction to --greedy, which draws nothing.
         let base = if self.greedy {
             SamplingParams::greedy()

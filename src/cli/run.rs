@@ -12,6 +12,7 @@ use super::options::{Common, ModelArg, SamplingArgs, Screen, embedded_model};
 use super::output::{self, Progress, usage};
 use super::session::{SessionArg, Turn};
 use crate::embedded;
+use crate::sampler::SamplingParams;
 use crate::session::{self, KvFile, PromptStats, ReplySink, ReplyStats, StopReason, Watch, Words};
 use crate::store::System;
 use crate::text::tokenizer::Special;
@@ -52,8 +53,8 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let path = &model_or_toy(&args.model)?;
-    let sampling = args.sampling.params()?;
+    let (path, sampling) = model_and_sampling(&args)?;
+    let path = path.as_path();
     let options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
     let text = match args.ids_file {
@@ -155,13 +156,13 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     Ok(printed?)
 }
 
-/// The model that is named, or the one in the binary, and then a word of what it is.
-fn model_or_toy(model: &ModelArg) -> anyhow::Result<PathBuf> {
-    let named = model.path()?;
-    if named.is_none() {
-        output::warn(embedded::NOTICE);
+/// The model that is named, or the one in the binary, and then a word of what it is; and how its tokens are chosen.
+fn model_and_sampling(args: &RunArgs) -> anyhow::Result<(PathBuf, SamplingParams)> {
+    if let Some(named) = args.model.path()? {
+        return Ok((named, args.sampling.params()?));
     }
-    named.map_or_else(embedded_model, Ok)
+    output::warn(embedded::NOTICE);
+    Ok((embedded_model()?, args.sampling.params_of_toy()?))
 }
 
 fn now() -> jiff::civil::DateTime {

@@ -39,10 +39,6 @@ pub struct NoRoom {
 
 const NOWHERE: u32 = u32::MAX;
 
-/// Layers are of one class where the smallest of its experts takes this share of the largest, or more: what a slot holds
-/// beyond a smaller expert is given back, and little of it has to be brought in again.
-const LEAST_OF_CLASS: f64 = 0.75;
-
 /// How many tokens' wait another size class's victim must be ahead of one whose slot can be filled in place.
 const CLASS_PREFERENCE: f64 = 1.0;
 
@@ -81,10 +77,9 @@ struct Layer {
     heap_len: usize,
 }
 
-/// The layers whose experts take about the same number of bytes.
+/// The layers whose experts take the same number of bytes.
 #[derive(Debug, Clone)]
 struct Class {
-    /// Of the largest.
     slot_bytes: u64,
     /// Slots that were used and are free again, the one freed last at the end.
     free: Vec<u32>,
@@ -111,28 +106,24 @@ impl ExpertCache {
     /// Where the two slices differ in length.
     pub fn new(policy: Policy, slot_bytes: &[u64], n_experts: &[usize], budget: u64) -> ExpertCache {
         assert_eq!(slot_bytes.len(), n_experts.len(), "one size and one count a layer");
-        let mut sizes = slot_bytes.to_vec();
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
         let mut classes: Vec<Class> = Vec::new();
-        for size in sizes {
-            let fits = |c: &Class| size as f64 >= c.slot_bytes as f64 * LEAST_OF_CLASS;
-            if !classes.last().is_some_and(fits) {
-                classes.push(Class { slot_bytes: size, free: Vec::new(), n_slots: 0 });
-            }
-        }
         let mut layers = Vec::with_capacity(slot_bytes.len());
         let mut first = 0;
         for (&slot_bytes, &n_experts) in slot_bytes.iter().zip(n_experts) {
             let n_experts = if slot_bytes == 0 { 0 } else { n_experts };
-            // Classes are in the order of falling size: the last one that is large enough.
-            let class = classes.iter().rposition(|c| c.slot_bytes >= slot_bytes).expect("every size has a class");
+            let class = classes.iter().position(|c| c.slot_bytes == slot_bytes).unwrap_or_else(|| {
+                classes.push(Class { slot_bytes, free: Vec::new(), n_slots: 0 });
+                classes.len() - 1
+            });
+            classes[class].free.reserve(n_experts);
             layers.push(Layer { first, n_experts, slot_bytes, class, clock: 0.0, batch: 0.0, heap_len: 0 });
             first += n_experts;
         }
         let unused = Expert { key: policy.unused(), place: Place::Cold, pins: 0, slot: NOWHERE, at: NOWHERE };
         let (experts, heaps) = (vec![unused; first], vec![NOWHERE; first]);
-        for (number, class) in classes.iter_mut().enumerate() {
-            class.free.reserve(layers.iter().filter(|l| l.class == number).map(|l| l.n_experts).sum());
+        for class in &mut classes {
+            let slots: usize = layers.iter().filter(|l| l.slot_bytes == class.slot_bytes).map(|l| l.n_experts).sum();
+            class.free.reserve(slots);
         }
         ExpertCache { policy, budget, used: 0, pinned: 0, current: 0, steps: 0.0, layers, classes, experts, heaps }
     }
@@ -177,14 +168,10 @@ impl ExpertCache {
         (slot != NOWHERE).then_some(slot)
     }
 
-    /// The size class of a layer: slots of one class are numbered from 0 up to at most as many as its layers have experts.
+    /// The size class of a layer: slots of one class have the same size, and are numbered from 0 up to at most as many as
+    /// its layers have experts.
     pub fn class(&self, layer: usize) -> usize {
         self.layers[layer].class
-    }
-
-    /// Bytes that the largest expert of a layer's class takes.
-    pub fn class_bytes(&self, layer: usize) -> u64 {
-        self.classes[self.layers[layer].class].slot_bytes
     }
 
     /// Makes room and inserts; gives the slot. Whoever leaves is appended to `evicted`, its slot free from then on; if it

@@ -239,15 +239,15 @@ fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, Store
     for layer in 0..places.layers.len() {
         let class = cache.class(layer);
         starts.resize(starts.len().max(class + 1), None);
-        let stride = cache.class_bytes(layer);
         let of_class = (0..places.layers.len()).filter(|&other| cache.class(other) == class);
-        let n_slots: u64 = of_class.filter_map(|l| places.layers[l].as_ref()).map(|l| l.n_experts() as u64).sum();
+        let size: u64 =
+            of_class.filter_map(|l| places.layers[l].as_ref()).map(|l| l.slot_bytes * l.n_experts() as u64).sum();
         let start = *starts[class].get_or_insert_with(|| {
-            bytes += stride.saturating_mul(n_slots);
-            bytes - stride.saturating_mul(n_slots)
+            bytes += size;
+            bytes - size
         });
         if let Some(layer) = &mut places.layers[layer] {
-            (layer.arena_start, layer.stride) = (start, stride);
+            layer.arena_start = start;
         }
     }
     let arena = Arc::new(Arena::new(bytes)?);

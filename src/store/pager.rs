@@ -392,7 +392,9 @@ impl Pager {
         self.evicted = evicted;
         let slot = inserted?;
         self.drop_evicted(places);
-        self.slots.fill(places, places.slot_start(id, slot), places.of(id).slot_bytes);
+        if self.is_direct() {
+            self.slots.fill(places.slot_start(id, slot), places.of(id).slot_bytes);
+        }
         self.slots.trim(places, self.cache.budget());
         self.last_ticket += 1;
         let ticket = self.last_ticket;

@@ -56,8 +56,6 @@ pub(super) struct Layer {
     offsets: [u64; 3],
     /// Where the slots of the layer's size class begin in the arena.
     pub arena_start: u64,
-    /// From one slot of the class to the next.
-    pub stride: u64,
     /// `[n_experts]`: the slot of an expert that may be read from, plus 1; 0: it may not.
     readable: Vec<AtomicU32>,
     /// `[n_experts]`, where every expert fits: how many bytes had been asked for when the expert was last found in memory
@@ -99,7 +97,7 @@ impl<'m> Places<'m> {
     /// Where in the arena the expert's slot is.
     pub(super) fn slot_start(&self, id: ExpertId, slot: u32) -> u64 {
         let layer = self.of(id);
-        layer.arena_start + u64::from(slot) * layer.stride
+        layer.arena_start + u64::from(slot) * layer.slot_bytes
     }
 
     /// What is to be read into the expert's slot.
@@ -169,7 +167,6 @@ impl Layer {
             slot_bytes: g + u + d,
             offsets: [0, g, g + u],
             arena_start: 0,
-            stride: g + u + d,
             readable: (0..n_experts).map(|_| AtomicU32::new(0)).collect(),
             asked: (0..n_experts).map(|_| AtomicU64::new(0)).collect(),
         })

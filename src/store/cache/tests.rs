@@ -71,19 +71,6 @@ impl Plain {
         self.bytes(self.resident.iter().filter(|(_, (_, pins))| *pins > 0).map(|(id, _)| id))
     }
 
-    /// The largest size of the class that a size is of.
-    fn class_bytes(&self, size: u64) -> u64 {
-        let mut sizes: Vec<u64> = self.shape.iter().map(|layer| layer.0).filter(|&other| other >= size).collect();
-        sizes.sort_unstable();
-        let mut largest = 0;
-        while let Some(next) = sizes.pop() {
-            if largest == 0 || (next as f64) < 0.75 * largest as f64 {
-                largest = next;
-            }
-        }
-        largest
-    }
-
     fn victim(&self, class: Option<u64>) -> Option<ExpertId> {
         let n_layers = self.shape.len();
         let rank = |&id: &ExpertId, place: Place| {
@@ -94,8 +81,7 @@ impl Plain {
         };
         let free = || self.resident.iter().filter(|(_, (_, pins))| *pins == 0).map(|(id, (place, _))| rank(id, *place));
         let least = |same: bool| {
-            let of_class = |size: u64| class.is_some_and(|c| self.class_bytes(c) == self.class_bytes(size));
-            let among = free().filter(|r| of_class(self.shape[r.2 as usize].0) == same);
+            let among = free().filter(|r| (class == Some(self.shape[r.2 as usize].0)) == same);
             // Within a layer by key, which orders even what rounds to one worth.
             among.min_by(|a, b| {
                 let within = (a.0, a.3, a.4).partial_cmp(&(b.0, b.3, b.4)).unwrap();

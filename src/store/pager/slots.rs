@@ -16,14 +16,11 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// An expert of `n_bytes` is read into the slot: what it holds beyond is given back.
-    pub(super) fn fill(&mut self, places: &Places<'_>, start: u64, n_bytes: u64) {
-        let Some(arena) = &places.arena else { return };
+    /// An expert of `n_bytes`, as large as the slot, is read into it.
+    pub(super) fn fill(&mut self, start: u64, n_bytes: u64) {
         self.free.retain(|&other| other != start);
-        let held = self.held.insert(start, n_bytes).unwrap_or(0);
-        self.held_bytes = self.held_bytes - held + n_bytes;
-        if held > n_bytes {
-            arena.discard(start + n_bytes, held - n_bytes);
+        if self.held.insert(start, n_bytes).is_none() {
+            self.held_bytes += n_bytes;
         }
     }
 
