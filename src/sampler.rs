@@ -85,6 +85,7 @@ impl SamplingParams {
     }
 
     /// What [`SamplingParams::json`] says; what it does not say, or says out of range, is as in `self`.
+    #[must_use]
     pub fn with_json(&self, json: &serde_json::Value) -> SamplingParams {
         let number = |key: &str, d: f32| json[key].as_f64().map_or(d, |x| x as f32);
         let count = |key: &str, d: usize| json[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(d);

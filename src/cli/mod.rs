@@ -105,8 +105,8 @@ fn run() -> anyhow::Result<()> {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
         None => {
-            let said = |name: &&str| matches.value_source(name) == Some(ValueSource::CommandLine);
-            let is_asked = options::SAMPLING.iter().any(|name| said(&name));
+            let said = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+            let is_asked = options::SAMPLING.iter().any(|name| said(name));
             chat::chat(cli.chat, if is_asked { chat::Sampling::Asked } else { chat::Sampling::NotAsked })
         }
         Some(Command::Sessions(args)) => sessions::run(&args),

@@ -95,7 +95,7 @@ fn list(all: &[Listed], as_json: bool) -> anyhow::Result<()> {
             Err(why) => tui::one_line(&format!("{n:>3}  {:<16}  {}: {why}", "cannot be read", listed.id())) + "\n",
         };
         if !listed.excerpt.is_empty() {
-            page += &format!("     “{}”\n", tui::one_line(&listed.excerpt));
+            page += &(tui::one_line(&format!("     “{}”", listed.excerpt)) + "\n");
         }
     }
     Ok(output::print(&page)?)

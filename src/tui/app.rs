@@ -220,8 +220,8 @@ pub struct App {
     quit_armed: Option<Instant>,
     system: Option<String>,
     sampling: SamplingParams,
-    /// The sampling was asked for at the start, and wins over a session's own.
-    sampling_asked: bool,
+    /// The sampling that was asked for at the start: it wins over a session's own.
+    asked_sampling: Option<SamplingParams>,
     max_tokens: Option<usize>,
     /// What the transcript says: all that was said, on every branch.
     told: Transcript,
@@ -260,7 +260,7 @@ impl App {
             quit_armed: None,
             system: options.system.clone(),
             sampling: options.sampling.clone(),
-            sampling_asked: options.sampling_asked,
+            asked_sampling: options.sampling_asked.then(|| options.sampling.clone()),
             max_tokens: None,
             told: Transcript::new(Header::new(options.system, options.sampling.json())),
             suggested: Default::default(),
@@ -301,7 +301,7 @@ impl App {
     /// The settings of a conversation hold for it.
     fn take_settings(&mut self, header: &Header) {
         self.system.clone_from(&header.system);
-        if !self.sampling_asked {
+        if self.asked_sampling.is_none() {
             self.sampling = self.sampling.with_json(&header.sampling);
         }
         let most = header.sampling["max_tokens"].as_u64().and_then(|n| usize::try_from(n).ok());

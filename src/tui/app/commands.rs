@@ -1,5 +1,6 @@
 //! Slash commands: completed while they are typed, carried out when they are sent.
 
+use std::path::Path;
 use std::time::Instant;
 
 use crate::sampler::SamplingParams;
@@ -246,7 +247,8 @@ impl App {
         if self.told.entries.is_empty() {
             return Err("Nothing was said yet".into());
         }
-        let by_name = if file.ends_with(".json") { Format::Json } else { Format::Markdown };
+        let by_name =
+            if Path::new(file).extension().is_some_and(|e| e == "json") { Format::Json } else { Format::Markdown };
         let format = asked.unwrap_or(by_name);
         let file = if file.is_empty() {
             let stem = self.transcript.as_ref().and_then(|path| path.file_stem()).unwrap_or("conversation".as_ref());
