@@ -84,6 +84,25 @@ impl SamplingParams {
         })
     }
 
+    /// What [`SamplingParams::json`] says; what it does not say, or says out of range, is as in `self`.
+    #[must_use]
+    pub fn with_json(&self, json: &serde_json::Value) -> SamplingParams {
+        let number = |key: &str, d: f32| json[key].as_f64().map_or(d, |x| x as f32);
+        let count = |key: &str, d: usize| json[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(d);
+        let said = SamplingParams {
+            temperature: number("temperature", self.temperature),
+            top_k: count("top_k", self.top_k),
+            top_p: number("top_p", self.top_p),
+            min_p: number("min_p", self.min_p),
+            repeat_penalty: number("repeat_penalty", self.repeat_penalty),
+            frequency_penalty: number("frequency_penalty", self.frequency_penalty),
+            presence_penalty: number("presence_penalty", self.presence_penalty),
+            penalty_window: count("penalty_window", self.penalty_window).min(1 << 20),
+            seed: json.get("seed").map_or(self.seed, serde_json::Value::as_u64),
+        };
+        if said.problem().is_some() { self.clone() } else { said }
+    }
+
     /// The most probable token, always.
     pub fn greedy() -> SamplingParams {
         SamplingParams { temperature: 0.0, ..SamplingParams::default() }

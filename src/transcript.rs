@@ -5,15 +5,19 @@
 //! last line was cut off; [`SessionFile`] opens one to be gone on with, for one process at a time.
 //!
 //! Messages form a tree: each names the one that it follows, so that a message can be answered or put otherwise a second
-//! time and nothing is lost. The conversation is the way from the root to the last message.
+//! time and nothing is lost. The conversation is the way from the root to the last message, or to the one that the person
+//! went back to. [`library`] is the folder of all of them, [`PromptHistory`] what was asked in them.
 
 mod file;
+pub mod library;
+mod prompts;
 mod reader;
 mod writer;
 
 use serde::{Deserialize, Serialize};
 
 pub use file::SessionFile;
+pub use prompts::PromptHistory;
 pub use reader::{Entry, Figures, Transcript, read};
 pub use writer::{Finished, Status, TranscriptWriter};
 
@@ -103,6 +107,19 @@ pub enum Record {
     Draft {
         text: String,
     },
+    /// From here on the conversation goes on after this message, on another branch; `None`: from the beginning.
+    Branch {
+        id: Option<u64>,
+    },
+    /// From here on these hold in place of the header's.
+    Settings {
+        system: Option<String>,
+        sampling: serde_json::Value,
+    },
+    /// What the person calls the conversation; an empty text takes the name away.
+    Title {
+        text: String,
+    },
 }
 
 /// A record with its time, as it stands in the file.
@@ -117,8 +134,11 @@ struct Line {
 impl Line {
     /// The record as a line of the file, said now.
     fn text(record: Record) -> String {
-        let line = Line { time: jiff::Timestamp::now().to_string(), record };
-        let mut text = serde_json::to_string(&line).expect("records have string keys");
+        Line { time: jiff::Timestamp::now().to_string(), record }.into_text()
+    }
+
+    fn into_text(self) -> String {
+        let mut text = serde_json::to_string(&self).expect("records have string keys");
         text.push('\n');
         text
     }

@@ -27,9 +27,11 @@ pub enum Command {
     Load(PathBuf),
     /// Keeps the conversation's KV cache in this file from now on: what is there and fits is used by the next model that is
     /// loaded; it is saved when nothing is asked for a while, and at the end.
-    KeepKv(PathBuf),
-    /// Answers the conversation, whose last message is the user's. What is already in the KV cache is not computed again.
-    Generate { messages: Vec<Message>, sampling: SamplingParams },
+    /// `None`: nowhere.
+    KeepKv(Option<PathBuf>),
+    /// Answers the conversation, whose last message is the user's, or goes on with the reply that is its last. What is
+    /// already in the KV cache is not computed again. `max_tokens`: the most to generate; `None`: until the context is full.
+    Generate { messages: Vec<Message>, sampling: SamplingParams, max_tokens: Option<usize> },
     /// Ends the thread.
     Quit,
 }
@@ -226,12 +228,13 @@ impl Worker {
             scope.spawn(|| session::read_in(&file, &model, &watch.telemetry, &done));
             scope.spawn(|| sample_gauges(&file, &watch, budget, &done));
             let _stop_sampling = SetOnDrop(&done);
-            Ok(self.answer(&mut chat, &watch, &mut kept))
+            let find_kept = |chat: &mut Chat<'_>| self.kept(chat, &file, &model);
+            Ok(self.answer(&mut chat, &watch, &mut kept, &find_kept))
         })
     }
 
-    fn keep_kv(&self, path: PathBuf) {
-        *self.kv_path.borrow_mut() = Some(KvPath { path, is_read: false });
+    fn keep_kv(&self, path: Option<PathBuf>) {
+        *self.kv_path.borrow_mut() = path.map(|path| KvPath { path, is_read: false });
     }
 
     /// The file of the KV cache, if one is wanted, and in `chat` what is in it, if it fits.
@@ -250,7 +253,14 @@ impl Worker {
         Some(kept)
     }
 
-    fn answer(&self, chat: &mut Chat<'_>, watch: &Watch, kept: &mut Option<Kept>) -> Next {
+    /// `find_kept` looks for the KV cache of another conversation.
+    fn answer<'m>(
+        &self,
+        chat: &mut Chat<'m>,
+        watch: &Watch,
+        kept: &mut Option<Kept>,
+        find_kept: &dyn Fn(&mut Chat<'m>) -> Option<Kept>,
+    ) -> Next {
         loop {
             let due = kept.as_mut().filter(|kept| kept.is_due);
             let command = match due {
@@ -265,14 +275,20 @@ impl Worker {
                 },
             };
             match command {
-                Ok(Command::Generate { messages, sampling }) => {
+                Ok(Command::Generate { messages, sampling, max_tokens }) => {
                     self.cancel.store(false, Ordering::Relaxed);
-                    if let Err(error) = self.reply(chat, &messages, &sampling, watch) {
+                    if let Err(error) = self.reply(chat, &messages, (&sampling, max_tokens), watch) {
                         self.tell(Event::ReplyFailed(error.to_string()));
                     }
                     kept.iter_mut().for_each(|kept| kept.is_due = true);
                 }
-                Ok(Command::KeepKv(path)) => self.keep_kv(path),
+                Ok(Command::KeepKv(path)) => {
+                    if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due) {
+                        self.save(chat, kept, &|| true);
+                    }
+                    self.keep_kv(path);
+                    *kept = find_kept(chat);
+                }
                 Ok(Command::Load(path)) => return Next::Load(path),
                 Ok(Command::Quit) | Err(_) => {
                     if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due) {
@@ -303,7 +319,7 @@ impl Worker {
         &self,
         chat: &mut Chat<'_>,
         messages: &[Message],
-        sampling: &SamplingParams,
+        (sampling, max_tokens): (&SamplingParams, Option<usize>),
         watch: &Watch,
     ) -> Result<(), ChatError> {
         let now = jiff::Zoned::now().datetime();
@@ -324,7 +340,7 @@ impl Worker {
             },
             on_text: &mut |text: &str| self.tell(Event::Text(text.to_owned())),
         };
-        match chat.reply(&prompt, sampling, None, watch.control(), sink) {
+        match chat.reply(&prompt, sampling, max_tokens, watch.control(), sink) {
             Ok((stop, stats)) => self.tell(Event::ReplyFinished { stop, stats }),
             Err(ChatError::Session(SessionError::ContextFull { needed, capacity })) => {
                 self.tell(Event::ContextFull { needed, capacity, droppable_turns: None });

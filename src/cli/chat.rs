@@ -8,7 +8,7 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, embedded_model, note_use};
+use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, embedded_model, model_folders, note_use};
 use super::output;
 use super::session::SessionArg;
 use crate::catalog;
@@ -28,19 +28,33 @@ pub(super) struct ChatArgs {
     system: Option<String>,
     #[command(flatten)]
     session: SessionArg,
+    /// Go on with the latest conversation, or with the one of this name; `wayinfer sessions` lists them
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "session")]
+    resume: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     common: Common,
 }
 
-pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
+/// Whether the command line says how tokens are chosen; a session has its own word on that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sampling {
+    Asked,
+    NotAsked,
+}
+
+pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
     let mut model = args.model.path()?;
     let mut sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Taken)?;
-    let session = args.session.open(args.system.as_deref())?;
     let data = data_folder()?;
+    let sessions = data.join("sessions");
+    let session = match &args.resume {
+        Some(name) => Some(super::sessions::open(&sessions, name)?),
+        None => args.session.open(args.system.as_deref())?,
+    };
     let models = data.join("models");
     // What is named is opened; where there is nothing to choose from, the model in the binary is.
     let nothing_else = model.is_none() && catalog::scan(&models).models.is_empty();
@@ -63,9 +77,13 @@ pub(super) fn chat(args: ChatArgs) -> anyhow::Result<()> {
         model,
         embedded,
         session,
-        sessions_dir: Some(data.join("sessions")),
+        sessions_dir: Some(sessions),
         sampling,
+        sampling_asked: asked == Sampling::Asked,
         system: args.system,
+        models: model_folders()?,
+        keep_kv: args.session.is_named(),
+        prompts: Some(data.join("prompts.jsonl")),
         ..ChatOptions::new(models)
     };
     let exit = tui::run(handle, options)?;

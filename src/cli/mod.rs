@@ -21,10 +21,12 @@ mod render;
 mod replay;
 mod run;
 mod session;
+mod sessions;
 mod tokenize;
 
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use config::Settings;
@@ -62,6 +64,8 @@ enum Command {
     Pull(pull::PullArgs),
     /// The models on this machine
     Models(models::ModelsArgs),
+    /// The conversations that were kept: list, search, rename, delete, export, import
+    Sessions(sessions::SessionsArgs),
     /// What this machine offers, and what to change for more speed
     Doctor(doctor::DoctorArgs),
     /// The settings, and where each comes from
@@ -100,7 +104,12 @@ fn run() -> anyhow::Result<()> {
     }
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
-        None => chat::chat(cli.chat),
+        None => {
+            let said = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+            let is_asked = options::SAMPLING.iter().any(|name| said(name));
+            chat::chat(cli.chat, if is_asked { chat::Sampling::Asked } else { chat::Sampling::NotAsked })
+        }
+        Some(Command::Sessions(args)) => sessions::run(&args),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Bench(args)) => bench::bench(&args),
         Some(Command::Perplexity(args)) => perplexity::perplexity(&args),

@@ -150,6 +150,10 @@ pub(super) fn model_folders() -> anyhow::Result<Folders> {
     Ok(Folders::from_environment(&data_folder()?))
 }
 
+/// The names of [`SamplingArgs`].
+pub(super) const SAMPLING: [&str; 9] =
+    ["greedy", "temp", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "seed"];
+
 /// How tokens are chosen.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]

@@ -51,6 +51,11 @@ pub(super) fn print_json(value: &serde_json::Value) -> io::Result<()> {
     print(&format!("{value}\n"))
 }
 
+/// Asks on stderr, without the end of the line.
+pub(super) fn ask(question: &str) {
+    eprint!("{question}");
+}
+
 pub(super) fn warn(message: &str) {
     eprintln!("wayinfer: {message}");
 }

@@ -23,6 +23,10 @@ pub(super) struct SessionArg {
 }
 
 impl SessionArg {
+    pub(super) fn is_named(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// Opens the session, if one is named. `system` is the system message asked for: a conversation keeps the one that it
     /// began with.
     pub(super) fn open(&self, system: Option<&str>) -> anyhow::Result<Option<SessionFile>> {

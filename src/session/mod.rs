@@ -285,7 +285,15 @@ impl<'m> Session<'m> {
             }
         };
         stats.generate_seconds = began.elapsed().as_secs_f64();
-        self.replies.extend(last_said.map(|last| Said { start, n: stats.generated_tokens, last }));
+        let n = stats.generated_tokens;
+        match (self.replies.last_mut(), last_said) {
+            (_, None) => {}
+            // A reply that went on where it had been stopped is one.
+            (Some(before), Some(last)) if before.start + before.n == start => {
+                (before.n, before.last) = (before.n + n, last);
+            }
+            (_, Some(last)) => self.replies.push(Said { start, n, last }),
+        }
         Ok((stop, stats))
     }
 }

@@ -165,9 +165,15 @@ impl ChatFormat {
     }
 
     /// The conversation as token ids, up to where the assistant's reply begins, with BOS where the model wants it.
+    /// Where the last message is the assistant's, its text follows, for the reply to go on with.
     pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], now: DateTime) -> Result<Vec<u32>, ChatError> {
         let guard = self.guard_for(messages).ok_or(ChatError::NoGuard)?;
-        let text = self.render_with(messages, GenerationPrompt::Add, now, |text| tokenizer.guard(text, guard))?;
+        let (messages, begun) = match messages.split_last() {
+            Some((last, before)) if last.role == Role::Assistant => (before, last.content.as_str()),
+            _ => (messages, ""),
+        };
+        let mut text = self.render_with(messages, GenerationPrompt::Add, now, |text| tokenizer.guard(text, guard))?;
+        text.push_str(&tokenizer.guard(begun, guard));
         let mut ids = tokenizer.encode_guarded(&text, guard)?;
         if let Some(bos) = tokenizer.bos().filter(|&bos| tokenizer.add_bos() && ids.first() != Some(&bos)) {
             ids.insert(0, bos);

@@ -18,6 +18,8 @@ pub struct Transcript {
     pub entries: Vec<Entry>,
     /// What was typed but not sent.
     pub draft: Option<String>,
+    /// What the person called it.
+    pub title: Option<String>,
     /// The last line was cut off, as by a crash in the middle of a write.
     pub torn: bool,
     /// Other lines that could not be understood, for example of a newer program.
@@ -28,6 +30,10 @@ pub struct Transcript {
     pub(super) whole_bytes: u64,
     /// Where in `entries` each number is.
     places: HashMap<u64, usize>,
+    /// The numbers of the messages that follow each, in the order in which they were said.
+    followers: HashMap<Option<u64>, Vec<u64>>,
+    /// The message that the conversation goes on after.
+    head: Option<u64>,
 }
 
 /// One message and what became of it.
@@ -60,6 +66,11 @@ pub struct Figures {
 }
 
 impl Transcript {
+    /// A conversation in which nothing is said yet.
+    pub fn new(header: Header) -> Transcript {
+        Transcript { header, ..Transcript::default() }
+    }
+
     /// The messages to send when the conversation goes on, after the system's.
     pub fn messages(&self) -> Vec<Message> {
         let system = self.header.system.clone().map(|content| Message { role: Role::System, content });
@@ -72,7 +83,7 @@ impl Transcript {
     /// The conversation: from the first message to the last, by their parents. A message that was withdrawn leads nowhere.
     pub fn path(&self) -> Vec<&Entry> {
         let mut path = Vec::new();
-        let mut at = self.entries.iter().rposition(|e| !e.withdrawn);
+        let mut at = self.head.and_then(|id| self.places.get(&id).copied());
         while let Some(i) = at {
             let entry = &self.entries[i];
             path.push(entry);
@@ -87,6 +98,51 @@ impl Transcript {
     /// want the speakers to alternate.
     pub fn unanswered(&self) -> Option<u64> {
         self.entries.last().filter(|e| e.message.role == Role::User && !e.withdrawn).map(|e| e.id)
+    }
+
+    /// The message that the conversation goes on after; `None` at its beginning.
+    pub fn head(&self) -> Option<u64> {
+        self.head
+    }
+
+    /// The message `id`.
+    pub fn get(&self, id: u64) -> Option<&Entry> {
+        self.places.get(&id).map(|&i| &self.entries[i])
+    }
+
+    /// The messages that follow `parent`, but for those that were withdrawn: each begins a branch.
+    pub fn branches(&self, parent: Option<u64>) -> Vec<u64> {
+        let all = self.followers.get(&parent).map_or(&[][..], Vec::as_slice);
+        all.iter().copied().filter(|&id| self.get(id).is_some_and(|e| !e.withdrawn)).collect()
+    }
+
+    /// The end of the branch that `id` is on: the latest of what follows.
+    pub fn end_of_branch(&self, id: u64) -> u64 {
+        let mut at = id;
+        // A follower was said later; a file that says otherwise leads in no circle.
+        while let Some(&next) = self.branches(Some(at)).last()
+            && self.places.get(&next) > self.places.get(&at)
+        {
+            at = next;
+        }
+        at
+    }
+
+    /// Takes a record as it is written, so that this stays what the file says.
+    pub fn note(&mut self, record: Record) {
+        self.apply(Line { time: String::new(), record });
+    }
+
+    /// What it is called: its title, or the beginning of its first message.
+    pub fn name(&self) -> String {
+        const LONGEST: usize = 80;
+        let first = || self.entries.iter().find(|e| e.message.role == Role::User).map(|e| e.message.content.as_str());
+        let text = self.title.as_deref().or_else(first).unwrap_or_default();
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        match words.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}…", words[..end].trim_end()),
+            None => words,
+        }
     }
 
     /// The number of the next message.
@@ -109,6 +165,8 @@ impl Transcript {
             let model = self.model.clone().filter(|_| role == Role::Assistant);
             let (dropped, withdrawn) = (false, false);
             self.entries.push(Entry { id, parent, message, time, model, figures: None, dropped, withdrawn });
+            self.followers.entry(parent).or_default().push(id);
+            self.head = Some(id);
             self.entries.len() - 1
         });
         &mut self.entries[i]
@@ -139,10 +197,20 @@ impl Transcript {
                 }
             }
             Record::Withdrawn { id } => {
-                if let Some(entry) = self.entry(id) {
-                    entry.withdrawn = true;
+                let Some(entry) = self.entry(id) else { return };
+                entry.withdrawn = true;
+                let parent = entry.parent;
+                if self.head == Some(id) {
+                    self.head = parent;
                 }
             }
+            Record::Branch { id } if id.is_none_or(|id| self.places.contains_key(&id)) => self.head = id,
+            Record::Branch { .. } => self.skipped += 1,
+            Record::Settings { system, sampling } => {
+                self.header.system = system;
+                self.header.sampling = sampling;
+            }
+            Record::Title { text } => self.title = (!text.trim().is_empty()).then_some(text),
             Record::Draft { text } => self.draft = (!text.is_empty()).then_some(text),
         }
     }
@@ -323,6 +391,27 @@ mod tests {
             t.path().iter().map(|e| (e.id, e.parent)).collect::<Vec<_>>(),
             [(2, None), (3, Some(2)), (4, Some(3))]
         );
+    }
+
+    #[test]
+    fn a_branch_is_gone_back_to_and_what_was_put_otherwise_follows_the_same_message() {
+        let records = [
+            r#""type":"user","id":1,"text":"Hi""#,
+            r#""type":"partial","id":2,"parent":1,"text":"one""#,
+            r#""type":"partial","id":3,"parent":1,"text":"two""#,
+            r#""type":"user","id":4,"parent":3,"text":"More""#,
+            r#""type":"branch","id":2"#,
+            r#""type":"branch","id":77"#,
+            r#""type":"title","text":"A name""#,
+            r#""type":"settings","system":"Be kind.","sampling":{"top_k":3}"#,
+        ];
+        let t = read_text(&lines(&records)).unwrap();
+        assert_eq!(t.path().iter().map(|e| e.id).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!((t.branches(Some(1)), t.branches(None), t.end_of_branch(3), t.skipped), (vec![2, 3], vec![1], 4, 1));
+        assert_eq!((t.name().as_str(), t.header.system.as_deref()), ("A name", Some("Be kind.")));
+        let back = [&records[..4], &[r#""type":"withdrawn","id":4"#, r#""type":"branch","id":null"#]].concat();
+        let t = read_text(&lines(&back)).unwrap();
+        assert_eq!((t.path().len(), t.head(), t.end_of_branch(3)), (0, None, 3));
     }
 
     #[test]

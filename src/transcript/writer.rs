@@ -52,6 +52,8 @@ enum Job {
 enum Kind {
     /// Not worth a file of its own: the header, the model.
     Context,
+    /// Not worth a file of its own, but to be kept where there is one: what the conversation is called, how it goes on.
+    Change,
     /// A piece of a reply.
     Piece,
     /// The end of a message: it must be on the disk.
@@ -62,6 +64,7 @@ impl Kind {
     fn of(record: &Record) -> Kind {
         match record {
             Record::Header(_) | Record::Model { .. } => Kind::Context,
+            Record::Branch { .. } | Record::Settings { .. } | Record::Title { .. } => Kind::Change,
             Record::Partial { .. } => Kind::Piece,
             Record::User { .. }
             | Record::Reply { .. }
@@ -239,8 +242,13 @@ impl Journal {
     }
 
     fn push(&mut self, line: String, kind: Kind) {
-        self.has_message |= kind != Kind::Context;
-        self.sync_due |= kind == Kind::Message;
+        let counts = match kind {
+            Kind::Context => false,
+            Kind::Change => self.written_bytes > 0,
+            Kind::Piece | Kind::Message => true,
+        };
+        self.has_message |= counts;
+        self.sync_due |= counts && kind != Kind::Piece;
         self.lines.push_back(line);
     }
 
@@ -317,7 +325,7 @@ impl Journal {
 }
 
 /// Makes a new file, readable by its owner alone, named by the time and the process.
-fn create(dir: &Path) -> io::Result<SessionFile> {
+pub(super) fn create(dir: &Path) -> io::Result<SessionFile> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     let mut options = OpenOptions::new();

@@ -1,7 +1,11 @@
 //! The state of the screen, and how it changes: a message in, effects out. Nothing here draws, waits or touches the system.
 
 mod actions;
+mod branches;
+mod commands;
+mod history;
 mod replies;
+mod sessions;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -11,17 +15,23 @@ use crossterm::event::{Event as TerminalEvent, KeyEventKind, MouseEventKind};
 
 use crate::sampler::SamplingParams;
 use crate::telemetry::Snapshot;
-use crate::transcript::{Record, Role, Status, Transcript};
+use crate::transcript::library::Listed;
+use crate::transcript::{Header, Record, Role, Status, Transcript};
 use crate::worker::{Command, Event, ModelSummary};
 
 use super::composer::Composer;
-use super::conversation::{Conversation, Kind, Standing};
+use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
 use super::keys::Context;
 use super::picker::{Picker, Scan};
-use super::sanitize::{one_line, pasted};
+use super::sanitize::pasted;
+use super::session_list::SessionList;
 use super::theme::Theme;
 use super::{ChatOptions, ExitReason};
+
+pub use branches::Way;
+pub use history::Search;
+pub use sessions::Confirm;
 
 /// How long a notice in the status line stays.
 const NOTICE_TIME: Duration = Duration::from_secs(4);
@@ -44,11 +54,51 @@ pub enum Msg {
     Panicked(String),
     Transcript(Status),
     Scanned(Scan),
+    /// Work that was asked for is done.
+    Answer(Answer),
     /// The process is asked to end by this signal.
     Terminate(i32),
     TerminalClosed,
     /// Time has passed.
     Tick,
+}
+
+/// Work on files that the screen does not wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Look for conversations.
+    List {
+        query: String,
+    },
+    Rename {
+        path: PathBuf,
+        title: String,
+    },
+    Delete {
+        path: PathBuf,
+    },
+    /// Write a new file, by the name that a person gave.
+    Write {
+        file: String,
+        text: String,
+    },
+    /// Look for a model by its name.
+    FindModel(String),
+}
+
+/// What came of it; errors are for the person.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Listed {
+        query: String,
+        found: Result<Vec<Listed>, String>,
+    },
+    /// A conversation has another name, or is gone.
+    Changed(Result<String, String>),
+    Told(Result<String, String>),
+    Model(Result<PathBuf, String>),
+    /// What an editor made of the input; `None`: nothing else than was there.
+    Edited(Result<Option<String>, String>),
 }
 
 /// What the screen wants done.
@@ -59,6 +109,18 @@ pub enum Effect {
     Cancel,
     Record(Record),
     Scan(PathBuf),
+    Work(Work),
+    /// Go on with the conversation of this name.
+    Open(String),
+    /// Begin another conversation, and delete the file of the one before.
+    Begin {
+        header: Box<Header>,
+        delete: Option<PathBuf>,
+    },
+    /// Keep a prompt for being looked up.
+    Remember(String),
+    /// Let the person's own editor have this text.
+    EditText(String),
     /// Report the mouse to us, or leave it to the terminal.
     SetMouse(bool),
     /// Draw everything anew.
@@ -90,6 +152,7 @@ pub struct Reply {
     /// Its place in the conversation, and that of the message it answers.
     pub item: usize,
     pub question: usize,
+    pub way: Way,
     pub since: Instant,
     /// Since when the first text is here.
     pub text_since: Option<Instant>,
@@ -114,13 +177,14 @@ pub enum Mouse {
 }
 
 /// The question what to do about a full context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ContextFull {
     pub needed: usize,
     pub capacity: usize,
     pub droppable_turns: Option<usize>,
-    /// The message that waits for the answer.
+    /// The message that waits for the answer, and what kind of answer.
     pub question: usize,
+    pub way: Way,
 }
 
 /// All that the screen shows.
@@ -137,6 +201,11 @@ pub struct App {
     pub queue: VecDeque<String>,
     pub picker: Option<Picker>,
     pub dialog: Option<ContextFull>,
+    pub sessions: Option<SessionList>,
+    pub confirm: Option<Confirm>,
+    pub search: Option<Search>,
+    /// The message that the input is to stand in for.
+    pub editing: Option<u64>,
     /// The first line of help that is seen, while it is open.
     pub help: Option<usize>,
     /// Whether the panel is wanted; whether there is room is the layout's to say.
@@ -151,6 +220,13 @@ pub struct App {
     quit_armed: Option<Instant>,
     system: Option<String>,
     sampling: SamplingParams,
+    /// The sampling that was asked for at the start: it wins over a session's own.
+    asked_sampling: Option<SamplingParams>,
+    max_tokens: Option<usize>,
+    /// What the transcript says: all that was said, on every branch.
+    told: Transcript,
+    /// The text whose completions were looked through, and which of them is chosen.
+    suggested: (String, usize),
     /// The transcript has a draft that has not been sent since.
     has_draft: bool,
 }
@@ -169,6 +245,10 @@ impl App {
             queue: VecDeque::new(),
             picker: None,
             dialog: None,
+            sessions: None,
+            confirm: None,
+            search: None,
+            editing: None,
             help: None,
             panel: true,
             panel_fits: true,
@@ -178,8 +258,12 @@ impl App {
             page: 1,
             notice: None,
             quit_armed: None,
-            system: options.system,
-            sampling: options.sampling,
+            system: options.system.clone(),
+            sampling: options.sampling.clone(),
+            asked_sampling: options.sampling_asked.then(|| options.sampling.clone()),
+            max_tokens: None,
+            told: Transcript::new(Header::new(options.system, options.sampling.json())),
+            suggested: Default::default(),
             has_draft: false,
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
@@ -193,28 +277,19 @@ impl App {
     /// Shows what was said before in a session that is gone on with, and takes over its settings and its draft.
     pub fn resume(&mut self, path: PathBuf, transcript: &Transcript) {
         self.transcript = Some(path);
-        self.system.clone_from(&transcript.header.system);
+        self.told = transcript.clone();
+        self.take_settings(&transcript.header);
         let unanswered = transcript.unanswered();
         self.conversation.number_from(transcript.next_id());
         for entry in transcript.path() {
-            let text = &entry.message.content;
-            let item = match entry.message.role {
-                Role::Assistant => {
-                    let label = one_line(entry.model.as_deref().unwrap_or("model"));
-                    let item = self.conversation.restore(entry.id, Kind::Reply, &label, text);
-                    self.conversation.set_foot(item, replies::restored_foot(entry.figures.as_ref()));
-                    item
-                }
-                Role::User | Role::System => {
-                    self.composer.remember(&pasted(text));
-                    self.conversation.restore(entry.id, Kind::User, "you", text)
-                }
-            };
-            if entry.dropped {
-                self.conversation.set_standing(item, Standing::Dropped);
+            if entry.message.role != Role::Assistant {
+                self.composer.remember(&super::commands::escaped(&pasted(&entry.message.content)));
             }
+            let item = self.show_entry(entry);
             if Some(entry.id) == unanswered {
                 self.withdraw(item, "the program ended before it was answered");
+                // The writer says so in the file.
+                self.told.note(Record::Withdrawn { id: entry.id });
             }
         }
         if let Some(draft) = &transcript.draft {
@@ -223,12 +298,22 @@ impl App {
         }
     }
 
+    /// The settings of a conversation hold for it.
+    fn take_settings(&mut self, header: &Header) {
+        self.system.clone_from(&header.system);
+        if self.asked_sampling.is_none() {
+            self.sampling = self.sampling.with_json(&header.sampling);
+        }
+        let most = header.sampling["max_tokens"].as_u64().and_then(|n| usize::try_from(n).ok());
+        self.max_tokens = most.filter(|&n| n > 0);
+    }
+
     /// Takes one message.
     pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
         match msg {
             Msg::Terminal(event) => self.on_terminal(event, now),
             Msg::Worker(event) => self.on_worker(event, now),
-            Msg::WorkerGone => self.on_worker_gone(),
+            Msg::WorkerGone => self.on_worker_gone(now),
             Msg::Panicked(what) => {
                 self.add_notice(Kind::Error, &format!("A part of the program failed: {what}."));
                 Vec::new()
@@ -243,6 +328,7 @@ impl App {
                 }
                 Vec::new()
             }
+            Msg::Answer(answer) => self.on_answer(answer, now),
             Msg::Terminate(signal) => self.quit(ExitReason::Signal(signal)),
             Msg::TerminalClosed => self.quit(ExitReason::TerminalClosed),
             Msg::Tick => self.on_tick(now),
@@ -258,10 +344,16 @@ impl App {
     pub fn context(&self) -> Context {
         if self.help.is_some() {
             Context::Help
+        } else if self.confirm.is_some() {
+            Context::Confirm
+        } else if self.sessions.is_some() {
+            Context::Sessions
         } else if self.picker.is_some() {
             Context::Picker
         } else if self.dialog.is_some() {
             Context::Dialog
+        } else if self.search.is_some() {
+            Context::Search
         } else {
             Context::Chat
         }
@@ -314,6 +406,9 @@ impl App {
     fn on_terminal(&mut self, event: TerminalEvent, now: Instant) -> Vec<Effect> {
         match event {
             TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key, now),
+            TerminalEvent::Paste(text) if matches!(self.context(), Context::Search | Context::Sessions) => {
+                self.insert_text(&text)
+            }
             TerminalEvent::Paste(text) if self.picker.is_none() => {
                 if let Err(bytes) = self.composer.paste(&text) {
                     let size = super::units::bytes(bytes as u64);
@@ -327,10 +422,11 @@ impl App {
                     MouseEventKind::ScrollDown => 1,
                     _ => return Vec::new(),
                 };
-                match (&mut self.help, &mut self.picker) {
-                    (Some(top), _) => *top = top.saturating_add_signed(lines),
-                    (None, Some(picker)) => picker.move_by(lines),
-                    (None, None) => self.conversation.scroll_by(lines * WHEEL_LINES),
+                match (&mut self.help, &mut self.sessions, &mut self.picker) {
+                    (Some(top), ..) => *top = top.saturating_add_signed(lines),
+                    (None, Some(list), _) => list.move_by(lines),
+                    (None, None, Some(picker)) => picker.move_by(lines),
+                    (None, None, None) => self.conversation.scroll_by(lines * WHEEL_LINES),
                 }
                 Vec::new()
             }

@@ -11,7 +11,7 @@ use super::sanitize;
 
 /// More than this is refused: a file belongs in a file.
 pub const MAX_BYTES: usize = 1 << 20;
-const MAX_HISTORY: usize = 500;
+const MAX_HISTORY: usize = 1000;
 
 /// What a person types, with history.
 #[derive(Debug)]
@@ -86,12 +86,23 @@ impl Composer {
 
     /// Makes a text the latest of the earlier inputs.
     pub fn remember(&mut self, text: &str) {
-        if self.history.last().is_none_or(|last| last != text) {
-            if self.history.len() == MAX_HISTORY {
-                self.history.remove(0);
-            }
-            self.history.push(text.to_owned());
+        self.history.retain(|earlier| earlier != text);
+        if self.history.len() == MAX_HISTORY {
+            self.history.remove(0);
         }
+        self.history.push(text.to_owned());
+    }
+
+    /// Makes texts, the oldest first, earlier than all inputs so far.
+    pub fn remember_before(&mut self, texts: &[String]) {
+        let later = std::mem::take(&mut self.history);
+        texts.iter().chain(&later).for_each(|text| self.remember(&sanitize::pasted(text)));
+    }
+
+    /// The earlier inputs that hold `words`, in any case, the latest first.
+    pub fn earlier_with(&self, words: &str) -> Vec<String> {
+        let words = words.to_lowercase();
+        self.history.iter().rev().filter(|text| text.to_lowercase().contains(&words)).cloned().collect()
     }
 
     fn changed(&mut self) {

@@ -35,6 +35,8 @@ pub struct Item {
     pub standing: Standing,
     /// Who speaks; empty for notices.
     pub label: String,
+    /// Which of several branches it is on, beside the label; empty where there is one.
+    pub mark: String,
     /// The text as it was said.
     pub raw: String,
     /// What stands below it: figures of a reply.
@@ -52,6 +54,7 @@ impl Item {
             kind,
             standing: Standing::Sent,
             label,
+            mark: String::new(),
             raw: String::new(),
             foot: String::new(),
             shown: String::new(),
@@ -200,8 +203,10 @@ impl Conversation {
 
     /// Adds a message of a transcript, under the number that it has there.
     pub fn restore(&mut self, id: u64, kind: Kind, label: &str, text: &str) -> usize {
+        let next = self.next_id;
         let i = self.add(kind, label, text);
         self.items[i].id = id;
+        self.next_id = next.max(id.saturating_add(1));
         i
     }
 
@@ -231,10 +236,20 @@ impl Conversation {
         self.items[i].standing = standing;
     }
 
+    /// Says beside item `i` which branch it is on.
+    pub fn set_mark(&mut self, i: usize, mark: String) {
+        self.items[i].mark = mark;
+    }
+
     /// Takes the last item away again.
     pub fn remove_last(&mut self) {
-        self.items.pop();
-        self.ends.pop();
+        self.truncate(self.items.len().saturating_sub(1));
+    }
+
+    /// Leaves the first `n` items.
+    pub fn truncate(&mut self, n: usize) {
+        self.items.truncate(n);
+        self.ends.truncate(n);
     }
 
     /// What is sent to the model, after `system`.

@@ -5,22 +5,23 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, unbounded};
 use crossterm::event::Event as TerminalEvent;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
-use crate::transcript::{Finished, Header, SessionFile, TranscriptWriter};
+use crate::transcript::{Finished, Header, PromptHistory, SessionFile, TranscriptWriter};
 use crate::worker::{Command, WorkerHandle};
 
-use super::app::{App, Effect, Msg};
+use super::app::{Answer, App, Effect, Msg, Work};
 use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::reader::{Input, Reader};
 use super::signals::{Notice, SignalThread};
 use super::terminal::{self, Guard};
 use super::theme::{ColorDepth, Theme};
-use super::{ChatOptions, Exit, ExitReason, TuiError, view};
+use super::work::{self, Outcome, Places};
+use super::{ChatOptions, Exit, ExitReason, TuiError, editor, view};
 
 /// Frames are at least this far apart: 60 a second.
 const FRAME: Duration = Duration::from_micros(16_667);
@@ -44,15 +45,16 @@ pub(super) fn run(handle: WorkerHandle, mut options: ChatOptions) -> Result<Exit
     let session = options.session.take();
     let header = || Header::new(options.system.clone(), options.sampling.json());
     // The state reads the session before the writer owns it, and the worker learns of its cache before it loads a model.
-    let kv_path = session.as_ref().map(SessionFile::kv_path);
+    let kept = |session: &&SessionFile| options.keep_kv || session.kv_path().exists();
+    let kv_path = session.as_ref().filter(kept).map(SessionFile::kv_path);
     let earlier = session.as_ref().map(|session| (session.path().to_owned(), session.transcript().cloned()));
-    let writer = match (session, &options.sessions_dir) {
+    let mut writer = match (session, &options.sessions_dir) {
         (Some(session), _) => Some(TranscriptWriter::resume(session, header()).map_err(TuiError::Thread)?),
         (None, Some(dir)) => Some(TranscriptWriter::start(dir.clone(), header()).map_err(TuiError::Thread)?),
         (None, None) => None,
     };
     if let Some(path) = kv_path {
-        let _ = handle.commands.send(Command::KeepKv(path));
+        let _ = handle.commands.send(Command::KeepKv(Some(path)));
     }
     // Signals come first: one that arrived between the two would leave the terminal's modes on.
     let signals = SignalThread::start().map_err(TuiError::Thread)?;
@@ -63,13 +65,15 @@ pub(super) fn run(handle: WorkerHandle, mut options: ChatOptions) -> Result<Exit
     let env = |name: &str| std::env::var(name).ok();
     let reader = Reader::start(env("TERM").as_deref() != Some("dumb")).map_err(TuiError::Terminal)?;
     let depth = options.colors.unwrap_or_else(|| ColorDepth::detect(env));
-    let outcome =
-        Screen::new(handle, options, guard, signals, reader, writer.as_ref(), depth).and_then(|mut screen| {
-            if let Some((path, Some(transcript))) = earlier {
-                screen.app.resume(path, &transcript);
-            }
-            screen.run()
-        });
+    let outcome = Screen::new(handle, options, guard, signals, reader, &mut writer, depth).and_then(|mut screen| {
+        if let Some(prompts) = &screen.prompts {
+            screen.app.know_prompts(&prompts.read());
+        }
+        if let Some((path, Some(transcript))) = earlier {
+            screen.app.resume(path, &transcript);
+        }
+        screen.run()
+    });
     // The screen is dropped: the terminal is as it was. Only now the disk may take its time.
     let saved = writer.map_or_else(Finished::default, |writer| writer.finish(SAVE_PATIENCE));
     let reason = outcome?;
@@ -85,11 +89,16 @@ pub(super) fn run(handle: WorkerHandle, mut options: ChatOptions) -> Result<Exit
 struct Screen<'a> {
     handle: WorkerHandle,
     synchronized: Synchronized,
-    writer: Option<&'a TranscriptWriter>,
+    writer: &'a mut Option<TranscriptWriter>,
     guard: Guard,
     signals: SignalThread,
     reader: Reader,
     scans: (Sender<Scan>, Receiver<Scan>),
+    places: Places,
+    prompts: Option<PromptHistory>,
+    outcomes: (Sender<Outcome>, Receiver<Outcome>),
+    /// The person's own editor has the terminal.
+    in_editor: bool,
     terminal: Terminal<CrosstermBackend<FrameBuffer>>,
     frames: FrameBuffer,
     app: App,
@@ -111,7 +120,7 @@ impl<'a> Screen<'a> {
         guard: Guard,
         signals: SignalThread,
         reader: Reader,
-        writer: Option<&'a TranscriptWriter>,
+        writer: &'a mut Option<TranscriptWriter>,
         depth: ColorDepth,
     ) -> Result<Screen<'a>, TuiError> {
         let frames = FrameBuffer::default();
@@ -119,6 +128,12 @@ impl<'a> Screen<'a> {
         let now = Instant::now();
         let remote = std::env::var_os("SSH_CONNECTION").is_some();
         let synchronized = options.synchronized;
+        let places = Places {
+            sessions: options.sessions_dir.clone(),
+            models: options.models.clone(),
+            embedded: options.embedded.clone(),
+        };
+        let prompts = options.prompts.clone().map(PromptHistory::new);
         let (app, effects) = App::new(options, Theme::dark(depth), now);
         let mut screen = Screen {
             handle,
@@ -128,6 +143,10 @@ impl<'a> Screen<'a> {
             signals,
             reader,
             scans: bounded(4),
+            places,
+            prompts,
+            outcomes: unbounded(),
+            in_editor: false,
             terminal,
             frames,
             app,
@@ -157,7 +176,7 @@ impl<'a> Screen<'a> {
                 self.next_tick = now + if self.app.is_busy() { BUSY_TICK } else { IDLE_TICK };
                 self.tell(Msg::Tick);
             }
-            if self.dirty && self.end.is_none() && now >= self.next_frame && self.guard.is_idle() {
+            if self.dirty && self.end.is_none() && !self.in_editor && now >= self.next_frame && self.guard.is_idle() {
                 self.draw(now);
             }
         }
@@ -166,17 +185,18 @@ impl<'a> Screen<'a> {
     /// Waits for a message, the next tick or the next frame.
     fn wait(&mut self) {
         // While the terminal still takes the frame before, the next one waits for it.
-        let frame_can_come = self.dirty && self.guard.is_idle();
+        let frame_can_come = self.dirty && !self.in_editor && self.guard.is_idle();
         let deadline = if frame_can_come { self.next_frame.min(self.next_tick) } else { self.next_tick };
         let mut select = Select::new();
         select.recv(self.reader.inputs());
         select.recv(self.signals.notices());
         select.recv(&self.scans.1);
+        select.recv(&self.outcomes.1);
         select.recv(self.guard.progress());
         if !self.worker_gone {
             select.recv(&self.handle.events);
         }
-        if let Some(writer) = self.writer {
+        if let Some(writer) = &*self.writer {
             select.recv(writer.status());
         }
         let _ = select.ready_deadline(deadline);
@@ -227,8 +247,11 @@ impl<'a> Screen<'a> {
         while let Ok(scan) = self.scans.1.try_recv() {
             self.tell(Msg::Scanned(scan));
         }
-        while let Some(status) = self.writer.and_then(|w| w.status().try_recv().ok()) {
+        while let Some(status) = self.writer.as_ref().and_then(|w| w.status().try_recv().ok()) {
             self.tell(Msg::Transcript(status));
+        }
+        while let Ok(outcome) = self.outcomes.1.try_recv() {
+            self.take_outcome(outcome);
         }
     }
 
@@ -244,6 +267,11 @@ impl<'a> Screen<'a> {
 
     fn on_signal(&mut self, notice: Notice) {
         match notice {
+            // The editor takes the terminal back by itself.
+            Notice::Continued if self.in_editor => {}
+            Notice::Stop if self.in_editor => {
+                let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
+            }
             Notice::End(signal) => self.tell(Msg::Terminate(signal)),
             Notice::Stop | Notice::Continued if Instant::now() < self.echoes_until => {}
             Notice::Stop => self.suspend(),
@@ -259,10 +287,23 @@ impl<'a> Screen<'a> {
                 Effect::Send(command) => self.send(command),
                 Effect::Cancel => self.handle.cancel.store(true, Relaxed),
                 Effect::Record(record) => {
-                    if let Some(writer) = self.writer {
+                    if let Some(writer) = &*self.writer {
                         writer.append(record);
                     }
                 }
+                Effect::Work(work) => self.work(work),
+                Effect::Open(name) => {
+                    let places = self.places.clone();
+                    self.on_a_thread(move || Some(Outcome::Opened(work::open(&name, &places))));
+                }
+                Effect::Begin { header, delete } => self.begin(*header, delete),
+                Effect::Remember(prompt) => {
+                    if let (Some(prompts), Some(writer)) = (self.prompts.clone(), &*self.writer) {
+                        // Without it the prompt is only not found again by looking for it.
+                        writer.after_saving(move || drop(prompts.add(&prompt)));
+                    }
+                }
+                Effect::EditText(text) => self.edit(text),
                 Effect::Scan(dir) => {
                     let sender = self.scans.0.clone();
                     let scan = move || drop(sender.send(picker::scan(&dir)));
@@ -283,9 +324,96 @@ impl<'a> Screen<'a> {
     fn send(&self, command: Command) {
         let commands = self.handle.commands.clone();
         // A worker that is gone is told by its events.
-        match (self.writer, &command) {
+        match (&*self.writer, &command) {
             (Some(writer), Command::Generate { .. }) => writer.after_saving(move || drop(commands.send(command))),
             _ => drop(commands.send(command)),
+        }
+    }
+
+    fn work(&mut self, work: Work) {
+        let places = self.places.clone();
+        self.on_a_thread(move || Some(Outcome::Answer(work::run(work, &places))));
+    }
+
+    /// Does something that the screen does not wait for.
+    fn on_a_thread(&mut self, work: impl FnOnce() -> Option<Outcome> + Send + 'static) {
+        let sender = self.outcomes.0.clone();
+        let work = move || drop(work().map(|outcome| sender.send(outcome)));
+        if let Err(error) = thread::Builder::new().name("work".into()).spawn(work) {
+            let error = format!("a thread cannot be started: {error}");
+            let _ = self.outcomes.0.send(Outcome::Answer(Answer::Told(Err(error))));
+        }
+    }
+
+    fn take_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Answer(answer) => {
+                if let (Answer::Edited(_), true) = (&answer, self.in_editor) {
+                    self.leave_editor();
+                }
+                self.tell(Msg::Answer(answer));
+            }
+            Outcome::Opened(Err(error)) => self.tell(Msg::Answer(Answer::Told(Err(error)))),
+            Outcome::Opened(Ok(session)) => self.go_on_with(*session),
+        }
+    }
+
+    /// Leaves the conversation for that of `session`.
+    fn go_on_with(&mut self, session: SessionFile) {
+        self.dirty = true;
+        let now = Instant::now();
+        if self.app.is_busy() {
+            self.app.notify("A reply is under way: the conversation is not changed", now);
+            return;
+        }
+        let (path, kv_path) = (session.path().to_owned(), session.kv_path());
+        let transcript = session.transcript().cloned().unwrap_or_default();
+        match TranscriptWriter::resume(session, transcript.header.clone()) {
+            Ok(writer) => self.change_writer(Some(writer), None),
+            Err(error) => {
+                let error = format!("a thread of the chat cannot be started: {error}");
+                return self.tell(Msg::Answer(Answer::Told(Err(error))));
+            }
+        }
+        let _ = self.handle.commands.send(Command::KeepKv(kv_path.exists().then_some(kv_path)));
+        let effects = self.app.change_session(path, &transcript, now);
+        self.carry_out(effects);
+    }
+
+    fn begin(&mut self, header: Header, delete: Option<std::path::PathBuf>) {
+        let writer = self.places.sessions.clone().map(|dir| TranscriptWriter::start(dir, header)).transpose();
+        let writer = writer.unwrap_or_else(|error| {
+            let text = format!("the conversation is not saved: a thread cannot be started: {error}");
+            let _ = self.outcomes.0.send(Outcome::Answer(Answer::Told(Err(text))));
+            None
+        });
+        self.change_writer(writer, delete);
+        let _ = self.handle.commands.send(Command::KeepKv(None));
+    }
+
+    /// Writes elsewhere from now on. The writer before finishes by itself; `delete`: its file goes then.
+    fn change_writer(&mut self, writer: Option<TranscriptWriter>, delete: Option<std::path::PathBuf>) {
+        if let Some(before) = std::mem::replace(self.writer, writer) {
+            self.on_a_thread(move || work::close(before, delete, SAVE_PATIENCE).map(Outcome::Answer));
+        }
+    }
+
+    /// Gives the terminal to the person's editor, with `text`. The engine goes on meanwhile.
+    fn edit(&mut self, text: String) {
+        let command = editor::command(|name| std::env::var(name).ok());
+        self.reader.pause();
+        self.guard.leave();
+        self.in_editor = true;
+        self.signals.set_keys_elsewhere(true);
+        self.on_a_thread(move || Some(Outcome::Answer(Answer::Edited(editor::edit(&command, &text)))));
+    }
+
+    fn leave_editor(&mut self) {
+        self.in_editor = false;
+        self.signals.set_keys_elsewhere(false);
+        self.come_back();
+        if self.reader.resume(false).is_err() {
+            self.tell(Msg::TerminalClosed);
         }
     }
 

@@ -22,6 +22,17 @@ pub enum Action {
     Help,
     TogglePanel,
     ToggleSelecting,
+    /// Take the chosen completion, and choose another.
+    Complete,
+    CompletionPrevious,
+    CompletionNext,
+    SearchHistory,
+    OpenEditor,
+    Sessions,
+    Retry,
+    EditTurn,
+    BranchPrevious,
+    BranchNext,
     Redraw,
     Suspend,
     Edit(Edit),
@@ -37,6 +48,11 @@ pub enum Action {
     Close,
     DropOldest,
     Quit,
+    /// In what is typed to look for something.
+    DeleteLetter,
+    RenameSession,
+    DeleteSession,
+    Confirm,
 }
 
 /// What a key does to the text being typed.
@@ -69,6 +85,12 @@ pub enum Context {
     Help,
     /// The question about a full context.
     Dialog,
+    /// The list of conversations.
+    Sessions,
+    /// The question whether a conversation is to be deleted.
+    Confirm,
+    /// Looking for an earlier prompt.
+    Search,
 }
 
 /// When a binding holds.
@@ -79,6 +101,8 @@ enum When {
     InputEmpty,
     /// Nothing has been typed, or an earlier input is being looked at.
     InputUntouched,
+    /// A command is being typed.
+    InputCommand,
 }
 
 /// A key with its modifiers.
@@ -167,9 +191,9 @@ const fn bind(context: Context, when: When, chords: &'static [Chord], action: Ac
 }
 
 use self::Action as A;
-use self::Context::{Chat, Dialog, Help, Picker};
+use self::Context::{Chat, Confirm, Dialog, Help, Picker, Search, Sessions};
 use self::Edit as E;
-use self::When::{Always, InputEmpty, InputUntouched};
+use self::When::{Always, InputCommand, InputEmpty, InputUntouched};
 use crossterm::event::KeyCode as K;
 
 /// Every key, in the order of help. The first line that fits a key counts.
@@ -177,12 +201,22 @@ use crossterm::event::KeyCode as K;
 static BINDINGS: &[Binding] = &[
     bind(Chat, Always, &[key(K::Enter)], A::Send, "send; while a reply runs, queue"),
     bind(Chat, Always, &[ctrl(char('j')), alt(K::Enter), shift(K::Enter), ctrl(K::Enter)], A::Newline, "new line"),
+    bind(Chat, InputCommand, &[key(K::Tab)], A::Complete, "complete a command; / lists them"),
+    bind(Chat, InputCommand, &[key(K::Up)], A::CompletionPrevious, ""),
+    bind(Chat, InputCommand, &[key(K::Down)], A::CompletionNext, ""),
     bind(Chat, Always, &[key(K::Tab)], A::Queue, "queue the message while a reply runs"),
     bind(Chat, Always, &[key(K::Esc)], A::Stop, "stop the reply, nothing else"),
     bind(Chat, Always, &[ctrl(char('c'))], A::Interrupt, "stop the reply; twice: quit"),
     bind(Chat, InputEmpty, &[ctrl(char('d'))], A::QuitIfEmpty, "quit, when nothing is typed"),
     bind(Chat, InputUntouched, &[key(K::Up)], A::HistoryPrevious, "earlier inputs, when nothing is typed"),
     bind(Chat, InputUntouched, &[key(K::Down)], A::HistoryNext, ""),
+    bind(Chat, Always, &[ctrl(char('r'))], A::SearchHistory, "look for an earlier prompt"),
+    bind(Chat, Always, &[ctrl(char('g'))], A::OpenEditor, "write in your own editor ($VISUAL or $EDITOR)"),
+    bind(Chat, Always, &[alt(char('r'))], A::Retry, "another reply, on a branch beside the last"),
+    bind(Chat, Always, &[alt(char('e'))], A::EditTurn, "put your last message otherwise; again: earlier"),
+    bind(Chat, Always, &[alt(char('p'))], A::BranchPrevious, "to the branch before, where there are several"),
+    bind(Chat, Always, &[alt(char('n'))], A::BranchNext, "to the branch after"),
+    bind(Chat, Always, &[key(K::F(4)), ctrl(char('o'))], A::Sessions, "all conversations"),
     bind(Chat, Always, &[key(K::PageUp)], A::ScrollPageUp, "scroll up; also the mouse wheel"),
     bind(Chat, Always, &[key(K::PageDown)], A::ScrollPageDown, "scroll down"),
     bind(Chat, Always, &[ctrl(K::Up), shift(K::Up)], A::ScrollLineUp, "scroll up a line"),
@@ -228,6 +262,7 @@ static BINDINGS: &[Binding] = &[
     bind(Picker, Always, &[key(K::F(1)), key(char('?'))], A::Help, "help"),
     bind(Picker, Always, &[ctrl(char('l'))], A::Redraw, ""),
     bind(Picker, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Picker, Always, &[key(K::Esc)], A::Close, "back to the conversation"),
     bind(Picker, Always, &[key(char('q')), ctrl(char('d'))], A::Quit, "quit"),
     bind(Picker, Always, &[ctrl(char('c'))], A::Interrupt, ""),
 
@@ -249,6 +284,37 @@ static BINDINGS: &[Binding] = &[
     bind(Dialog, Always, &[ctrl(char('l'))], A::Redraw, ""),
     bind(Dialog, Always, &[ctrl(char('z'))], A::Suspend, ""),
     bind(Dialog, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Sessions, Always, &[key(K::Enter)], A::Choose, "go on with the conversation"),
+    bind(Sessions, Always, &[key(K::Up), ctrl(char('p'))], A::Up, "up"),
+    bind(Sessions, Always, &[key(K::Down), ctrl(char('n'))], A::Down, "down"),
+    bind(Sessions, Always, &[key(K::PageUp)], A::PageUp, ""),
+    bind(Sessions, Always, &[key(K::PageDown)], A::PageDown, ""),
+    bind(Sessions, Always, &[key(K::Home)], A::First, ""),
+    bind(Sessions, Always, &[key(K::End)], A::Last, ""),
+    bind(Sessions, Always, &[key(K::Backspace), ctrl(char('h'))], A::DeleteLetter, "letters look through all that was said"),
+    bind(Sessions, Always, &[key(K::F(2)), ctrl(char('e'))], A::RenameSession, "rename"),
+    bind(Sessions, Always, &[key(K::Delete), ctrl(char('d'))], A::DeleteSession, "delete, when you have said yes"),
+    bind(Sessions, Always, &[key(K::Esc), key(K::F(4))], A::Close, "back to the conversation"),
+    bind(Sessions, Always, &[key(K::F(1))], A::Help, "help"),
+    bind(Sessions, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Sessions, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Sessions, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Confirm, Always, &[key(char('y'))], A::Confirm, "yes"),
+    bind(Confirm, Always, &[key(char('n')), key(K::Esc)], A::Close, "no"),
+    bind(Confirm, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Confirm, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Confirm, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Search, Always, &[key(K::Enter), key(K::Tab)], A::Choose, "take it into the input"),
+    bind(Search, Always, &[ctrl(char('r')), key(K::Up)], A::Up, "an earlier one"),
+    bind(Search, Always, &[key(K::Down), ctrl(char('s'))], A::Down, "a later one"),
+    bind(Search, Always, &[key(K::Backspace), ctrl(char('h'))], A::DeleteLetter, ""),
+    bind(Search, Always, &[key(K::Esc), ctrl(char('g'))], A::Close, "back to what was typed"),
+    bind(Search, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Search, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Search, Always, &[ctrl(char('c'))], A::Interrupt, ""),
 ];
 
 /// What the input holds, for bindings that depend on it.
@@ -257,6 +323,8 @@ pub enum InputState {
     Empty,
     /// An earlier input, unchanged.
     Recalled,
+    /// The beginning of a command.
+    Command,
     Typed,
 }
 
@@ -266,7 +334,8 @@ pub fn action(context: Context, input: InputState, key: KeyEvent) -> Option<Acti
     let holds = |when| match when {
         Always => true,
         InputEmpty => input == InputState::Empty,
-        InputUntouched => input != InputState::Typed,
+        InputUntouched => matches!(input, InputState::Empty | InputState::Recalled),
+        InputCommand => input == InputState::Command,
     };
     BINDINGS.iter().find(|b| b.context == context && b.chords.contains(&chord) && holds(b.when)).map(|b| b.action)
 }
@@ -300,6 +369,7 @@ mod tests {
                     Always => InputState::Typed,
                     InputEmpty => InputState::Empty,
                     InputUntouched => InputState::Recalled,
+                    InputCommand => InputState::Command,
                 };
                 assert_eq!(press(b.context, input, chord.code, chord.modifiers), Some(b.action), "{}", chord.name());
             }

@@ -5,11 +5,15 @@
 //! - `event_loop`: gathers messages, carries out effects, draws at most 60 times a second.
 //! - `terminal`, `output`, `reader`, `signals`: the terminal's modes, what is written, what is typed, what the system says.
 //! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
+//! - `commands`: what each slash command is called, takes and does; `session_list`: the conversations to choose from.
+//! - `work`, `editor`: what happens on other threads and in other programs.
 //! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
 mod app;
+pub mod commands;
 mod composer;
 mod conversation;
+mod editor;
 mod event_loop;
 mod gauges;
 mod grid;
@@ -18,11 +22,13 @@ mod output;
 mod picker;
 mod reader;
 mod sanitize;
+mod session_list;
 mod signals;
 pub mod terminal;
 mod theme;
 mod units;
 mod view;
+mod work;
 mod wrap;
 
 #[cfg(test)]
@@ -31,12 +37,13 @@ mod tests;
 use std::io;
 use std::path::PathBuf;
 
+use crate::catalog::Folders;
 use crate::sampler::SamplingParams;
 use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
 pub use self::output::Synchronized;
-pub use self::sanitize::one_line;
+pub use self::sanitize::{one_line, sanitize};
 pub use self::theme::ColorDepth;
 pub use self::units::duration;
 pub use self::view::PANEL_NEEDS;
@@ -50,10 +57,18 @@ pub struct ChatOptions {
     pub embedded: Option<PathBuf>,
     /// Where to look for models to pick from.
     pub models_dir: PathBuf,
+    /// Where models that are named are looked for.
+    pub models: Folders,
     pub sampling: SamplingParams,
+    /// The sampling was asked for, and wins over that of the session that is gone on with.
+    pub sampling_asked: bool,
     pub system: Option<String>,
-    /// The session to go on with, whose KV cache is kept beside it.
+    /// The session to go on with.
     pub session: Option<SessionFile>,
+    /// Whether its KV cache is kept beside it also where there is none yet.
+    pub keep_kv: bool,
+    /// The file of earlier prompts; `None`: they are not kept.
+    pub prompts: Option<PathBuf>,
     /// Where other conversations are saved, without their KV caches; `None`: nowhere.
     pub sessions_dir: Option<PathBuf>,
     /// `None`: what the environment promises.
@@ -70,9 +85,13 @@ impl ChatOptions {
             model: None,
             embedded: None,
             models_dir,
+            models: Folders::default(),
             sampling: SamplingParams::default(),
+            sampling_asked: false,
             system: None,
             session: None,
+            keep_kv: true,
+            prompts: None,
             sessions_dir: None,
             colors: None,
             mouse: true,

@@ -26,6 +26,7 @@ pub enum Input {
 /// Reads while it lives.
 pub struct Reader {
     inputs: Receiver<Input>,
+    sender: Sender<Input>,
     /// Closing it wakes the thread.
     wake: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
@@ -34,9 +35,17 @@ pub struct Reader {
 impl Reader {
     /// Starts reading; raw mode must be on. `ask_keyboard`: first ask the terminal what it can do, which no one waits for.
     pub fn start(ask_keyboard: bool) -> io::Result<Reader> {
+        let (sender, inputs) = unbounded();
+        let mut reader = Reader { inputs, sender, wake: None, thread: None };
+        reader.resume(ask_keyboard)?;
+        Ok(reader)
+    }
+
+    /// Reads again after [`Reader::pause`].
+    pub fn resume(&mut self, ask_keyboard: bool) -> io::Result<()> {
         let terminal = open_terminal()?;
         let (wake, woken) = UnixStream::pair()?;
-        let (sender, inputs) = unbounded();
+        let sender = self.sender.clone();
         let thread = std::thread::Builder::new().name("terminal input".into()).spawn(move || {
             if ask_keyboard && matches!(crossterm::terminal::supports_keyboard_enhancement(), Ok(true)) {
                 let _ = sender.send(Input::KeyboardProtocol);
@@ -45,7 +54,23 @@ impl Reader {
                 let _ = sender.send(Input::Closed);
             }
         })?;
-        Ok(Reader { inputs, wake: Some(wake), thread: Some(thread) })
+        (self.wake, self.thread) = (Some(wake), Some(thread));
+        Ok(())
+    }
+
+    /// Leaves what is typed to others.
+    pub fn pause(&mut self) {
+        const PATIENCE: Duration = Duration::from_millis(200);
+        drop(self.wake.take());
+        let Some(thread) = self.thread.take() else { return };
+        let began = std::time::Instant::now();
+        while !thread.is_finished() && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // A thread that is in the middle of a key's sequence may wait for its rest: it is left behind then.
+        if thread.is_finished() {
+            let _ = thread.join();
+        }
     }
 
     pub fn inputs(&self) -> &Receiver<Input> {
@@ -56,7 +81,6 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         drop(self.wake.take());
-        // A thread that is in the middle of a key's sequence may wait for its rest: it is left behind then.
         if let Some(thread) = self.thread.take()
             && thread.is_finished()
         {

@@ -2,6 +2,8 @@
 //! is told to end, the thread here restores the terminal and ends the process itself.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ pub enum Notice {
 /// Listens while it lives.
 pub struct SignalThread {
     notices: Receiver<Notice>,
+    /// Another program has the terminal: what its keys send is meant for that one.
+    keys_elsewhere: Arc<AtomicBool>,
     handle: Handle,
     done: Sender<()>,
     thread: Option<JoinHandle<()>>,
@@ -42,8 +46,13 @@ impl SignalThread {
         let handle = signals.handle();
         let (sender, notices) = unbounded();
         let (done, is_done) = bounded(1);
+        let keys_elsewhere = Arc::new(AtomicBool::new(false));
+        let elsewhere = Arc::clone(&keys_elsewhere);
         let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
+                if elsewhere.load(Ordering::Relaxed) && [SIGINT, SIGQUIT].contains(&signal) {
+                    continue;
+                }
                 let notice = match signal {
                     SIGTSTP => Notice::Stop,
                     SIGCONT => Notice::Continued,
@@ -62,7 +71,12 @@ impl SignalThread {
                 }
             }
         })?;
-        Ok(SignalThread { notices, handle, done, thread: Some(thread) })
+        Ok(SignalThread { notices, keys_elsewhere, handle, done, thread: Some(thread) })
+    }
+
+    /// Whether the signals of the terminal's keys are for another program.
+    pub fn set_keys_elsewhere(&self, elsewhere: bool) {
+        self.keys_elsewhere.store(elsewhere, Ordering::Relaxed);
     }
 
     pub fn notices(&self) -> &Receiver<Notice> {

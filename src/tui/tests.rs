@@ -1,5 +1,6 @@
 //! The screen driven by messages: keys and events in, effects and state out, without a terminal or an engine.
 
+mod branches;
 mod cost;
 mod screens;
 
@@ -133,40 +134,52 @@ fn summary() -> ModelSummary {
 
 /// What an effect is, for comparing.
 fn names(effects: &[Effect]) -> Vec<String> {
-    let name = |effect: &Effect| match effect {
-        Effect::Send(Command::Load(path)) => format!("load {}", path.display()),
-        Effect::Send(Command::Generate { messages, .. }) => {
-            let said: Vec<String> = messages
-                .iter()
-                .map(|m| {
-                    let who = match m.role {
-                        Role::System => 's',
-                        Role::User => 'u',
-                        Role::Assistant => 'a',
-                    };
-                    format!("{who}:{}", m.content)
-                })
-                .collect();
-            format!("generate {}", said.join("|"))
-        }
-        Effect::Send(Command::KeepKv(path)) => format!("keep {}", path.display()),
-        Effect::Send(Command::Quit) => "quit worker".into(),
-        Effect::Cancel => "cancel".into(),
-        Effect::Record(Record::User { id, text, .. }) => format!("save user {id} {text}"),
-        Effect::Record(Record::Partial { id, text, .. }) => format!("save part {id} {text}"),
-        Effect::Record(Record::Reply { id, text, stop, .. }) => format!("save reply {id} {text} {stop}"),
-        Effect::Record(Record::Draft { text }) => format!("save draft {text}"),
-        Effect::Record(Record::Dropped { ids }) => format!("save dropped {ids:?}"),
-        Effect::Record(Record::Withdrawn { id }) => format!("save withdrawn {id}"),
-        Effect::Record(Record::Model { name, .. }) => format!("save model {name}"),
-        Effect::Record(Record::Header(_)) => "save header".into(),
-        Effect::Scan(dir) => format!("scan {}", dir.display()),
-        Effect::SetMouse(on) => format!("mouse {on}"),
-        Effect::Redraw => "redraw".into(),
-        Effect::Suspend => "suspend".into(),
-        Effect::Quit(reason) => format!("quit {reason:?}"),
+    let name = |effect: &Effect| {
+        Some(match effect {
+            Effect::Send(Command::Load(path)) => format!("load {}", path.display()),
+            Effect::Send(Command::Generate { messages, .. }) => {
+                let said: Vec<String> = messages
+                    .iter()
+                    .map(|m| {
+                        let who = match m.role {
+                            Role::System => 's',
+                            Role::User => 'u',
+                            Role::Assistant => 'a',
+                        };
+                        format!("{who}:{}", m.content)
+                    })
+                    .collect();
+                format!("generate {}", said.join("|"))
+            }
+            Effect::Send(Command::KeepKv(path)) => format!("keep {path:?}"),
+            Effect::Send(Command::Quit) => "quit worker".into(),
+            Effect::Cancel => "cancel".into(),
+            Effect::Record(Record::User { id, text, .. }) => format!("save user {id} {text}"),
+            Effect::Record(Record::Partial { id, text, .. }) => format!("save part {id} {text}"),
+            Effect::Record(Record::Reply { id, text, stop, .. }) => format!("save reply {id} {text} {stop}"),
+            Effect::Record(Record::Draft { text }) => format!("save draft {text}"),
+            Effect::Record(Record::Dropped { ids }) => format!("save dropped {ids:?}"),
+            Effect::Record(Record::Withdrawn { id }) => format!("save withdrawn {id}"),
+            Effect::Record(Record::Model { name, .. }) => format!("save model {name}"),
+            Effect::Record(Record::Header(_)) => "save header".into(),
+            Effect::Record(Record::Branch { id }) => format!("save branch {id:?}"),
+            Effect::Record(Record::Settings { system, sampling }) => {
+                format!("save settings {system:?} {} {}", sampling["temperature"], sampling["max_tokens"])
+            }
+            Effect::Record(Record::Title { text }) => format!("save title {text}"),
+            Effect::Work(work) => format!("{work:?}"),
+            Effect::Open(name) => format!("open {name}"),
+            Effect::Begin { delete, .. } => format!("begin {delete:?}"),
+            Effect::EditText(text) => format!("edit {text}"),
+            Effect::Remember(_) => return None,
+            Effect::Scan(dir) => format!("scan {}", dir.display()),
+            Effect::SetMouse(on) => format!("mouse {on}"),
+            Effect::Redraw => "redraw".into(),
+            Effect::Suspend => "suspend".into(),
+            Effect::Quit(reason) => format!("quit {reason:?}"),
+        })
     };
-    effects.iter().map(name).collect()
+    effects.iter().filter_map(name).collect()
 }
 
 #[test]

@@ -5,6 +5,8 @@ mod chat;
 mod lists;
 mod panel;
 mod parts;
+mod popup;
+mod sessions;
 mod status;
 
 use std::time::Instant;
@@ -27,7 +29,7 @@ const PROMPT_COLUMNS: u16 = 2;
 
 /// Where the parts are.
 struct Layout {
-    /// The conversation, or the list of models in its place.
+    /// The conversation, or a list in its place.
     main: Rect,
     queue: Rect,
     rule: Rect,
@@ -46,13 +48,19 @@ pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
     let layout = settle(app, area);
     let buf = frame.buffer_mut();
     let mut cursor = None;
-    if app.picker.is_some() {
+    if let Some(list) = &app.sessions {
+        cursor = Some(sessions::list(app, list, layout.main, buf));
+    } else if app.picker.is_some() {
         lists::picker(app, layout.main, buf);
     } else {
         chat::conversation(app, now, layout.main, buf);
         chat::queue(app, layout.queue, buf);
         chat::rule(app, layout.rule, buf);
-        cursor = Some(chat::input(app, layout.input, buf));
+        popup::popup(app, layout.main, buf);
+        cursor = Some(match &app.search {
+            Some(search) => popup::search(app, search, layout.input, buf),
+            None => chat::input(app, layout.input, buf),
+        });
         if let Some(panel) = layout.panel {
             panel::panel(app, panel, buf);
         }
@@ -60,6 +68,10 @@ pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
             let over = Rect { height: area.height - 1, ..layout.main };
             lists::context_full(app, over, buf);
         }
+    }
+    if app.confirm.is_some() {
+        sessions::confirm(app, Rect { height: area.height - 1, ..layout.main }, buf);
+        cursor = None;
     }
     status::status(app, now, layout.status, buf);
     if app.help.is_some() {
@@ -76,7 +88,7 @@ fn settle(app: &mut App, area: Rect) -> Layout {
     let rows = area.height - 1;
     let status = Rect { y: area.y + rows, height: 1, ..area };
     app.panel_fits = area.width >= PANEL_NEEDS.0 && area.height >= PANEL_NEEDS.1;
-    if app.picker.is_some() {
+    if app.picker.is_some() || app.sessions.is_some() {
         let main = Rect { height: rows, ..area };
         app.page = usize::from(rows.saturating_sub(6).max(1));
         return Layout { main, queue: Rect::ZERO, rule: Rect::ZERO, input: Rect::ZERO, panel: None, status };

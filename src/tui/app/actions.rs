@@ -7,28 +7,45 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use crate::transcript::Record;
 
 use super::super::ExitReason;
+use super::super::commands::{self, Parsed};
 use super::super::conversation::{Kind, Standing};
 use super::super::keys::{self, Action, Context, InputState};
 use super::super::view;
+use super::branches::{Done, Way};
 use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
 
 impl App {
     pub(super) fn on_key(&mut self, key: KeyEvent, now: Instant) -> Vec<Effect> {
         let context = self.context();
-        if let Some(action) = keys::action(context, self.composer.state(), key) {
+        if let Some(action) = keys::action(context, self.input_state(), key) {
             return self.act(context, action, now);
         }
-        self.insert(context, key);
-        Vec::new()
+        self.insert(context, key)
     }
 
     /// A key that means nothing else is typed.
-    fn insert(&mut self, context: Context, key: KeyEvent) {
+    fn insert(&mut self, context: Context, key: KeyEvent) -> Vec<Effect> {
         let plain = !key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT);
-        if let (KeyCode::Char(c), true, Context::Chat) = (key.code, plain, context)
+        if let (KeyCode::Char(c), true) = (key.code, plain)
             && !c.is_control()
         {
-            self.composer.insert(c);
+            match context {
+                Context::Chat => self.composer.insert(c),
+                _ => return self.insert_text(c.encode_utf8(&mut [0; 4])),
+            }
+        }
+        Vec::new()
+    }
+
+    /// Text for what looks for something.
+    pub(super) fn insert_text(&mut self, text: &str) -> Vec<Effect> {
+        match self.context() {
+            Context::Sessions => self.insert_in_sessions(text),
+            Context::Search => {
+                self.insert_in_search(text);
+                Vec::new()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -48,6 +65,12 @@ impl App {
             Context::Chat => self.act_in_chat(action, now),
             Context::Picker => self.act_in_picker(action, now),
             Context::Dialog => self.act_in_dialog(action, now),
+            Context::Sessions => self.act_in_sessions(action, now),
+            Context::Confirm => self.act_in_confirm(action),
+            Context::Search => {
+                self.act_in_search(action);
+                Vec::new()
+            }
             Context::Help => {
                 self.act_in_help(action);
                 Vec::new()
@@ -65,10 +88,36 @@ impl App {
             Action::HistoryNext => self.composer.recall_next(),
             Action::TogglePanel => self.toggle_panel(now),
             Action::ToggleSelecting => return self.toggle_selecting(now),
-            Action::Edit(edit) => self.composer.edit(edit),
+            Action::Edit(edit) => {
+                self.composer.edit(edit);
+                if self.composer.state() == InputState::Empty {
+                    self.editing = None;
+                }
+            }
+            Action::Complete => self.complete(),
+            Action::CompletionPrevious => self.choose_suggestion(-1),
+            Action::CompletionNext => self.choose_suggestion(1),
+            Action::SearchHistory => self.open_search(),
+            Action::OpenEditor => return vec![Effect::EditText(self.composer.text())],
+            Action::Sessions => return self.if_idle(now, |app| Ok(app.open_sessions(""))),
+            Action::Retry => return self.if_idle(now, |app| app.retry(now)),
+            Action::EditTurn => return self.if_idle(now, |app| app.edit_earlier_turn(now)),
+            Action::BranchPrevious => {
+                return self.if_idle(now, |app| app.change_branch(|at, n| Some((at + n - 1) % n), now));
+            }
+            Action::BranchNext => return self.if_idle(now, |app| app.change_branch(|at, n| Some((at + 1) % n), now)),
             action => self.scroll(action),
         }
         Vec::new()
+    }
+
+    /// Does what cannot be done while the engine is at work, or tells why not.
+    fn if_idle(&mut self, now: Instant, deed: impl FnOnce(&mut App) -> Done) -> Vec<Effect> {
+        let done = self.check_idle().and_then(|()| deed(self));
+        done.unwrap_or_else(|why| {
+            self.notify(why, now);
+            Vec::new()
+        })
     }
 
     fn scroll(&mut self, action: Action) {
@@ -94,6 +143,8 @@ impl App {
             Action::First => picker.chosen = 0,
             Action::Last => picker.move_by(isize::MAX),
             Action::Rescan => return self.open_picker(None),
+            // Back to the conversation, with the model that is loaded.
+            Action::Close if self.model.is_some() || !self.conversation.is_empty() => self.picker = None,
             Action::Choose => {
                 if let Some(path) = picker.chosen().map(|model| model.path.clone()) {
                     return self.load(path, now);
@@ -125,15 +176,15 @@ impl App {
             (Action::DropOldest, Some(turns)) => {
                 self.dialog = None;
                 let ids = self.conversation.drop_oldest(turns);
-                let mut effects = vec![Effect::Record(Record::Dropped { ids })];
-                effects.extend(self.generate(dialog.question, now));
+                let mut effects = vec![self.record(Record::Dropped { ids })];
+                effects.extend(self.generate(dialog.question, dialog.way, now));
                 effects
             }
             (Action::Stop, _) | (Action::DropOldest, None) => {
                 self.dialog = None;
-                let id = self.withdraw(dialog.question, "the context is full");
+                let effects = self.give_up(dialog.question, dialog.way, "the context is full", now);
                 self.unqueue();
-                vec![Effect::Record(Record::Withdrawn { id })]
+                effects
             }
             (action, _) => {
                 self.scroll(action);
@@ -152,27 +203,47 @@ impl App {
     /// Sends what was typed, or queues it while the engine is at work.
     fn submit(&mut self, now: Instant) -> Vec<Effect> {
         if self.composer.is_blank() {
+            self.editing = None;
             return Vec::new();
+        }
+        if let Some(effects) = self.command_in(now) {
+            return effects;
         }
         match self.engine {
             Engine::Ready => {
-                let text = self.composer.take();
+                let text = self.take_message();
                 self.conversation.follow();
-                self.start(text, now)
+                let remembered = Effect::Remember(commands::escaped(&text));
+                let mut effects = match self.editing {
+                    Some(id) => self.send_edited(id, text, now),
+                    None => self.start(text, now),
+                };
+                effects.push(remembered);
+                effects
             }
             Engine::Loading { .. } | Engine::Replying(_) if self.queue.len() >= MAX_QUEUE => {
                 self.notify("The queue is full", now);
                 Vec::new()
             }
             Engine::Loading { .. } | Engine::Replying(_) => {
-                let text = self.composer.take();
+                let text = self.take_message();
+                let remembered = Effect::Remember(commands::escaped(&text));
                 self.queue.push_back(text);
-                self.queue_draft().into_iter().collect()
+                self.queue_draft().into_iter().chain([remembered]).collect()
             }
             Engine::Absent | Engine::Gone => {
                 self.notify("No engine is running; what you typed is kept as a draft", now);
                 Vec::new()
             }
+        }
+    }
+
+    /// Takes the message out of the input, without the slash that tells it from a command.
+    fn take_message(&mut self) -> String {
+        let text = self.composer.take();
+        match commands::parse(&text) {
+            Parsed::Escaped(message) => message.to_owned(),
+            _ => text,
         }
     }
 
@@ -186,7 +257,7 @@ impl App {
     pub(super) fn unqueue(&mut self) {
         if !self.queue.is_empty() {
             let text = self.queue.drain(..).collect::<Vec<_>>().join("\n");
-            self.composer.put_before(&text);
+            self.composer.put_before(&commands::escaped(&text));
         }
     }
 
@@ -216,7 +287,7 @@ impl App {
         if self.composer.state() == InputState::Empty
             && let Some(text) = self.queue.pop_back()
         {
-            self.composer.set_text(&text);
+            self.composer.set_text(&commands::escaped(&text));
             return Vec::new();
         }
         self.composer.recall_previous();
@@ -248,10 +319,10 @@ impl App {
         let parent = self.conversation.last_message();
         let question = self.conversation.add(Kind::User, "you", &text);
         let id = self.conversation.items()[question].id;
-        let mut effects = vec![Effect::Record(Record::User { id, parent, text })];
+        let mut effects = vec![self.record(Record::User { id, parent, text })];
         self.has_draft = false;
         effects.extend(self.queue_draft());
-        effects.extend(self.generate(question, now));
+        effects.extend(self.generate(question, Way::First, now));
         effects
     }
 }

@@ -9,10 +9,12 @@ use crate::worker::{Command, Event, ReplyStats, StopReason, model_record};
 use super::super::conversation::Kind;
 use super::super::sanitize::one_line;
 use super::super::units;
-use super::{App, ContextFull, Effect, Engine, FLUSH_TIME, Reply};
+use super::{App, ContextFull, Effect, Engine, FLUSH_TIME, Reply, Way};
 
 /// Holds the place of the line below a reply while it runs; what is drawn there is live.
 const LIVE: &str = "…";
+/// What stands below a reply of which it is not known that it is whole.
+const CUT_OFF: &str = "cut off";
 
 impl App {
     pub(super) fn on_worker(&mut self, event: Event, now: Instant) -> Vec<Effect> {
@@ -27,7 +29,7 @@ impl App {
                 }
                 self.model = Some(summary);
                 self.engine = Engine::Ready;
-                let mut effects = vec![Effect::Record(record)];
+                let mut effects = vec![self.record(record)];
                 effects.extend(self.send_queued(now));
                 effects
             }
@@ -60,34 +62,50 @@ impl App {
                 Vec::new()
             }
             Event::ReplyFinished { stop, stats } => self.reply_finished(stop, stats, now),
-            Event::ReplyFailed(error) => self.reply_failed(&error),
+            Event::ReplyFailed(error) => self.reply_failed(&error, now),
             Event::ContextFull { needed, capacity, droppable_turns } => {
                 let Engine::Replying(reply) = self.engine else { return Vec::new() };
                 self.engine = Engine::Ready;
-                self.conversation.remove_last();
+                let Reply { question, way, .. } = reply;
+                match way {
+                    Way::More { .. } => self.conversation.set_foot(reply.item, CUT_OFF.into()),
+                    Way::First | Way::Edited { .. } | Way::Again { .. } => self.conversation.remove_last(),
+                }
                 // Dropping no turn would ask the same again.
                 let droppable_turns = droppable_turns.filter(|&n| n > 0);
-                self.dialog = Some(ContextFull { needed, capacity, droppable_turns, question: reply.question });
+                self.dialog = Some(ContextFull { needed, capacity, droppable_turns, question, way });
                 Vec::new()
             }
         }
     }
 
-    /// Asks the engine to answer `question`, the last message.
-    pub(super) fn generate(&mut self, question: usize, now: Instant) -> Vec<Effect> {
+    /// Asks the engine to answer `question`, the last message, or to go on with its answer.
+    pub(super) fn generate(&mut self, question: usize, way: Way, now: Instant) -> Vec<Effect> {
         let messages = self.conversation.messages(self.system.as_deref());
-        let item = self.add_reply();
+        let last_reply = || self.conversation.items().iter().rposition(|item| item.kind == Kind::Reply);
+        let (item, recorded) = match way {
+            Way::More { bytes, .. } => (last_reply().expect("a reply is gone on with"), bytes),
+            Way::First | Way::Edited { .. } | Way::Again { .. } => (self.add_reply(Some(question)), 0),
+        };
+        self.conversation.set_foot(item, LIVE.into());
         self.engine = Engine::Replying(Reply {
             item,
             question,
+            way,
             since: now,
             text_since: None,
             prompt: None,
             stopping: false,
-            recorded: 0,
+            recorded,
             recorded_at: now,
         });
-        vec![Effect::Send(Command::Generate { messages, sampling: self.sampling.clone() })]
+        let mut sampling = self.sampling.clone();
+        if let (Some(seed), Way::Again { .. }) = (sampling.seed, way) {
+            // The same seed would give the same reply.
+            let parent = Some(self.conversation.items()[question].id);
+            sampling.seed = Some(seed.wrapping_add(self.told.branches(parent).len() as u64));
+        }
+        vec![Effect::Send(Command::Generate { messages, sampling, max_tokens: self.max_tokens })]
     }
 
     /// Adds a notice. A reply that has no text yet stays last, since it may still be taken away again.
@@ -99,26 +117,38 @@ impl App {
         }
         self.conversation.remove_last();
         self.conversation.add(kind, "", text);
-        let item = self.add_reply();
+        let question = self.reply().map(|reply| reply.question);
+        let item = self.add_reply(question);
         if let Engine::Replying(reply) = &mut self.engine {
             reply.item = item;
         }
     }
 
-    fn add_reply(&mut self) -> usize {
+    fn add_reply(&mut self, question: Option<usize>) -> usize {
         let label = self.model.as_ref().map_or("model", |m| m.name.as_str());
         let item = self.conversation.add(Kind::Reply, label, "");
         self.conversation.set_foot(item, LIVE.into());
+        if let Some(question) = question {
+            let n = self.told.branches(Some(self.conversation.items()[question].id)).len();
+            self.mark_branch(item, n, n + 1);
+        }
         item
+    }
+
+    /// Whether the reply has said anything yet: more than what it goes on with.
+    fn has_text(&self, reply: &Reply) -> bool {
+        let before = if let Way::More { bytes, .. } = reply.way { bytes } else { 0 };
+        self.conversation.items()[reply.item].raw.len() > before
     }
 
     fn reply_finished(&mut self, stop: StopReason, stats: ReplyStats, now: Instant) -> Vec<Effect> {
         let Engine::Replying(reply) = self.engine else { return Vec::new() };
         self.engine = Engine::Ready;
         let mut effects = Vec::new();
-        if self.conversation.items()[reply.item].raw.is_empty() && stop == StopReason::Cancelled {
-            effects.push(self.withdraw_turn(&reply, "stopped before the first word"));
+        if !self.has_text(&reply) && stop == StopReason::Cancelled {
+            effects.extend(self.withdraw_turn(&reply, "stopped before the first word", now));
         } else {
+            let stats = together(reply.way, &stats);
             self.conversation.set_foot(reply.item, foot(stop, &stats, reply.prompt));
             effects.push(self.record_reply(&reply, stop.name(), &stats));
         }
@@ -130,36 +160,41 @@ impl App {
         effects
     }
 
-    fn reply_failed(&mut self, error: &str) -> Vec<Effect> {
+    fn reply_failed(&mut self, error: &str, now: Instant) -> Vec<Effect> {
         let Engine::Replying(reply) = self.engine else {
             self.conversation.add(Kind::Error, "", error);
             return Vec::new();
         };
         self.engine = Engine::Ready;
         let mut effects = Vec::new();
-        if self.conversation.items()[reply.item].raw.is_empty() {
-            effects.push(self.withdraw_turn(&reply, "the reply failed"));
-        } else {
-            self.conversation.set_foot(reply.item, "cut off".into());
+        if self.has_text(&reply) {
+            self.conversation.set_foot(reply.item, CUT_OFF.into());
             effects.push(self.record_reply(&reply, "failed", &ReplyStats::default()));
+        } else {
+            effects.extend(self.withdraw_turn(&reply, "the reply failed", now));
         }
         self.conversation.add(Kind::Error, "", error);
         self.unqueue();
         effects
     }
 
-    /// Takes away a reply without text. Its message is then not part of what is sent: templates want the speakers to
-    /// alternate.
-    fn withdraw_turn(&mut self, reply: &Reply, why: &str) -> Effect {
-        self.conversation.remove_last();
-        let id = self.withdraw(reply.question, why);
-        Effect::Record(Record::Withdrawn { id })
+    /// Takes away a reply that has said nothing.
+    fn withdraw_turn(&mut self, reply: &Reply, why: &str, now: Instant) -> Vec<Effect> {
+        match reply.way {
+            Way::More { .. } => {
+                let entry = self.told.get(self.conversation.items()[reply.item].id);
+                let foot = restored_foot(entry.and_then(|e| e.figures.as_ref()));
+                self.conversation.set_foot(reply.item, foot);
+            }
+            Way::First | Way::Edited { .. } | Way::Again { .. } => self.conversation.remove_last(),
+        }
+        self.give_up(reply.question, reply.way, why, now)
     }
 
-    fn record_reply(&self, reply: &Reply, stop: &str, stats: &ReplyStats) -> Effect {
+    fn record_reply(&mut self, reply: &Reply, stop: &str, stats: &ReplyStats) -> Effect {
         let items = self.conversation.items();
         let item = &items[reply.item];
-        Effect::Record(Record::Reply {
+        self.record(Record::Reply {
             id: item.id,
             parent: Some(items[reply.question].id),
             text: item.raw.clone(),
@@ -181,26 +216,27 @@ impl App {
         let text = item.raw[reply.recorded..].to_owned();
         reply.recorded = item.raw.len();
         reply.recorded_at = now.unwrap_or(reply.recorded_at);
-        (!text.is_empty()).then_some(Effect::Record(Record::Partial { id: item.id, parent, text }))
+        let id = item.id;
+        (!text.is_empty()).then(|| self.record(Record::Partial { id, parent, text }))
     }
 
     /// Saves the text of a reply that goes no further.
     pub(super) fn save_unfinished(&mut self) -> Option<Effect> {
         let Engine::Replying(reply) = self.engine else { return None };
-        let has_text = !self.conversation.items()[reply.item].raw.is_empty();
-        has_text.then(|| self.record_reply(&reply, StopReason::Cancelled.name(), &ReplyStats::default()))
+        let stats = together(reply.way, &ReplyStats::default());
+        self.has_text(&reply).then(|| self.record_reply(&reply, StopReason::Cancelled.name(), &stats))
     }
 
-    pub(super) fn on_worker_gone(&mut self) -> Vec<Effect> {
+    pub(super) fn on_worker_gone(&mut self, now: Instant) -> Vec<Effect> {
         if let Engine::Gone = self.engine {
             return Vec::new();
         }
         let mut effects: Vec<Effect> = self.save_unfinished().into_iter().collect();
         if let Engine::Replying(reply) = self.engine {
             if effects.is_empty() {
-                effects.push(self.withdraw_turn(&reply, "the engine has stopped"));
+                effects.extend(self.withdraw_turn(&reply, "the engine has stopped", now));
             } else {
-                self.conversation.set_foot(reply.item, "cut off".into());
+                self.conversation.set_foot(reply.item, CUT_OFF.into());
             }
         }
         self.engine = Engine::Gone;
@@ -220,6 +256,16 @@ impl App {
     }
 }
 
+/// The figures of a reply that may have begun before.
+fn together(way: Way, stats: &ReplyStats) -> ReplyStats {
+    let (tokens, seconds) = if let Way::More { tokens, seconds, .. } = way { (tokens, seconds) } else { (0, 0.0) };
+    ReplyStats {
+        generated_tokens: stats.generated_tokens + tokens,
+        generate_seconds: stats.generate_seconds + seconds,
+        ..*stats
+    }
+}
+
 /// The line below a reply, what matters most first: tokens, speed, why it ended, the prompt.
 fn foot(stop: StopReason, stats: &ReplyStats, prompt: Option<(usize, usize)>) -> String {
     let mut parts = figures(stats.generated_tokens, stats.generate_seconds);
@@ -236,10 +282,10 @@ fn foot(stop: StopReason, stats: &ReplyStats, prompt: Option<(usize, usize)>) ->
 
 /// The line below a reply of an earlier sitting.
 pub(super) fn restored_foot(known: Option<&Figures>) -> String {
-    let Some(known) = known else { return "cut off".into() };
+    let Some(known) = known else { return CUT_OFF.into() };
     let mut parts = figures(known.tokens, known.seconds);
     let stop = StopReason::ALL.into_iter().find(|stop| stop.name() == known.stop);
-    parts.push(stop.map_or("cut off", why).into());
+    parts.push(stop.map_or(CUT_OFF, why).into());
     parts.join(" · ")
 }
 

@@ -72,6 +72,10 @@ fn welcome(app: &App, area: Rect, buf: &mut Buffer) {
 fn label<'a>(theme: &Theme, item: &'a Item) -> TextLine<'a> {
     let style = if item.kind == Kind::User { theme.you } else { theme.reply };
     match item.standing {
+        Standing::Sent if !item.mark.is_empty() => TextLine::from(vec![
+            Span::styled(item.label.as_str(), style),
+            Span::styled(format!("  {}", item.mark), theme.dim),
+        ]),
         Standing::Sent => TextLine::styled(item.label.as_str(), style),
         Standing::Dropped => TextLine::from(vec![
             Span::styled(item.label.as_str(), theme.dim),
@@ -152,6 +156,9 @@ pub fn queue(app: &App, area: Rect, buf: &mut Buffer) {
 pub fn rule(app: &App, area: Rect, buf: &mut Buffer) {
     let columns = usize::from(area.width);
     buf.set_stringn(area.x, area.y, "─".repeat(columns), columns, app.theme.rule);
+    if app.editing.is_some() {
+        buf.set_stringn(area.x + 2, area.y, " put otherwise ", columns.saturating_sub(2), app.theme.key);
+    }
     let Some(below) = app.conversation.below() else { return };
     let key = keys::name_of(Context::Chat, Action::ScrollPageDown).unwrap_or_default();
     let (text, style) = if below.new_lines > 0 {

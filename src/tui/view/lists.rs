@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Padding, Widget};
 
 use crate::tui::app::App;
+use crate::tui::commands;
 use crate::tui::keys::{self, Action, Context};
 use crate::tui::picker::{Candidate, Picker};
 use crate::tui::sanitize::{one_line, sanitize};
@@ -113,7 +114,7 @@ pub fn paragraph(pen: &mut Pen<'_>, text: &str, style: Style) {
 }
 
 /// A box in the middle of `area`, cleared, and the room in it.
-fn window(app: &App, title: &str, columns: u16, rows: u16, area: Rect, buf: &mut Buffer) -> Rect {
+pub fn window(app: &App, title: &str, columns: u16, rows: u16, area: Rect, buf: &mut Buffer) -> Rect {
     let (columns, rows) = (Constraint::Length(columns + 4), Constraint::Length(rows + 2));
     let outer = area.centered(columns, rows);
     Clear.render(outer, buf);
@@ -129,8 +130,16 @@ fn window(app: &App, title: &str, columns: u16, rows: u16, area: Rect, buf: &mut
 
 pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
     let Some(top) = app.help else { return };
-    let context = if app.picker.is_some() { Context::Picker } else { Context::Chat };
-    let lines: Vec<(String, &str)> = keys::help(context).collect();
+    let context = match (&app.sessions, &app.picker) {
+        (Some(_), _) => Context::Sessions,
+        (None, Some(_)) => Context::Picker,
+        (None, None) => Context::Chat,
+    };
+    let mut lines: Vec<(String, &str)> = keys::help(context).collect();
+    if context == Context::Chat {
+        lines.extend([(String::new(), ""), ("Commands".into(), "typed like a message; Tab completes")]);
+        lines.extend(commands::COMMANDS.iter().map(|command| (commands::synopsis(command), command.help)));
+    }
     let key_columns = lines.iter().map(|(k, _)| Span::raw(k.as_str()).width()).max().unwrap_or(0);
     let text_columns = lines.iter().map(|(_, t)| Span::raw(*t).width()).max().unwrap_or(0);
     let inner = window(app, "Keys", (key_columns + 2 + text_columns) as u16, lines.len() as u16, area, buf);
@@ -143,7 +152,7 @@ pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
         buf.set_stringn(x, inner.bottom(), &more, more.len(), app.theme.dim);
     }
     // In a narrow window the first key is enough.
-    let narrow = usize::from(inner.width) < key_columns + 2 + text_columns;
+    let narrow = usize::from(inner.width) < key_columns + 2 + text_columns.min(40);
     let key_columns = if narrow { 8 } else { key_columns };
     let mut pen = Pen::new(inner, buf);
     for (keys, does) in &lines[top..] {

@@ -10,6 +10,7 @@ use crate::telemetry::Snapshot;
 use crate::tui::app::{App, Engine};
 use crate::tui::keys::{self, Action, Context};
 use crate::tui::sanitize::one_line;
+use crate::tui::session_list::Mode;
 use crate::tui::units;
 
 use super::parts::cut;
@@ -103,7 +104,21 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
         Context::Picker if app.picker.as_ref().is_some_and(|p| p.models().is_empty()) => {
             &[(Action::Rescan, "look again"), (Action::Quit, "quit")]
         }
+        Context::Picker if app.model.is_some() => {
+            &[(Action::Choose, "open"), (Action::Close, "back"), (Action::Rescan, "look again")]
+        }
         Context::Picker => &[(Action::Choose, "open"), (Action::Rescan, "look again"), (Action::Quit, "quit")],
+        Context::Sessions if app.sessions.as_ref().is_some_and(|list| list.mode != Mode::Browse) => {
+            &[(Action::Choose, "rename"), (Action::Close, "leave it")]
+        }
+        Context::Sessions => &[
+            (Action::Choose, "go on"),
+            (Action::Close, "back"),
+            (Action::RenameSession, "rename"),
+            (Action::DeleteSession, "delete"),
+        ],
+        Context::Confirm => &[(Action::Confirm, "delete"), (Action::Close, "keep")],
+        Context::Search => &[(Action::Choose, "take"), (Action::Up, "earlier"), (Action::Close, "back")],
         Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
         Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
