@@ -2,12 +2,14 @@
 //! frame as a [`Snapshot`]. Counters only grow; a gauge that is not known reads as `None`, never as zero.
 
 mod paging;
+mod tokens;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use paging::{Paging, PagingSnapshot, PagingWay};
+pub use tokens::{Choice, Found, TokenCost, TokenLog, TokenRecord};
 
 const UNKNOWN: u64 = u64::MAX;
 
@@ -163,6 +165,7 @@ pub struct Telemetry {
     residency_source: Mutex<Option<&'static str>>,
     experts: Mutex<Option<Arc<ExpertMap>>>,
     paging: Mutex<Option<Arc<Paging>>>,
+    tokens: Mutex<Option<Arc<TokenLog>>>,
     /// When the prompt being read was begun, and with how many tokens done.
     prompt_began: Mutex<Option<(Instant, u64)>>,
 }
@@ -203,6 +206,15 @@ impl Telemetry {
 
     pub fn set_paging(&self, paging: Option<Arc<Paging>>) {
         *self.paging.lock().unwrap_or_else(PoisonError::into_inner) = paging;
+    }
+
+    /// What the last tokens of the loaded model cost; `None` before one is loaded.
+    pub fn tokens(&self) -> Option<Arc<TokenLog>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_tokens(&self, tokens: Option<Arc<TokenLog>>) {
+        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
     /// The map of the loaded model; `None` before one is loaded.
@@ -246,6 +258,7 @@ impl Telemetry {
             kv_bytes: self.kv_bytes.get(),
             experts: self.experts(),
             paging: self.paging().map(|paging| paging.snapshot()),
+            tokens: self.tokens(),
         }
     }
 }
@@ -277,4 +290,5 @@ pub struct Snapshot {
     pub kv_bytes: Option<u64>,
     pub experts: Option<Arc<ExpertMap>>,
     pub paging: Option<PagingSnapshot>,
+    pub tokens: Option<Arc<TokenLog>>,
 }
