@@ -81,6 +81,19 @@ impl ExpertMap {
         }
     }
 
+    /// A copy that the engine does not write to.
+    #[must_use]
+    pub fn copied(&self) -> ExpertMap {
+        let numbers = |from: &[AtomicU64]| from.iter().map(|n| AtomicU64::new(n.load(Relaxed))).collect();
+        ExpertMap {
+            n_layers: self.n_layers,
+            n_experts: self.n_experts,
+            last_used: numbers(&self.last_used),
+            uses: numbers(&self.uses),
+            resident: self.resident.iter().map(|n| AtomicU8::new(n.load(Relaxed))).collect(),
+        }
+    }
+
     pub fn n_layers(&self) -> usize {
         self.n_layers
     }
@@ -146,6 +159,8 @@ pub struct Telemetry {
     pub memory_available: Gauge,
     /// Resident set of this process.
     pub rss_bytes: Gauge,
+    /// Of it, what may not leave memory.
+    pub locked_bytes: Gauge,
     /// Bytes this process caused to be read from disk, as the kernel counts them.
     pub disk_read_bytes: Gauge,
     pub major_faults: Gauge,
@@ -246,6 +261,7 @@ impl Telemetry {
             memory_total: self.memory_total.get(),
             memory_available: self.memory_available.get(),
             rss_bytes: self.rss_bytes.get(),
+            locked_bytes: self.locked_bytes.get(),
             disk_read_bytes: self.disk_read_bytes.get(),
             major_faults: self.major_faults.get(),
             minor_faults: self.minor_faults.get(),
@@ -276,6 +292,7 @@ pub struct Snapshot {
     pub memory_total: Option<u64>,
     pub memory_available: Option<u64>,
     pub rss_bytes: Option<u64>,
+    pub locked_bytes: Option<u64>,
     pub disk_read_bytes: Option<u64>,
     pub major_faults: Option<u64>,
     pub minor_faults: Option<u64>,

@@ -5,18 +5,25 @@
 //! - `event_loop`: gathers messages, carries out effects, draws at most 60 times a second.
 //! - `terminal`, `output`, `reader`, `signals`: the terminal's modes, what is written, what is typed, what the system says.
 //! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
+//! - `panel`, `picture`, `export`: what the person made of the panel; it as a file.
+//! - `player`, `replay`: a recorded trace through the same panel, without an engine.
 //! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
 mod app;
 mod composer;
 mod conversation;
 mod event_loop;
+mod export;
 mod gauges;
 mod grid;
 mod keys;
 mod output;
+mod panel;
 mod picker;
+mod picture;
+mod player;
 mod reader;
+mod replay;
 mod sanitize;
 mod signals;
 pub mod terminal;
@@ -36,8 +43,10 @@ use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
 pub use self::output::Synchronized;
+pub use self::player::Player;
+pub use self::replay::{ReplayScreen, run as run_replay};
 pub use self::sanitize::one_line;
-pub use self::theme::ColorDepth;
+pub use self::theme::{ColorDepth, Theme};
 pub use self::units::duration;
 pub use self::view::PANEL_NEEDS;
 

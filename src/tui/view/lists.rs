@@ -129,7 +129,7 @@ fn window(app: &App, title: &str, columns: u16, rows: u16, area: Rect, buf: &mut
 
 pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
     let Some(top) = app.help else { return };
-    let context = if app.picker.is_some() { Context::Picker } else { Context::Chat };
+    let context = app.behind_help();
     let lines: Vec<(String, &str)> = keys::help(context).collect();
     let key_columns = lines.iter().map(|(k, _)| Span::raw(k.as_str()).width()).max().unwrap_or(0);
     let text_columns = lines.iter().map(|(_, t)| Span::raw(*t).width()).max().unwrap_or(0);
