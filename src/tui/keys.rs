@@ -134,6 +134,7 @@ impl Chord {
             }
         }
         let code = match self.code {
+            KeyCode::Char(' ') => "Space".into(),
             KeyCode::Char(c) if self.modifiers.is_empty() => c.to_string(),
             KeyCode::Char(c) => c.to_ascii_uppercase().to_string(),
             KeyCode::F(n) => format!("F{n}"),
@@ -277,7 +278,7 @@ static BINDINGS: &[Binding] = &[
     bind(Panel, Always, &[key(char('f'))], A::Freeze, "freeze the panel, and back"),
     bind(Panel, Always, &[key(K::F(2)), key(char('p'))], A::TogglePanel, "panel: full, compact, off"),
     bind(Panel, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
-    bind(Panel, Always, &[key(K::Esc), key(char('q'))], A::Close, "a step back"),
+    bind(Panel, Always, &[key(K::Esc)], A::Close, "a step back"),
     bind(Panel, Always, &[key(K::F(4))], A::FocusPanel, "back to the conversation"),
     bind(Panel, Always, &[key(K::F(1)), key(char('?'))], A::Help, "help"),
     bind(Panel, Always, &[ctrl(char('l'))], A::Redraw, ""),

@@ -225,7 +225,11 @@ impl ReplayScreen {
     }
 
     fn draw_help(&self, area: Rect, buf: &mut Buffer) {
-        let lines = keys::help(Context::Replay).chain(keys::help(Context::Panel));
+        // What is about a conversation, and what help itself says already, is none of a replay's.
+        let foreign = [Action::FocusPanel, Action::Help].map(|action| keys::name_of(Context::Panel, action));
+        let own = keys::help(Context::Panel)
+            .filter(|(keys, _)| !foreign.iter().flatten().any(|key| keys.split("  ").next() == Some(key)));
+        let lines = keys::help(Context::Replay).chain(own);
         for ((keys, does), y) in lines.zip(area.top()..area.bottom()) {
             let line = Line::from(vec![
                 Span::styled(format!(" {keys:<14}"), self.theme.key),
