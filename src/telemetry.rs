@@ -2,12 +2,14 @@
 //! frame as a [`Snapshot`]. Counters only grow; a gauge that is not known reads as `None`, never as zero.
 
 mod paging;
+mod tokens;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use paging::{Paging, PagingSnapshot, PagingWay};
+pub use tokens::{Choice, Found, TokenCost, TokenLog, TokenRecord};
 
 const UNKNOWN: u64 = u64::MAX;
 
@@ -79,6 +81,19 @@ impl ExpertMap {
         }
     }
 
+    /// A copy that the engine does not write to.
+    #[must_use]
+    pub fn copied(&self) -> ExpertMap {
+        let numbers = |from: &[AtomicU64]| from.iter().map(|n| AtomicU64::new(n.load(Relaxed))).collect();
+        ExpertMap {
+            n_layers: self.n_layers,
+            n_experts: self.n_experts,
+            last_used: numbers(&self.last_used),
+            uses: numbers(&self.uses),
+            resident: self.resident.iter().map(|n| AtomicU8::new(n.load(Relaxed))).collect(),
+        }
+    }
+
     pub fn n_layers(&self) -> usize {
         self.n_layers
     }
@@ -144,6 +159,8 @@ pub struct Telemetry {
     pub memory_available: Gauge,
     /// Resident set of this process.
     pub rss_bytes: Gauge,
+    /// Of it, what may not leave memory.
+    pub locked_bytes: Gauge,
     /// Bytes this process caused to be read from disk, as the kernel counts them.
     pub disk_read_bytes: Gauge,
     pub major_faults: Gauge,
@@ -163,6 +180,7 @@ pub struct Telemetry {
     residency_source: Mutex<Option<&'static str>>,
     experts: Mutex<Option<Arc<ExpertMap>>>,
     paging: Mutex<Option<Arc<Paging>>>,
+    tokens: Mutex<Option<Arc<TokenLog>>>,
     /// When the prompt being read was begun, and with how many tokens done.
     prompt_began: Mutex<Option<(Instant, u64)>>,
 }
@@ -205,6 +223,15 @@ impl Telemetry {
         *self.paging.lock().unwrap_or_else(PoisonError::into_inner) = paging;
     }
 
+    /// What the last tokens of the loaded model cost; `None` before one is loaded.
+    pub fn tokens(&self) -> Option<Arc<TokenLog>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_tokens(&self, tokens: Option<Arc<TokenLog>>) {
+        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
+    }
+
     /// The map of the loaded model; `None` before one is loaded.
     pub fn experts(&self) -> Option<Arc<ExpertMap>> {
         self.experts.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -234,6 +261,7 @@ impl Telemetry {
             memory_total: self.memory_total.get(),
             memory_available: self.memory_available.get(),
             rss_bytes: self.rss_bytes.get(),
+            locked_bytes: self.locked_bytes.get(),
             disk_read_bytes: self.disk_read_bytes.get(),
             major_faults: self.major_faults.get(),
             minor_faults: self.minor_faults.get(),
@@ -246,6 +274,7 @@ impl Telemetry {
             kv_bytes: self.kv_bytes.get(),
             experts: self.experts(),
             paging: self.paging().map(|paging| paging.snapshot()),
+            tokens: self.tokens(),
         }
     }
 }
@@ -263,6 +292,7 @@ pub struct Snapshot {
     pub memory_total: Option<u64>,
     pub memory_available: Option<u64>,
     pub rss_bytes: Option<u64>,
+    pub locked_bytes: Option<u64>,
     pub disk_read_bytes: Option<u64>,
     pub major_faults: Option<u64>,
     pub minor_faults: Option<u64>,
@@ -277,4 +307,5 @@ pub struct Snapshot {
     pub kv_bytes: Option<u64>,
     pub experts: Option<Arc<ExpertMap>>,
     pub paging: Option<PagingSnapshot>,
+    pub tokens: Option<Arc<TokenLog>>,
 }

@@ -187,6 +187,7 @@ impl Worker {
 
     fn load_failed(&self, path: PathBuf, error: String) -> Next {
         self.telemetry.set_experts(None);
+        self.telemetry.set_tokens(None);
         self.tell(Event::LoadFailed { path, error });
         self.wait_for_model()
     }

@@ -161,6 +161,32 @@ fn inspect_tells_shapes_and_what_a_budget_means() {
 }
 
 #[test]
+fn the_trace_in_assets_becomes_a_picture_and_a_cast() {
+    let folder = tempfile::tempdir().unwrap();
+    let [svg, cast] = ["panel.svg", "panel.cast"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+    let trace = assets.join("replay.trace").to_str().unwrap().to_owned();
+    let draw = ["replay", &trace, "--ram", "2G", "--at", "12", "--svg", &svg];
+    stdout(&[&draw[..], &["--cast", &cast, "--length", "2", "--speed", "2", "--size", "80x24"]].concat());
+    let picture = std::fs::read_to_string(&svg).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.contains("as recorded") && picture.ends_with("</svg>\n"));
+    let events = std::fs::read_to_string(&cast).unwrap();
+    let lines: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["version"], &lines[0]["width"]), (&2.into(), &80.into()));
+    assert!(lines.len() > 2 && lines[1..].iter().all(|event| event[1] == "o"));
+    // Without a budget nobody can say what was in memory, and the picture does not.
+    stdout(&["replay", &trace, "--svg", &svg]);
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("unknown"));
+    let committed =
+        ["replay.trace", "panel.svg", "panel.cast"].map(|n| std::fs::metadata(assets.join(n)).unwrap().len());
+    assert!(committed.iter().sum::<u64>() < 300_000, "{committed:?}");
+    for wrong in [&["--svg", &svg, "--json"][..], &["--svg", &svg, "--size", "1x1"], &["--svg", &svg, "--ram", "1M"]] {
+        let output = wayinfer(&[&["replay", &trace], wrong].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_trace_of_a_run_is_replayed_without_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");

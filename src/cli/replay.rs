@@ -1,6 +1,7 @@
 //! `wayinfer replay`: what other budgets and policies would have made of a trace, without the model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::options::parse_size;
 use super::output::{self, usage};
 use crate::store::{Counts, Phase, Policy, Replay, ReplayOutcome, Rule, Scope, TraceReader};
+use crate::tui::{self, ColorDepth, ExitReason, Player, ReplayScreen, Theme};
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -28,6 +30,27 @@ pub(super) struct ReplayArgs {
     /// The hit rate of every layer
     #[arg(long)]
     per_layer: bool,
+    /// Play the trace on the panel: what was recorded, and with --ram what that would hold in memory
+    #[arg(long, conflicts_with_all = ["json", "policy", "per_layer"])]
+    tui: bool,
+    /// Draw the panel as it stands --at, as an SVG file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "policy", "per_layer"])]
+    svg: Option<PathBuf>,
+    /// Record the playing as an asciicast file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "policy", "per_layer"])]
+    cast: Option<PathBuf>,
+    /// Seconds from the beginning of the trace, for --svg [default: its end]
+    #[arg(long, value_name = "SECONDS", requires = "svg", value_parser = parse_seconds)]
+    at: Option<Duration>,
+    /// Seconds on the screen, for --cast
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = parse_seconds)]
+    length: Duration,
+    /// Times as fast as recorded, for --cast
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = parse_speed)]
+    speed: f64,
+    /// Columns and rows of a picture or a cast
+    #[arg(long, value_name = "COLUMNSxROWS", default_value = "100x40", value_parser = parse_columns_and_rows)]
+    size: (u16, u16),
     /// The figures as one JSON object
     #[arg(long)]
     json: bool,
@@ -43,6 +66,9 @@ struct Run {
 }
 
 pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+    if args.tui || args.svg.is_some() || args.cast.is_some() {
+        return play(args);
+    }
     let scope = if args.scope == "layer" { Scope::PerLayer } else { Scope::Global };
     let rules = rules(args.policy.as_deref(), scope)?;
     let replay = Replay::read(TraceReader::open(&args.trace)?)?;
@@ -51,11 +77,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     anyhow::ensure!(all > 0, "{} is of a dense model, which has no experts to page", shape.name);
     let budgets = match args.ram {
         None => SHARES.map(|share| (share * all as f64) as u64).to_vec(),
-        Some(ram) if ram <= shape.dense_bytes => {
-            let dense = gigabytes(shape.dense_bytes as f64);
-            return Err(usage(format!("--ram must be more than the {dense} GB of dense weights")));
-        }
-        Some(ram) => vec![ram - shape.dense_bytes],
+        Some(ram) => vec![for_experts(ram, shape.dense_bytes)?],
     };
     if replay.cut_off() {
         output::warn("the trace ends within a pass, which is left out");
@@ -71,6 +93,63 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
         output::print(&tables(&replay, &runs, args.per_layer))?;
     }
     Ok(())
+}
+
+/// What a budget leaves for experts.
+fn for_experts(ram: u64, dense_bytes: u64) -> anyhow::Result<u64> {
+    let dense = gigabytes(dense_bytes as f64);
+    let left = ram.checked_sub(dense_bytes).filter(|&left| left > 0);
+    left.ok_or_else(|| usage(format!("--ram must be more than the {dense} GB of dense weights")))
+}
+
+/// The trace through the panel: on the screen, or as files.
+fn play(args: &ReplayArgs) -> anyhow::Result<()> {
+    let player = || -> anyhow::Result<Player> {
+        let reader = TraceReader::open(&args.trace)?;
+        let budget = args.ram.map(|ram| for_experts(ram, reader.shape().dense_bytes)).transpose()?;
+        let player = Player::read(reader, budget)?;
+        anyhow::ensure!(player.n_passes() > 0, "{} has no pass to play", args.trace.display());
+        Ok(player)
+    };
+    let screen = || Ok::<_, anyhow::Error>(ReplayScreen::new(player()?, Theme::dark(ColorDepth::True)));
+    if let Some(path) = &args.svg {
+        write(path, &screen()?.picture(args.at.unwrap_or(Duration::MAX), args.size))?;
+    }
+    if let Some(path) = &args.cast {
+        write(path, &screen()?.cast(args.length, args.speed, args.size))?;
+    }
+    if args.tui
+        && let ExitReason::Signal(signal) = tui::run_replay(player()?)?
+    {
+        signal_hook::low_level::emulate_default_handler(signal)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    use anyhow::Context;
+    std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+    output::warn(&format!("{}: {:.0} KB", path.display(), text.len() as f64 / 1e3));
+    Ok(())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|time| time.as_secs() <= 3600)
+        .ok_or_else(|| "seconds are 0 to 3600".to_owned())
+}
+
+fn parse_speed(text: &str) -> Result<f64, String> {
+    let speed: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.01..=1000.0).contains(&speed) { Ok(speed) } else { Err("a speed is 0.01 to 1000".to_owned()) }
+}
+
+fn parse_columns_and_rows(text: &str) -> Result<(u16, u16), String> {
+    let size = text.split_once('x').and_then(|(columns, rows)| Some((columns.parse().ok()?, rows.parse().ok()?)));
+    let fits = |&(columns, rows): &(u16, u16)| (24..=500).contains(&columns) && (6..=200).contains(&rows);
+    size.filter(fits).ok_or_else(|| "a size is 24x6 to 500x200".to_owned())
 }
 
 fn rules(name: Option<&str>, scope: Scope) -> anyhow::Result<Vec<Rule>> {

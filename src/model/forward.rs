@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::gguf::Gguf;
 use crate::kernel::{ActivationScratch, AttentionScratch, KeyBias};
 use crate::store::{LayerTimes, Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
-use crate::telemetry::{ExpertMap, Telemetry};
+use crate::telemetry::{ExpertMap, Telemetry, TokenCost, TokenLog};
 
 use super::compute::{Compute, ProductScratch, sized};
 use super::kv_cache::{KvCache, KvCacheError, KvParams};
@@ -24,6 +24,8 @@ pub struct Control<'c> {
     pub cancel: &'c AtomicBool,
     pub telemetry: &'c Telemetry,
     pub experts: &'c ExpertMap,
+    /// What single tokens cost.
+    pub tokens: &'c TokenLog,
     pub prefetch: Prefetch,
     /// Where it is recorded which experts are used.
     pub trace: Option<&'c TraceRecorder>,
@@ -212,7 +214,10 @@ impl Model<'_> {
             trace.pass(tokens.len());
         }
         let paging = self.experts.paging();
-        let (began, stall) = (Instant::now(), paging.stall());
+        let (began, stall, read_bytes) = (Instant::now(), paging.stall(), paging.read_bytes());
+        if tokens.len() == 1 {
+            control.tokens.begin();
+        }
         let computed = compute.pool.enter(|| {
             self.embed(compute, state, tokens);
             (0..h.n_layers).try_for_each(|i| self.layer(compute, state, i, tokens.len(), control))
@@ -222,7 +227,14 @@ impl Model<'_> {
         }
         computed?;
         self.file.check_unchanged()?;
-        paging.end_pass(began.elapsed(), paging.stall().saturating_sub(stall));
+        let (wall, stall) = (began.elapsed(), paging.stall().saturating_sub(stall));
+        paging.end_pass(wall, stall);
+        if tokens.len() == 1 {
+            // Where every expert fits the kernel's own reads are what there is to wait for, and nobody sees them.
+            let counted = !self.experts.is_whole();
+            let read_bytes = counted.then(|| paging.read_bytes() - read_bytes);
+            control.tokens.end(TokenCost { wall, stall: counted.then_some(stall), read_bytes });
+        }
         state.kv.commit(start + tokens.len());
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::forward::{Control, ForwardError, Prefetch, Scratch};
 use super::hyperparameters::MoeParams;
 use super::weights::{ExpertFormats, FeedForward, Layer, Linear};
 use crate::store::{ExpertBytes, Place, Routed};
+use crate::telemetry::Choice;
 
 /// Buffers of the routed FFN, kept between passes.
 #[derive(Debug, Default)]
@@ -281,6 +282,12 @@ impl Model<'_> {
         let (n_embd, n_ff) = (x.len(), self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
         let gated = sized(gated, chosen.len() * n_ff);
         let mut wanted = self.experts.request(layer.number, 1, routed)?;
+        let choices = chosen.iter().zip(&*weights).map(|(&expert, &weight)| Choice {
+            expert: expert as usize,
+            weight: Some(weight),
+            found: wanted.found(expert as usize),
+        });
+        control.tokens.choose(layer.number, choices);
         if let Some(next) = layer.next.filter(|_| control.prefetch == Prefetch::On && wanted.wants_forecast())
             && let Some(likely) = self.foresee(compute, next, hidden, forecast, rows)
         {

@@ -10,7 +10,7 @@ use crate::kernel::{Isa, Kernels, KvFormat};
 use crate::model::{Compute, Control, KvCacheError, KvParams, Model, ModelError, PlanOptions, Prefetch};
 use crate::pool::{Pool, PoolError};
 use crate::store::{self, Budget, ModelFile, PagingChoice, StoreError, System, TraceRecorder};
-use crate::telemetry::{ExpertMap, Telemetry};
+use crate::telemetry::{ExpertMap, Telemetry, TokenLog};
 use crate::text::chat::{self, ChatFormat};
 use crate::text::tokenizer::{Tokenizer, TokenizerError};
 
@@ -147,6 +147,7 @@ pub struct Watch {
     pub telemetry: Arc<Telemetry>,
     pub cancel: Arc<AtomicBool>,
     pub experts: Arc<ExpertMap>,
+    pub tokens: Arc<TokenLog>,
     pub prefetch: Prefetch,
     trace: Option<Arc<TraceRecorder>>,
 }
@@ -162,9 +163,12 @@ impl Watch {
     ) -> Watch {
         let experts = Arc::clone(model.expert_map());
         telemetry.set_experts(Some(Arc::clone(&experts)));
+        let h = model.hyperparameters();
+        let tokens = Arc::new(TokenLog::new(h.n_layers, h.moe.map_or(0, |moe| moe.n_used)));
+        telemetry.set_tokens(Some(Arc::clone(&tokens)));
         telemetry.set_paging(model.hyperparameters().moe.map(|_| Arc::clone(model.experts().paging())));
         telemetry.file_bytes.set(file.gguf().file_bytes());
-        Watch { telemetry, cancel, experts, prefetch, trace: None }
+        Watch { telemetry, cancel, experts, tokens, prefetch, trace: None }
     }
 
     /// For work that nobody watches while it runs.
@@ -198,6 +202,7 @@ impl Watch {
             cancel: &self.cancel,
             telemetry: &self.telemetry,
             experts: &self.experts,
+            tokens: &self.tokens,
             prefetch: self.prefetch,
             trace: self.trace.as_deref(),
         }

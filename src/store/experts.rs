@@ -14,7 +14,7 @@ use super::pager::{Backing, Foresight, Pager, PagingError, Routed};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::probe::{Speeds, probe};
 use super::system::System;
-use crate::telemetry::{ExpertMap, Paging, PagingWay};
+use crate::telemetry::{ExpertMap, Found, Paging, PagingWay};
 
 /// How expert weights arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -268,6 +268,16 @@ pub struct Wanted<'s> {
 }
 
 impl Wanted<'_> {
+    /// Where an expert of the layer is now. Right after the request this tells whether it was in memory.
+    pub fn found(&self, expert: usize) -> Found {
+        let id = ExpertId { layer: self.layer as u32, expert: expert as u32 };
+        match &self.pager {
+            None => Found::Uncounted,
+            Some(pager) if pager.is_resident(id) => Found::InMemory,
+            Some(_) => Found::Missing,
+        }
+    }
+
     /// Puts the experts that have come, and were not taken, into `experts`: those in memory first, in the order asked
     /// for. Waits where there is none; empty where all have been taken.
     ///

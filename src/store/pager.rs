@@ -180,6 +180,11 @@ impl Pager {
         self.firsts[id.layer as usize] + id.expert as usize
     }
 
+    /// Whether it is in memory, and not still on its way.
+    pub(super) fn is_resident(&self, id: ExpertId) -> bool {
+        self.entries[self.index(id)].state == State::Resident
+    }
+
     fn entry(&mut self, id: ExpertId) -> &mut Entry {
         let index = self.index(id);
         &mut self.entries[index]

@@ -35,6 +35,8 @@ pub struct Memory {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProcessGauges {
     pub rss_bytes: Option<u64>,
+    /// Memory that may not leave, as the kernel counts it.
+    pub locked_bytes: Option<u64>,
     pub peak_rss_bytes: Option<u64>,
     /// Bytes read from disks on behalf of this process, page faults included.
     pub disk_read_bytes: Option<u64>,
@@ -133,6 +135,7 @@ impl System {
         let field = |n: usize| stat.split_ascii_whitespace().nth(n - 3)?.parse().ok();
         ProcessGauges {
             rss_bytes: kib("VmRSS:"),
+            locked_bytes: kib("VmLck:"),
             peak_rss_bytes: kib("VmHWM:"),
             disk_read_bytes: number_after(&io, "read_bytes:"),
             major_faults: field(12),
@@ -147,6 +150,7 @@ impl System {
         set(&telemetry.memory_total, memory.map(|m| m.total));
         set(&telemetry.memory_available, memory.map(|m| m.available));
         set(&telemetry.rss_bytes, process.rss_bytes);
+        set(&telemetry.locked_bytes, process.locked_bytes);
         set(&telemetry.disk_read_bytes, process.disk_read_bytes);
         set(&telemetry.major_faults, process.major_faults);
         set(&telemetry.minor_faults, process.minor_faults);
@@ -384,12 +388,13 @@ mod tests {
     #[test]
     fn the_process_is_read_from_proc() {
         let files = [
-            ("proc/self/status", "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n".into()),
+            ("proc/self/status", "Name:\tx\nVmLck:\t  4 kB\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n".into()),
             ("proc/self/io", "rchar: 5\nread_bytes: 77\nwrite_bytes: 8\n".into()),
             ("proc/self/stat", "1 (a) b) S 1 1 1 0 -1 4194560 111 0 222 0 0 0\n".into()),
         ];
         let expected = ProcessGauges {
             rss_bytes: Some(1 << 20),
+            locked_bytes: Some(4096),
             peak_rss_bytes: Some(2 << 20),
             disk_read_bytes: Some(77),
             major_faults: Some(222),

@@ -8,7 +8,7 @@ use super::{Counter, Gauge};
 /// How expert bytes arrive, and why that way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PagingWay {
-    /// `mapped` or `direct`.
+    /// `mapped`, `direct`, or `replayed` from a trace.
     pub name: &'static str,
     /// In words, for a person.
     pub reason: String,
@@ -178,7 +178,7 @@ impl Paging {
 impl PagingSnapshot {
     /// Whether a budget is kept: experts come and go.
     pub fn is_paged(&self) -> bool {
-        self.way.name == "direct" || self.budget_bytes.is_some_and(|budget| budget < self.total_bytes)
+        self.way.name != "mapped" || self.budget_bytes.is_some_and(|budget| budget < self.total_bytes)
     }
 
     /// Share of the requested bytes that were in memory, guesses aside; `None` before anything was requested.

@@ -23,6 +23,7 @@ use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
 use super::keys::Context;
+use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
 use super::sanitize::pasted;
 use super::session_list::SessionList;
@@ -125,6 +126,8 @@ pub enum Effect {
     SetMouse(bool),
     /// Draw everything anew.
     Redraw,
+    /// Write the panel to a file, as an SVG.
+    SavePicture,
     /// Go to the shell until called back.
     Suspend,
     Quit(ExitReason),
@@ -209,7 +212,7 @@ pub struct App {
     /// The first line of help that is seen, while it is open.
     pub help: Option<usize>,
     /// Whether the panel is wanted; whether there is room is the layout's to say.
-    pub panel: bool,
+    pub panel: Panel,
     pub panel_fits: bool,
     pub mouse: Mouse,
     pub gauges: Gauges,
@@ -250,7 +253,7 @@ impl App {
             search: None,
             editing: None,
             help: None,
-            panel: true,
+            panel: Panel::default(),
             panel_fits: true,
             mouse: if options.mouse { Mouse::Scrolls } else { Mouse::Unused },
             gauges: Gauges::default(),
@@ -342,9 +345,12 @@ impl App {
 
     /// Where keys go.
     pub fn context(&self) -> Context {
-        if self.help.is_some() {
-            Context::Help
-        } else if self.confirm.is_some() {
+        if self.help.is_some() { Context::Help } else { self.behind_help() }
+    }
+
+    /// Where keys go without help, whose keys it lists.
+    pub fn behind_help(&self) -> Context {
+        if self.confirm.is_some() {
             Context::Confirm
         } else if self.sessions.is_some() {
             Context::Sessions
@@ -354,9 +360,16 @@ impl App {
             Context::Dialog
         } else if self.search.is_some() {
             Context::Search
+        } else if self.panel.focus.is_some() && self.shows_panel() {
+            Context::Panel
         } else {
             Context::Chat
         }
+    }
+
+    /// The panel is wanted, and there is room for it.
+    pub fn shows_panel(&self) -> bool {
+        self.panel.preset != Preset::Off && self.panel_fits && self.mouse != Mouse::Selects
     }
 
     /// Something is under way: the screen changes by itself.

@@ -16,6 +16,7 @@ use crate::worker::{Command, WorkerHandle};
 use super::app::{Answer, App, Effect, Msg, Work};
 use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
+use super::picture;
 use super::reader::{Input, Reader};
 use super::signals::{Notice, SignalThread};
 use super::terminal::{self, Guard};
@@ -99,6 +100,8 @@ struct Screen<'a> {
     outcomes: (Sender<Outcome>, Receiver<Outcome>),
     /// The person's own editor has the terminal.
     in_editor: bool,
+    /// Where pictures went, or why they did not.
+    pictures: (Sender<String>, Receiver<String>),
     terminal: Terminal<CrosstermBackend<FrameBuffer>>,
     frames: FrameBuffer,
     app: App,
@@ -147,6 +150,7 @@ impl<'a> Screen<'a> {
             prompts,
             outcomes: unbounded(),
             in_editor: false,
+            pictures: bounded(4),
             terminal,
             frames,
             app,
@@ -192,6 +196,7 @@ impl<'a> Screen<'a> {
         select.recv(self.signals.notices());
         select.recv(&self.scans.1);
         select.recv(&self.outcomes.1);
+        select.recv(&self.pictures.1);
         select.recv(self.guard.progress());
         if !self.worker_gone {
             select.recv(&self.handle.events);
@@ -246,6 +251,10 @@ impl<'a> Screen<'a> {
         }
         while let Ok(scan) = self.scans.1.try_recv() {
             self.tell(Msg::Scanned(scan));
+        }
+        while let Ok(note) = self.pictures.1.try_recv() {
+            self.dirty = true;
+            self.app.notify(note, Instant::now());
         }
         while let Some(status) = self.writer.as_ref().and_then(|w| w.status().try_recv().ok()) {
             self.tell(Msg::Transcript(status));
@@ -314,6 +323,10 @@ impl<'a> Screen<'a> {
                 }
                 Effect::SetMouse(on) => self.guard.set_mouse(on),
                 Effect::Redraw => self.redraw(),
+                Effect::SavePicture => {
+                    let sender = self.pictures.0.clone();
+                    picture::save(&mut self.app, move |note| drop(sender.try_send(note)));
+                }
                 Effect::Suspend => self.suspend_by_key(),
                 Effect::Quit(reason) => self.end = Some(reason),
             }

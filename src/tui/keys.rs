@@ -47,6 +47,22 @@ pub enum Action {
     Rescan,
     Close,
     DropOldest,
+    // In the panel.
+    FocusPanel,
+    Previous,
+    Next,
+    Collapse,
+    Expand,
+    Freeze,
+    SavePicture,
+    // In a replay.
+    Pause,
+    Faster,
+    Slower,
+    StepForward,
+    StepBack,
+    SeekForward,
+    SeekBack,
     Quit,
     /// In what is typed to look for something.
     DeleteLetter,
@@ -91,6 +107,9 @@ pub enum Context {
     Confirm,
     /// Looking for an earlier prompt.
     Search,
+    Panel,
+    /// A trace on the panel; the panel's own keys hold too.
+    Replay,
 }
 
 /// When a binding holds.
@@ -139,6 +158,7 @@ impl Chord {
             }
         }
         let code = match self.code {
+            KeyCode::Char(' ') => "Space".into(),
             KeyCode::Char(c) if self.modifiers.is_empty() => c.to_string(),
             KeyCode::Char(c) => c.to_ascii_uppercase().to_string(),
             KeyCode::F(n) => format!("F{n}"),
@@ -191,7 +211,7 @@ const fn bind(context: Context, when: When, chords: &'static [Chord], action: Ac
 }
 
 use self::Action as A;
-use self::Context::{Chat, Confirm, Dialog, Help, Picker, Search, Sessions};
+use self::Context::{Chat, Confirm, Dialog, Help, Panel, Picker, Replay, Search, Sessions};
 use self::Edit as E;
 use self::When::{Always, InputCommand, InputEmpty, InputUntouched};
 use crossterm::event::KeyCode as K;
@@ -225,7 +245,9 @@ static BINDINGS: &[Binding] = &[
     bind(Chat, InputEmpty, &[key(K::End)], A::ScrollBottom, "to the end, when nothing is typed"),
     bind(Chat, Always, &[ctrl(K::Home)], A::ScrollTop, "to the beginning"),
     bind(Chat, Always, &[ctrl(K::End)], A::ScrollBottom, "to the end, and follow the reply"),
-    bind(Chat, Always, &[key(K::F(2)), ctrl(char('p'))], A::TogglePanel, "show or hide the panel"),
+    bind(Chat, Always, &[key(K::F(2)), ctrl(char('p'))], A::TogglePanel, "panel: full, compact, off"),
+    bind(Chat, Always, &[key(K::F(5))], A::FocusPanel, "walk through the panel, and back"),
+    bind(Chat, Always, &[key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
     bind(Chat, Always, &[key(K::F(3)), ctrl(char('t'))], A::ToggleSelecting, "select text with the mouse, and back"),
     bind(Chat, Always, &[ctrl(char('l'))], A::Redraw, "draw the screen anew"),
     bind(Chat, Always, &[ctrl(char('z'))], A::Suspend, "to the shell; `fg` comes back"),
@@ -276,6 +298,38 @@ static BINDINGS: &[Binding] = &[
     bind(Help, Always, &[ctrl(char('l'))], A::Redraw, ""),
     bind(Help, Always, &[ctrl(char('z'))], A::Suspend, ""),
     bind(Help, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Panel, Always, &[key(K::Left), key(char('h'))], A::Previous, "the token before; in experts, the layer before"),
+    bind(Panel, Always, &[key(K::Right), key(char('l'))], A::Next, "the next token or layer"),
+    bind(Panel, Always, &[key(K::Up), key(char('k'))], A::Up, "section before; where zoomed in, scroll"),
+    bind(Panel, Always, &[key(K::Down), key(char('j')), key(K::Tab)], A::Down, "next section; where zoomed in, scroll"),
+    bind(Panel, Always, &[key(K::Home)], A::First, "the first token or layer"),
+    bind(Panel, Always, &[key(K::End)], A::Last, "the last one, and follow"),
+    bind(Panel, Always, &[key(K::PageUp)], A::PageUp, ""),
+    bind(Panel, Always, &[key(K::PageDown)], A::PageDown, ""),
+    bind(Panel, Always, &[key(K::Enter)], A::Choose, "a token's experts; a layer's experts"),
+    bind(Panel, Always, &[key(char('c')), key(char(' '))], A::Collapse, "collapse the section, and back"),
+    bind(Panel, Always, &[key(char('x'))], A::Expand, "the section alone, and back"),
+    bind(Panel, Always, &[key(char('f'))], A::Freeze, "freeze the panel, and back"),
+    bind(Panel, Always, &[key(K::F(2)), key(char('p'))], A::TogglePanel, "panel: full, compact, off"),
+    bind(Panel, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
+    bind(Panel, Always, &[key(K::Esc)], A::Close, "a step back"),
+    bind(Panel, Always, &[key(K::F(5))], A::FocusPanel, "back to the conversation"),
+    bind(Panel, Always, &[key(K::F(1)), key(char('?'))], A::Help, "help"),
+    bind(Panel, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Panel, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Panel, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Replay, Always, &[key(char(' '))], A::Pause, "pause, and on; at the end, from the beginning"),
+    bind(Replay, Always, &[key(char('+')), key(char('='))], A::Faster, "twice as fast"),
+    bind(Replay, Always, &[key(char('-'))], A::Slower, "half as fast"),
+    bind(Replay, Always, &[key(char('.'))], A::StepForward, "a pass on"),
+    bind(Replay, Always, &[key(char(','))], A::StepBack, "a pass back"),
+    bind(Replay, Always, &[key(char(']'))], A::SeekForward, "5 s on"),
+    bind(Replay, Always, &[key(char('['))], A::SeekBack, "5 s back"),
+    bind(Replay, Always, &[key(char('q')), ctrl(char('d'))], A::Quit, "quit"),
+    bind(Replay, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+    bind(Replay, Always, &[key(K::F(1)), key(char('?'))], A::Help, "these keys"),
 
     bind(Dialog, Always, &[key(char('d')), key(K::Enter)], A::DropOldest, "drop the oldest turns"),
     bind(Dialog, Always, &[key(char('s')), key(K::Esc)], A::Stop, "stop"),

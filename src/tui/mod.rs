@@ -7,6 +7,8 @@
 //! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
 //! - `commands`: what each slash command is called, takes and does; `session_list`: the conversations to choose from.
 //! - `work`, `editor`: what happens on other threads and in other programs.
+//! - `panel`, `picture`, `export`: what the person made of the panel; it as a file.
+//! - `player`, `replay`: a recorded trace through the same panel, without an engine.
 //! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
 mod app;
@@ -15,12 +17,17 @@ mod composer;
 mod conversation;
 mod editor;
 mod event_loop;
+mod export;
 mod gauges;
 mod grid;
 mod keys;
 mod output;
+mod panel;
 mod picker;
+mod picture;
+mod player;
 mod reader;
+mod replay;
 mod sanitize;
 mod session_list;
 mod signals;
@@ -43,8 +50,10 @@ use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
 pub use self::output::Synchronized;
+pub use self::player::Player;
+pub use self::replay::{ReplayScreen, run as run_replay};
 pub use self::sanitize::{one_line, sanitize};
-pub use self::theme::ColorDepth;
+pub use self::theme::{ColorDepth, Theme};
 pub use self::units::duration;
 pub use self::view::PANEL_NEEDS;
 

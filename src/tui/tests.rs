@@ -15,6 +15,7 @@ use crate::worker::{Command, Event, ModelSummary, ReplyStats, StopReason};
 
 use super::app::{App, Effect, Engine, Msg};
 use super::conversation::{Kind, Standing};
+use super::panel::Preset;
 use super::picker::{Candidate, Scan};
 use super::theme::{ColorDepth, Theme};
 use super::{ChatOptions, ExitReason};
@@ -175,6 +176,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Scan(dir) => format!("scan {}", dir.display()),
             Effect::SetMouse(on) => format!("mouse {on}"),
             Effect::Redraw => "redraw".into(),
+            Effect::SavePicture => "save picture".into(),
             Effect::Suspend => "suspend".into(),
             Effect::Quit(reason) => format!("quit {reason:?}"),
         })
@@ -511,10 +513,11 @@ fn the_question_mark_opens_help_only_when_nothing_is_typed() {
 #[test]
 fn keys_of_the_screen_do_what_they_say() {
     let mut d = Driver::ready();
-    d.press("F2");
-    assert!(!d.app.panel);
-    d.press("Ctrl+P");
-    assert!(d.app.panel);
+    for want in [Preset::Compact, Preset::Off, Preset::Full] {
+        d.press(if want == Preset::Off { "Ctrl+P" } else { "F2" });
+        assert_eq!(d.app.panel.preset, want);
+    }
+    assert_eq!(names(&d.press("F6")), ["save picture"]);
     assert_eq!(names(&d.press("F3")), ["mouse false"]);
     assert_eq!(names(&d.press("Ctrl+T")), ["mouse true"]);
     assert_eq!(names(&d.press("Ctrl+L")), ["redraw"]);

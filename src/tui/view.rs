@@ -3,7 +3,7 @@
 
 mod chat;
 mod lists;
-mod panel;
+pub mod panel;
 mod parts;
 mod popup;
 mod sessions;
@@ -15,7 +15,9 @@ use ratatui::Frame;
 use ratatui::layout::{Position, Rect};
 use ratatui::text::Line;
 
-use super::app::{App, Mouse};
+use super::app::App;
+use super::keys::Context;
+use super::panel::Preset;
 
 /// Columns and rows from which on the panel is shown.
 pub const PANEL_NEEDS: (u16, u16) = (80, 16);
@@ -78,7 +80,7 @@ pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
         lists::help(app, Rect { height: area.height - 1, ..area }, buf);
         cursor = None;
     }
-    if let Some(position) = cursor.filter(|_| app.dialog.is_none()) {
+    if let Some(position) = cursor.filter(|_| app.dialog.is_none() && app.context() != Context::Panel) {
         frame.set_cursor_position(position);
     }
 }
@@ -93,8 +95,7 @@ fn settle(app: &mut App, area: Rect) -> Layout {
         app.page = usize::from(rows.saturating_sub(6).max(1));
         return Layout { main, queue: Rect::ZERO, rule: Rect::ZERO, input: Rect::ZERO, panel: None, status };
     }
-    let panel_columns =
-        if app.panel && app.panel_fits && app.mouse != Mouse::Selects { panel_columns(area.width) } else { 0 };
+    let panel_columns = if app.shows_panel() { panel_columns(area.width, app.panel.preset) } else { 0 };
     let columns = area.width - panel_columns;
     let panel = (panel_columns > 0).then_some(Rect { x: area.x + columns, width: panel_columns, height: rows, ..area });
     let most = (rows / 3).clamp(1, MAX_INPUT_ROWS);
@@ -119,8 +120,9 @@ fn settle(app: &mut App, area: Rect) -> Layout {
 }
 
 /// The panel's share of the screen, its rule included.
-fn panel_columns(columns: u16) -> u16 {
+fn panel_columns(columns: u16, preset: Preset) -> u16 {
     match columns {
+        _ if preset == Preset::Compact => 32,
         0..100 => 32,
         100..120 => 39,
         120..160 => 47,
@@ -139,4 +141,10 @@ fn too_small(frame: &mut Frame, app: &App, area: Rect) {
     if area.height > 0 && area.width > 0 {
         frame.set_cursor_position(Position::new(area.x, area.bottom() - 1));
     }
+}
+
+/// The panel by itself, for a picture.
+pub fn panel_alone(app: &mut App, area: Rect, buf: &mut ratatui::buffer::Buffer) {
+    let head = panel::head(app, usize::from(area.width));
+    panel::draw(&app.theme, &mut app.panel, &mut app.gauges, &head, area, buf);
 }

@@ -10,6 +10,7 @@ use super::super::ExitReason;
 use super::super::commands::{self, Parsed};
 use super::super::conversation::{Kind, Standing};
 use super::super::keys::{self, Action, Context, InputState};
+use super::super::panel::Preset;
 use super::super::view;
 use super::branches::{Done, Way};
 use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
@@ -71,6 +72,9 @@ impl App {
                 self.act_in_search(action);
                 Vec::new()
             }
+            Context::Panel => self.act_in_panel(action, now),
+            // A replay has a screen of its own.
+            Context::Replay => Vec::new(),
             Context::Help => {
                 self.act_in_help(action);
                 Vec::new()
@@ -87,6 +91,8 @@ impl App {
             Action::HistoryPrevious => return self.history_previous(),
             Action::HistoryNext => self.composer.recall_next(),
             Action::TogglePanel => self.toggle_panel(now),
+            Action::FocusPanel => self.focus_panel(now),
+            Action::SavePicture => return vec![Effect::SavePicture],
             Action::ToggleSelecting => return self.toggle_selecting(now),
             Action::Edit(edit) => {
                 self.composer.edit(edit);
@@ -295,11 +301,31 @@ impl App {
     }
 
     fn toggle_panel(&mut self, now: Instant) {
-        self.panel = !self.panel;
-        if self.panel && !self.panel_fits {
+        self.panel.preset = self.panel.preset.next();
+        self.note_room(now);
+    }
+
+    fn focus_panel(&mut self, now: Instant) {
+        self.panel.toggle_focus();
+        self.note_room(now);
+    }
+
+    /// Says why a panel that is wanted is not seen.
+    fn note_room(&mut self, now: Instant) {
+        if self.panel.preset != Preset::Off && !self.panel_fits {
             let (columns, rows) = view::PANEL_NEEDS;
             self.notify(format!("The panel needs {columns} columns and {rows} rows"), now);
         }
+    }
+
+    fn act_in_panel(&mut self, action: Action, now: Instant) -> Vec<Effect> {
+        match action {
+            Action::TogglePanel => self.toggle_panel(now),
+            Action::FocusPanel => self.focus_panel(now),
+            Action::SavePicture => return vec![Effect::SavePicture],
+            action => drop(self.panel.act(action, &self.gauges)),
+        }
+        Vec::new()
     }
 
     fn toggle_selecting(&mut self, now: Instant) -> Vec<Effect> {

@@ -10,11 +10,32 @@ use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::style::Color;
 
 use super::*;
-use crate::telemetry::ExpertMap;
+use crate::telemetry::{Choice, ExpertMap, Found, Paging, PagingWay, TokenCost, TokenLog};
 use crate::tui::view;
 
 const SIZES: [(u16, u16); 4] = [(80, 24), (120, 40), (200, 60), (30, 8)];
 const GIB: u64 = 1 << 30;
+
+/// Forty tokens, of which some waited for the disk.
+fn tokens() -> TokenLog {
+    let log = TokenLog::new(48, 8);
+    for token in 0..40_u64 {
+        log.begin();
+        for layer in 0..48 {
+            let choice = |rank: usize| Choice {
+                expert: (layer * 7 + rank * 13 + token as usize) % 128,
+                weight: Some(0.3 / (rank + 1) as f32),
+                found: if (rank as u64 + token).is_multiple_of(5) { Found::Missing } else { Found::InMemory },
+            };
+            log.choose(layer, (0..8).map(choice));
+        }
+        let stall = Duration::from_millis(5 + 37 * token % 90);
+        let wall = Duration::from_millis(90) + stall;
+        let at = Duration::from_millis(150) * token as u32;
+        log.end_at(at, TokenCost { wall, stall: Some(stall), read_bytes: Some(token << 20) });
+    }
+    log
+}
 
 /// A reading of an engine that holds a third of a large model in memory.
 pub(super) fn reading() -> Snapshot {
@@ -31,7 +52,23 @@ pub(super) fn reading() -> Snapshot {
             }
         }
     }
+    let paging = Paging::new(PagingWay { name: "direct", reason: "the experts do not fit".into() }, 16 * GIB, 48);
+    paging.budget_bytes.set(6 * GIB);
+    paging.resident_bytes.set(5 * GIB);
+    paging.requested_bytes.add(100 * GIB);
+    paging.hit_bytes.add(73 * GIB);
+    paging.demand_bytes.add(20 * GIB);
+    paging.speculated_bytes.add(9 * GIB);
+    paging.speculated_used_bytes.add(7 * GIB);
+    paging.wasted_bytes.add(2 * GIB);
+    paging.foreseen_experts.add(71);
+    paging.unforeseen_experts.add(29);
+    paging.add_stall(3, Duration::from_secs(30));
+    paging.end_pass(Duration::from_secs(50), Duration::from_secs(30));
     Snapshot {
+        paging: Some(paging.snapshot()),
+        tokens: Some(Arc::new(tokens())),
+        locked_bytes: Some(0),
         tick: 1000,
         layer: Some(17),
         file_bytes: Some(18_556_685_824),
@@ -147,7 +184,7 @@ fn a_dense_model_shows_its_layers_side_by_side() {
     let name = "SmolLM2 135M Instruct".into();
     let dense = ModelSummary { name, architecture: "llama".into(), parameters: 134_515_008, n_layers: 30, ..summary() };
     d.worker(Event::Loaded(ModelSummary { n_experts: 0, n_experts_used: 0, ..dense }));
-    check("dense", &mut d, &Snapshot { experts: Some(Arc::new(map)), ..reading() });
+    check("dense", &mut d, &Snapshot { experts: Some(Arc::new(map)), paging: None, ..reading() });
 }
 
 #[test]
@@ -235,6 +272,60 @@ fn every_size_can_be_drawn() {
 }
 
 #[test]
+fn a_layer_and_a_token_are_zoomed_into() {
+    let mut d = talk();
+    draw(&mut d, &reading(), (120, 40));
+    for key in ["F5", "Left", "Left", "Enter"] {
+        d.press(key);
+    }
+    check("token", &mut d, &reading());
+    draw(&mut d, &reading(), (120, 40));
+    d.press("Esc");
+    for key in ["Up", "Up", "Enter", "Left", "j"] {
+        d.press(key);
+    }
+    check("layer", &mut d, &reading());
+    draw(&mut d, &reading(), (120, 40));
+    d.press("F5");
+    d.type_text("typed");
+    assert_eq!(d.app.composer.text(), "typed", "the keys go to the conversation again");
+}
+
+#[test]
+fn the_compact_panel_and_sections_collapsed_frozen_and_alone() {
+    let mut d = talk();
+    draw(&mut d, &reading(), (120, 40));
+    d.press("F2");
+    check("compact", &mut d, &reading());
+    draw(&mut d, &reading(), (120, 40));
+    for key in ["F2", "F2", "F5", "c", "f"] {
+        d.press(key);
+    }
+    let shown = text(&draw(&mut d, &Snapshot::default(), (120, 40)));
+    assert!(shown.contains("+ tokens") && shown.contains("frozen") && shown.contains("6.00 GiB"), "{shown}");
+    for key in ["f", "c", "x"] {
+        d.press(key);
+    }
+    let shown = text(&draw(&mut d, &reading(), (120, 40)));
+    assert!(shown.contains("tokens ─") && !shown.contains("memory ─"), "{shown}");
+}
+
+#[test]
+fn every_zoom_and_preset_can_be_drawn_at_every_size() {
+    let mut d = talk();
+    draw(&mut d, &reading(), (120, 40));
+    d.press("F5");
+    for key in ["x", "x", "Enter", "x", "p", "p", "p", "Esc", "Esc", "F5", "Up", "Enter", "PgDn", "End"] {
+        d.press(key);
+        for columns in (78..130).step_by(9).chain([500]) {
+            for rows in (4..40).step_by(3).chain([200]) {
+                draw(&mut d, &reading(), (columns, rows));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_map_of_any_shape_can_be_drawn() {
     let mut d = talk();
     for (layers, experts) in [(0, 0), (1, 1), (28, 1), (200, 1), (2, 4), (61, 384), (300, 1000)] {
@@ -318,7 +409,7 @@ fn control_characters_never_reach_a_cell() {
 
 #[test]
 fn no_order_of_events_breaks_the_screen() {
-    const KEYS: [&str; 28] = [
+    const KEYS: [&str; 34] = [
         "Enter",
         "Enter",
         "Esc",
@@ -343,6 +434,12 @@ fn no_order_of_events_breaks_the_screen() {
         "F1",
         "F2",
         "F3",
+        "F4",
+        "F5",
+        "Left",
+        "Enter",
+        "f",
+        "p",
         "?",
         "d",
         "s",

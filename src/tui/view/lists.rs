@@ -130,11 +130,7 @@ pub fn window(app: &App, title: &str, columns: u16, rows: u16, area: Rect, buf: 
 
 pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
     let Some(top) = app.help else { return };
-    let context = match (&app.sessions, &app.picker) {
-        (Some(_), _) => Context::Sessions,
-        (None, Some(_)) => Context::Picker,
-        (None, None) => Context::Chat,
-    };
+    let context = app.behind_help();
     let mut lines: Vec<(String, &str)> = keys::help(context).collect();
     if context == Context::Chat {
         lines.extend([(String::new(), ""), ("Commands".into(), "typed like a message; Tab completes")]);

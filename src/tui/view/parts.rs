@@ -2,6 +2,7 @@
 
 use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -84,14 +85,13 @@ impl<'a> Pen<'a> {
     }
 
     /// A section's title, a rule, and what the section says of itself.
-    pub fn title(&mut self, theme: &Theme, title: &str, caption: &str) {
+    pub fn section(&mut self, theme: &Theme, title: &str, caption: &str, style: Style) {
         let columns = self.columns();
         let title_columns = usize::from(title.cell_width());
         let caption = cut(caption, columns.saturating_sub(title_columns + 3));
         let used = title_columns + usize::from(caption.cell_width()) + if caption.is_empty() { 1 } else { 2 };
         let rule = "─".repeat(columns.saturating_sub(used));
-        let mut spans =
-            vec![Span::styled(title.to_owned(), theme.title), Span::raw(" "), Span::styled(rule, theme.rule)];
+        let mut spans = vec![Span::styled(title.to_owned(), style), Span::raw(" "), Span::styled(rule, theme.rule)];
         if !caption.is_empty() {
             spans.extend([Span::raw(" "), Span::styled(caption, theme.dim)]);
         }

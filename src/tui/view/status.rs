@@ -63,7 +63,7 @@ fn state(app: &App, now: Instant) -> String {
         Engine::Absent => "no model".into(),
         Engine::Gone => "the engine has stopped".into(),
         Engine::Ready if app.dialog.is_some() => "the context is full".into(),
-        Engine::Ready if snapshot.loading.is_some() => loading(snapshot),
+        Engine::Ready if snapshot.loading.is_some() => loading(app),
         Engine::Ready => match context_used(snapshot) {
             Some(used) => format!("ready · {used}"),
             None => "ready".into(),
@@ -78,7 +78,7 @@ fn state(app: &App, now: Instant) -> String {
             Some(speed) => format!("replying · {} tok/s", units::speed(speed)),
             None => "replying".into(),
         },
-        Engine::Replying(_) if snapshot.loading.is_some() => loading(snapshot),
+        Engine::Replying(_) if snapshot.loading.is_some() => loading(app),
         Engine::Replying(_) => match snapshot.prompt.and_then(|(done, total)| units::percent(done, total)) {
             Some(percent) => format!("reading the prompt · {percent} %"),
             None => "reading the prompt".into(),
@@ -87,9 +87,11 @@ fn state(app: &App, now: Instant) -> String {
 }
 
 /// How far the weights are read in that every token needs.
-fn loading(snapshot: &Snapshot) -> String {
+fn loading(app: &App) -> String {
+    let snapshot = &app.gauges.snapshot;
     let percent = snapshot.loading.and_then(|(done, total)| units::percent(done, total)).unwrap_or(0);
-    format!("reading the weights · {percent} %")
+    let left = app.gauges.loading_left.map(|left| format!(" · about {} left", units::duration(left)));
+    format!("reading the weights · {percent} %{}", left.unwrap_or_default())
 }
 
 fn context_used(snapshot: &Snapshot) -> Option<String> {
@@ -120,6 +122,14 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
         Context::Confirm => &[(Action::Confirm, "delete"), (Action::Close, "keep")],
         Context::Search => &[(Action::Choose, "take"), (Action::Up, "earlier"), (Action::Close, "back")],
         Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
+        Context::Replay => &[],
+        Context::Panel => &[
+            (Action::Previous, "token"),
+            (Action::Choose, "zoom"),
+            (Action::Freeze, "freeze"),
+            (Action::Close, "back"),
+            (Action::Help, "help"),
+        ],
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
         Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
     };

@@ -1,0 +1,68 @@
+//! The panel of a chat as an SVG file in the current folder: the state in, a note for the status line out.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::app::App;
+use super::{export, view};
+
+/// A picture's size in cells.
+const SIZE: (u16, u16) = (64, 48);
+/// Pictures of one minute that do not overwrite each other.
+const MOST: u32 = 1000;
+
+/// Draws the panel and has another thread write it: the screen waits for no disk. `done` gets the note.
+pub fn save(app: &mut App, done: impl FnOnce(String) + Send + 'static) {
+    let svg = draw(app);
+    let write = move || done(write_new(Path::new("."), &svg));
+    // Without a thread there is no picture, which is seen.
+    let _ = std::thread::Builder::new().name("picture".into()).spawn(write);
+}
+
+/// The panel as it stands, at a picture's size.
+pub fn draw(app: &mut App) -> String {
+    let mut buffer = Buffer::empty(Rect::new(0, 0, SIZE.0, SIZE.1));
+    let area = buffer.area;
+    view::panel_alone(app, area, &mut buffer);
+    export::svg(&buffer, "WayInfer: the tiers of memory at work")
+}
+
+/// Writes a file whose name is new in `folder`.
+pub fn write_new(folder: &Path, svg: &str) -> String {
+    let stamp = jiff::Zoned::now().strftime("%Y%m%d-%H%M").to_string();
+    let name = |n: u32| if n == 0 { String::new() } else { format!("-{n}") };
+    for n in 0..MOST {
+        let path: PathBuf = folder.join(format!("wayinfer-{stamp}{}.svg", name(n)));
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return format!("The picture could not be written: {error}"),
+            Ok(mut file) => {
+                return match file.write_all(svg.as_bytes()) {
+                    Ok(()) => format!("The panel is in {}", path.display()),
+                    Err(error) => format!("The picture could not be written: {error}"),
+                };
+            }
+        }
+    }
+    "The picture could not be written: this folder has too many".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_never_overwrites_another_and_says_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..3 {
+            assert!(write_new(folder.path(), "<svg/>").starts_with("The panel is in "));
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+        let note = write_new(&folder.path().join("nowhere"), "<svg/>");
+        assert!(note.starts_with("The picture could not be written: "), "{note}");
+    }
+}

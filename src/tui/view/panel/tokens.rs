@@ -1,0 +1,275 @@
+//! The token timeline, and what stands in place of the map when a token or a layer is looked at.
+
+use std::time::Duration;
+
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+
+use crate::telemetry::{Choice, ExpertMap, Found, TokenRecord};
+use crate::tui::gauges::Gauges;
+use crate::tui::theme::{ColorDepth, Heat, Theme};
+use crate::tui::units::{self, UNKNOWN, or_unknown};
+
+use super::{LABEL_COLUMNS, Row};
+
+/// The eighths of a cell.
+pub const HEIGHTS: [&str; 9] = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+
+/// A column as high as `share` says; what is there at all is seen.
+pub fn height(share: f64) -> &'static str {
+    if share <= 0.0 || share.is_nan() { HEIGHTS[0] } else { HEIGHTS[((share * 8.0).round() as usize).clamp(1, 8)] }
+}
+
+pub fn milliseconds(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1e3;
+    match ms {
+        0.0..9.95 => format!("{ms:.1} ms"),
+        9.95..9999.5 => format!("{ms:.0} ms"),
+        _ => units::seconds(ms / 1e3),
+    }
+}
+
+/// The tokens in `columns` cells: those around the one that is looked at, else the last ones.
+fn window(gauges: &Gauges, selected: Option<u64>, columns: usize) -> std::ops::Range<u64> {
+    let (first, end) = (gauges.timeline.first, gauges.timeline.end());
+    let columns = columns as u64;
+    let last = selected.map_or(end, |token| (token + columns / 2 + 1).clamp(first, end));
+    let from = last.saturating_sub(columns).max(first);
+    from..(from + columns).min(end)
+}
+
+/// How a token's cell is tinted: by the share of its time that it waited.
+fn tint(theme: &Theme, record: &TokenRecord) -> Style {
+    let waited = record.cost.stall.map(|stall| {
+        let wall = record.cost.wall.as_secs_f64();
+        if wall > 0.0 { (stall.as_secs_f64() / wall) as f32 } else { 0.0 }
+    });
+    match theme.map_color(waited.map(|share| 1.0 - share), Heat::NOW) {
+        Some(color) => Style::new().fg(color),
+        None => theme.text,
+    }
+}
+
+/// The longest of the tokens that are drawn, for the caption.
+pub fn scale(gauges: &Gauges, selected: Option<u64>, columns: usize) -> Option<Duration> {
+    let tokens = window(gauges, selected, columns.saturating_sub(LABEL_COLUMNS));
+    tokens.filter_map(|n| gauges.timeline.get(n)).map(|record| record.cost.wall).max()
+}
+
+/// The timeline's rows: how long each token took, what share of its experts was missing, how long it waited.
+pub fn timeline(theme: &Theme, gauges: &Gauges, selected: Option<u64>, columns: usize) -> Vec<Row> {
+    let room = columns.saturating_sub(LABEL_COLUMNS);
+    let tokens = window(gauges, selected, room);
+    if tokens.is_empty() {
+        return vec![Row::new(0, Line::styled("none computed one at a time yet", theme.dim))];
+    }
+    let records: Vec<(u64, &TokenRecord)> = tokens.filter_map(|n| Some((n, gauges.timeline.get(n)?))).collect();
+    let longest = records.iter().map(|(_, r)| r.cost.wall).max().unwrap_or_default().as_secs_f64();
+    let waited = records.iter().filter_map(|(_, r)| r.cost.stall).max().unwrap_or_default().as_secs_f64();
+    let cells =
+        |label: &'static str, share: &dyn Fn(&TokenRecord) -> Option<f64>, style: &dyn Fn(&TokenRecord) -> Style| {
+            let mut spans = vec![Span::styled(format!("{label:<LABEL_COLUMNS$}"), theme.dim)];
+            spans.extend(records.iter().map(|&(number, record)| {
+                let (sign, style) = match share(record) {
+                    None => ("·", theme.dim),
+                    Some(share) => (height(share), style(record)),
+                };
+                let marked = if selected == Some(number) { Modifier::REVERSED } else { Modifier::empty() };
+                Span::styled(sign, style.add_modifier(marked))
+            }));
+            Line::from(spans)
+        };
+    let of = |time: Duration, longest: f64| if longest > 0.0 { time.as_secs_f64() / longest } else { 0.0 };
+    let tinted = |record: &TokenRecord| tint(theme, record);
+    let missing = |record: &TokenRecord| {
+        let (hits, misses) = record.hits.zip(record.misses)?;
+        Some(misses as f64 / (hits + misses).max(1) as f64)
+    };
+    let mut rows = vec![
+        Row::new(0, cells("time", &|r| Some(of(r.cost.wall, longest)), &tinted)),
+        Row::new(2, cells("waited", &|r| Some(of(r.cost.stall?, waited)), &|_| theme.warning)),
+        Row::new(3, cells("misses", &missing, &|_| theme.text)),
+    ];
+    let number = selected.unwrap_or(gauges.timeline.end() - 1);
+    if let Some(record) = gauges.timeline.get(number) {
+        rows.extend(cost(theme, number, record, columns));
+    }
+    rows
+}
+
+/// What a token cost, in words.
+fn cost(theme: &Theme, number: u64, record: &TokenRecord, columns: usize) -> Vec<Row> {
+    let wall = milliseconds(record.cost.wall);
+    let stall = or_unknown(record.cost.stall, milliseconds);
+    let read = or_unknown(record.cost.read_bytes, units::bytes);
+    let experts = match record.hits.zip(record.misses) {
+        Some((hits, misses)) => format!("{hits} hits, {misses} misses"),
+        None => format!("hits and misses {UNKNOWN}"),
+    };
+    let lines = if columns >= super::WIDEST {
+        [format!("token {number} took {wall}, of which waiting {stall}"), format!("{read} of experts read · {experts}")]
+    } else {
+        [format!("token {number}: {wall}, waited {stall}"), format!("{read} read")]
+    };
+    lines.into_iter().map(|text| Row::new(2, Line::styled(text, theme.dim))).collect()
+}
+
+/// The experts of a token, layer by layer, each with the weight that the router gave it.
+pub fn token_detail(theme: &Theme, gauges: &Gauges, selected: Option<u64>, columns: usize) -> (String, Vec<Row>) {
+    let Some(number) = selected.or_else(|| gauges.timeline.end().checked_sub(1)) else {
+        return ("a token's experts".into(), vec![Row::new(0, Line::styled("no token yet", theme.dim))]);
+    };
+    let mut rows = Vec::new();
+    let log = gauges.snapshot.tokens.as_deref();
+    for layer in 0..log.map_or(0, |log| log.n_layers()) {
+        let choices = log.map_or_else(Vec::new, |log| log.choices(number, layer));
+        if choices.is_empty() {
+            continue;
+        }
+        let mut spans = vec![Span::styled(format!("{layer:>3} "), theme.key)];
+        let mut used = 4;
+        for choice in choices {
+            let text = chosen(&choice);
+            let width = text.chars().count() + 1;
+            if used + width > columns && used > 4 {
+                rows.push(Row::new(0, Line::from(std::mem::take(&mut spans))));
+                (spans, used) = (vec![Span::raw("    ")], 4);
+            }
+            used += width;
+            spans.push(Span::styled(format!("{text} "), found_style(theme, choice.found)));
+        }
+        rows.push(Row::new(0, Line::from(spans)));
+    }
+    if rows.is_empty() {
+        rows.push(Row::new(0, Line::styled("its experts are not kept, or it has none", theme.dim)));
+    }
+    (format!("token {number}"), rows)
+}
+
+/// An expert, a mark where it was not in memory, its weight.
+fn chosen(choice: &Choice) -> String {
+    let mark = match choice.found {
+        Found::Missing => '!',
+        Found::InMemory | Found::Uncounted => ' ',
+    };
+    let weight = choice.weight.map_or_else(|| "  ?".to_owned(), |weight| format!("{weight:.2}"));
+    let weight = weight.strip_prefix('0').unwrap_or(&weight);
+    format!("{:>4}{mark}{weight}", choice.expert)
+}
+
+fn found_style(theme: &Theme, found: Found) -> Style {
+    let share = match found {
+        Found::InMemory => Some(1.0),
+        Found::Missing => Some(0.0),
+        Found::Uncounted => None,
+    };
+    theme.map_color(share, Heat::NOW).map_or(theme.text, |color| Style::new().fg(color))
+}
+
+/// The experts of a layer: how often each was used, what of it is in memory, when it was used last.
+pub fn layer_detail(theme: &Theme, map: &ExpertMap, tick: u64, layer: usize, columns: usize) -> Vec<Row> {
+    let most = (0..map.n_experts()).map(|expert| map.uses(layer, expert)).max().unwrap_or(0);
+    let row = |expert: usize| {
+        let uses = map.uses(layer, expert);
+        let share = map.resident(layer, expert);
+        let age = map.last_used(layer, expert).map(|used| tick.saturating_sub(used));
+        let when = match age {
+            None => "never".to_owned(),
+            Some(0) => "now".to_owned(),
+            Some(n) => format!("{} ago", units::count(n)),
+        };
+        let color = theme.map_color(share, Heat::of_age(age));
+        let style = color.map_or(theme.text, |color| Style::new().fg(color));
+        let there = or_unknown(share, |share| format!("{:.0} %", 100.0 * share));
+        let mut spans = vec![
+            Span::styled(format!("{expert:>4} "), theme.key),
+            Span::styled(format!("{:>7} ", units::count(uses)), theme.text),
+            Span::styled(format!("{there:>7} "), style),
+            Span::styled(format!("{when:>9} "), theme.dim),
+        ];
+        let room = columns.saturating_sub(30);
+        if room >= 6 && most > 0 {
+            let length = (uses as f64 / most as f64 * room as f64).round() as usize;
+            let sign = if theme.depth == ColorDepth::Mono { "#" } else { "━" };
+            spans.push(Span::styled(sign.repeat(length), style));
+        }
+        Row::new(0, Line::from(spans))
+    };
+    let head = format!("{:>4} {:>7} {:>7} {:>9}", "no.", "uses", "in mem.", "last used");
+    let head = Row::new(0, Line::styled(head, theme.dim));
+    std::iter::once(head).chain((0..map.n_experts()).map(row)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Snapshot, TokenCost, TokenLog};
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    fn text(rows: &[Row]) -> Vec<String> {
+        rows.iter().map(|row| row.line.to_string().trim_end().to_owned()).collect()
+    }
+
+    fn gauges(n: u64) -> Gauges {
+        let log = TokenLog::new(2, 2);
+        for i in 0..n {
+            log.begin();
+            let choice = |(expert, found)| Choice { expert, weight: Some(0.5), found };
+            log.choose(0, [(7, Found::InMemory), (130, Found::Missing)].into_iter().map(choice));
+            let [wall, stall] = [10 * (i + 1), 5 * (i + 1)].map(Duration::from_millis);
+            log.end(TokenCost { wall, stall: Some(stall), read_bytes: Some(3 << 20) });
+        }
+        let mut gauges = Gauges::default();
+        let experts = Some(Arc::new(ExpertMap::new(2, 3)));
+        gauges.observe(Instant::now(), Snapshot { tokens: Some(Arc::new(log)), experts, ..Snapshot::default() });
+        gauges
+    }
+
+    #[test]
+    fn a_token_is_one_cell_as_high_as_its_time() {
+        let theme = Theme::dark(ColorDepth::Mono);
+        let rows = text(&timeline(&theme, &gauges(8), None, 40));
+        assert_eq!(rows[0], "time    ▁▂▃▄▅▆▇█");
+        assert_eq!(rows[2], "misses  ▄▄▄▄▄▄▄▄");
+        assert_eq!(rows[3..], ["token 7: 80 ms, waited 40 ms", "3.00 MiB read"]);
+        assert_eq!(text(&timeline(&theme, &gauges(0), None, 40)), ["none computed one at a time yet"]);
+    }
+
+    #[test]
+    fn the_token_that_is_looked_at_is_in_view_wherever_it_is() {
+        let gauges = gauges(200);
+        for token in [0, 1, 50, 199] {
+            let shown = window(&gauges, Some(token), 20);
+            assert!(shown.contains(&token) && shown.end - shown.start == 20, "{token}: {shown:?}");
+        }
+        assert_eq!(window(&gauges, None, 20), 180..200);
+    }
+
+    #[test]
+    fn a_tokens_experts_are_listed_with_weights_and_what_was_missing_is_marked() {
+        let theme = Theme::dark(ColorDepth::Mono);
+        let (title, rows) = token_detail(&theme, &gauges(3), Some(1), 40);
+        assert_eq!((title.as_str(), text(&rows)), ("token 1", vec!["  0    7 .50  130!.50".to_owned()]));
+        assert_eq!(
+            text(&token_detail(&theme, &gauges(3), Some(99), 40).1),
+            ["its experts are not kept, or it has none"]
+        );
+    }
+
+    #[test]
+    fn a_layer_lists_each_expert_and_says_what_is_not_known() {
+        let map = ExpertMap::new(1, 2);
+        map.mark_used(0, 1, 10, 41);
+        map.set_resident(0, 1, Some(0.5));
+        let rows = text(&layer_detail(&Theme::dark(ColorDepth::Mono), &map, 15, 0, 30));
+        assert_eq!(rows[1..], ["   0       0 unknown     never", "   1      41    50 %     5 ago"]);
+    }
+
+    #[test]
+    fn no_number_breaks_a_cell() {
+        for share in [f64::NAN, -1.0, 0.0, 1e-9, 1.0, f64::INFINITY] {
+            assert!(HEIGHTS.contains(&height(share)));
+        }
+    }
+}
