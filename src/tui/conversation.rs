@@ -350,6 +350,28 @@ impl Conversation {
         self.scroll_to(0);
     }
 
+    /// Puts the last message of the person that begins above the view onto its first line.
+    pub fn scroll_to_prompt_before(&mut self) {
+        let top = self.top();
+        let before = self.prompts().take_while(|&line| line < top).last();
+        if let Some(line) = before {
+            self.scroll_to(line);
+        }
+    }
+
+    /// Puts the first message of the person that begins below the view's first line onto it; behind the last one, the end is
+    /// followed.
+    pub fn scroll_to_prompt_after(&mut self) {
+        let top = self.top();
+        let after = self.prompts().find(|&line| line > top);
+        self.scroll_to(after.unwrap_or(usize::MAX));
+    }
+
+    /// The lines on which messages of the person begin.
+    fn prompts(&self) -> impl Iterator<Item = usize> {
+        self.items.iter().zip(&self.ends).filter(|(item, _)| item.kind == Kind::User).map(|(i, end)| end - i.lines())
+    }
+
     pub fn follow(&mut self) {
         self.scroll = Scroll::Follow;
     }
@@ -460,6 +482,27 @@ mod tests {
         assert_eq!(c.below(), None);
         c.scroll_to_top();
         assert_eq!(shown(&c)[0], "[you]");
+    }
+
+    #[test]
+    fn the_view_goes_from_one_message_of_the_person_to_the_next_and_back() {
+        let mut c = ten_turns();
+        c.scroll_to_prompt_before();
+        assert_eq!(shown(&c)[..2], ["[you]", "question 9"]);
+        c.scroll_to_prompt_before();
+        assert_eq!(shown(&c)[..2], ["[you]", "question 8"]);
+        c.scroll_by(2);
+        c.scroll_to_prompt_before();
+        assert_eq!(shown(&c)[..2], ["[you]", "question 8"]);
+        c.scroll_to_prompt_after();
+        assert_eq!(shown(&c)[..2], ["[you]", "question 9"]);
+        c.scroll_to_prompt_after();
+        assert_eq!(c.below(), None);
+        c.scroll_to_top();
+        c.scroll_to_prompt_before();
+        assert_eq!(shown(&c)[..2], ["[you]", "question 0"]);
+        c.scroll_to_top();
+        Conversation::default().scroll_to_prompt_after();
     }
 
     #[test]

@@ -134,6 +134,8 @@ impl App {
             Action::ScrollLineDown => self.conversation.scroll_by(1),
             Action::ScrollTop => self.conversation.scroll_to_top(),
             Action::ScrollBottom => self.conversation.follow(),
+            Action::PromptBefore => self.conversation.scroll_to_prompt_before(),
+            Action::PromptAfter => self.conversation.scroll_to_prompt_after(),
             _ => {}
         }
     }
