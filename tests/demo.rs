@@ -18,7 +18,7 @@ use wayinfer::text::tokenizer::{Special, Tokenizer};
 use wayinfer::transcript::{Message, Role};
 
 /// The stated bound on the perplexity of the assistant's turns in the held-out dialogues.
-const PERPLEXITY_BOUND: f64 = 1.6;
+const PERPLEXITY_BOUND: f64 = 1.4;
 /// The least share of a layer's tokens that an expert may have.
 const LEAST_USE: f64 = 0.02;
 /// The least share of answers that are English sentences.
@@ -28,7 +28,7 @@ const LEAST_KNOWN: f64 = 0.9;
 /// The least share of different word pairs in all answers together; one answer said 50 times comes to 0.02.
 const LEAST_DISTINCT: f64 = 0.4;
 /// The least share of prompts with a known answer that get it.
-const LEAST_RIGHT: f64 = 0.7;
+const LEAST_RIGHT: f64 = 0.85;
 /// What any visitor tries first has to be right.
 const MUST_BE_RIGHT: [&str; 4] = ["Hello", "What are you?", "What is 2+2?", "Tell me a short story."];
 

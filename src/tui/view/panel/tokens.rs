@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use crate::telemetry::{Choice, ExpertMap, Found, TokenRecord};
 use crate::tui::gauges::Gauges;
 use crate::tui::theme::{ColorDepth, Heat, Theme};
-use crate::tui::units::{self, UNKNOWN, or_unknown};
+use crate::tui::units::{self, or_unknown};
 
 use super::{LABEL_COLUMNS, Row};
 
@@ -100,17 +100,16 @@ pub fn timeline(theme: &Theme, gauges: &Gauges, selected: Option<u64>, columns: 
 /// What a token cost, in words.
 fn cost(theme: &Theme, number: u64, record: &TokenRecord, columns: usize) -> Vec<Row> {
     let wall = milliseconds(record.cost.wall);
-    let stall = or_unknown(record.cost.stall, milliseconds);
-    let read = or_unknown(record.cost.read_bytes, units::bytes);
-    let experts = match record.hits.zip(record.misses) {
-        Some((hits, misses)) => format!("{hits} hits, {misses} misses"),
-        None => format!("hits and misses {UNKNOWN}"),
-    };
-    let lines = if columns >= super::WIDEST {
-        [format!("token {number} took {wall}, of which waiting {stall}"), format!("{read} of experts read · {experts}")]
-    } else {
-        [format!("token {number}: {wall}, waited {stall}"), format!("{read} read")]
-    };
+    let (stall, read) = (record.cost.stall, record.cost.read_bytes);
+    let mut lines = vec![format!("token {number}: {wall}")];
+    if stall.is_some() || read.is_some() {
+        lines[0] += &format!(", waited {}", or_unknown(stall, milliseconds));
+        let mut second = format!("{} read", or_unknown(read, units::bytes));
+        if let Some((hits, misses)) = record.hits.zip(record.misses).filter(|_| columns >= super::WIDEST) {
+            second += &format!(", {hits} hits, {misses} misses");
+        }
+        lines.push(second);
+    }
     lines.into_iter().map(|text| Row::new(2, Line::styled(text, theme.dim))).collect()
 }
 
