@@ -101,15 +101,17 @@ pub fn timeline(theme: &Theme, gauges: &Gauges, selected: Option<u64>, columns: 
 fn cost(theme: &Theme, number: u64, record: &TokenRecord, columns: usize) -> Vec<Row> {
     let wall = milliseconds(record.cost.wall);
     let (stall, read) = (record.cost.stall, record.cost.read_bytes);
-    let mut lines = vec![format!("token {number}: {wall}")];
-    if stall.is_some() || read.is_some() {
-        lines[0] += &format!(", waited {}", or_unknown(stall, milliseconds));
-        let mut second = format!("{} read", or_unknown(read, units::bytes));
-        if let Some((hits, misses)) = record.hits.zip(record.misses).filter(|_| columns >= super::WIDEST) {
-            second += &format!(", {hits} hits, {misses} misses");
-        }
-        lines.push(second);
-    }
+    // Without paging there is nothing to wait for.
+    let lines = if stall.is_none() && read.is_none() {
+        vec![format!("token {number}: {wall}")]
+    } else {
+        let read = or_unknown(read, units::bytes);
+        let read = match record.hits.zip(record.misses).filter(|_| columns >= super::WIDEST) {
+            Some((hits, misses)) => format!("{read} read, {hits} hits, {misses} misses"),
+            None => format!("{read} read"),
+        };
+        vec![format!("token {number}: {wall}, waited {}", or_unknown(stall, milliseconds)), read]
+    };
     lines.into_iter().map(|text| Row::new(2, Line::styled(text, theme.dim))).collect()
 }
 
