@@ -1,7 +1,7 @@
 //! Files that are whole or not there: room on a disk in, a file under its own name out, only once all of it is written.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// What keeps a large file from being written.
@@ -87,6 +87,14 @@ impl PartFile {
     }
 }
 
+/// Writes a file that must not be there yet; what could not be written whole is removed again.
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}
+
 /// Gives `part`, whose bytes are on the disk, the name `path`, and sees to it that the name is there too.
 pub fn rename(part: &Path, path: &Path) -> Result<(), DiskError> {
     fs::rename(part, path).map_err(|e| DiskError::io(path, "cannot be given its name", e))?;
@@ -108,8 +116,6 @@ impl Drop for PartFile {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
@@ -126,6 +132,15 @@ mod tests {
         part.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_file_takes_no_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.md");
+        write_new(&path, b"one").unwrap();
+        assert_eq!(write_new(&path, b"two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
     }
 
     #[test]

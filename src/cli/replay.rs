@@ -1,5 +1,6 @@
 //! `wayinfer replay`: what other budgets and policies would have made of a trace, without the model.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::options::parse_size;
 use super::output::{self, usage};
+use crate::disk;
 use crate::store::{Counts, Phase, Policy, Replay, ReplayOutcome, Rule, Scope, TraceReader};
 use crate::tui::{self, ColorDepth, ExitReason, Player, ReplayScreen, Theme};
 
@@ -126,9 +128,11 @@ fn play(args: &ReplayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts a picture in the place of the one before.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    use anyhow::Context;
-    std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+    let part = disk::PartFile::create(path)?;
+    part.file().write_all(text.as_bytes()).map_err(|e| disk::DiskError::io(part.part(), "cannot be written", e))?;
+    part.finish()?;
     output::warn(&format!("{}: {:.0} KB", path.display(), text.len() as f64 / 1e3));
     Ok(())
 }

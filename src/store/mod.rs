@@ -27,7 +27,7 @@ pub use experts::{ExpertOptions, ExpertStore, PagingChoice, Room, TakenExperts, 
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
 pub use pager::{PagingError, Routed};
 pub use places::{ExpertBytes, LayerExperts, matrix_slot_bytes};
-pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope};
+pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope, serve};
 pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;

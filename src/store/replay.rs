@@ -268,42 +268,56 @@ fn parts(shape: &Shape, budget: u64) -> Vec<u64> {
     parts
 }
 
+/// What a layer demands goes through the cache as the store has it: which of the demands were in memory. Whoever leaves is
+/// appended to `evicted`. Where all do not fit at once, those computed first give their room to the others.
+pub fn serve(
+    cache: &mut ExpertCache,
+    layer: usize,
+    n_tokens: u32,
+    demands: &[Demand],
+    evicted: &mut Vec<ExpertId>,
+) -> Vec<bool> {
+    let id = |demand: &Demand| ExpertId { layer: layer as u32, expert: demand.expert };
+    cache.begin_layer(layer, n_tokens as usize);
+    let mut pinned = Vec::with_capacity(demands.len());
+    let mut found = Vec::with_capacity(demands.len());
+    for demand in demands {
+        let is_there = cache.demand(id(demand), demand.n_tokens as usize);
+        if is_there {
+            cache.pin(id(demand));
+            pinned.push(id(demand));
+        }
+        found.push(is_there);
+    }
+    let mut released = 0;
+    for (demand, _) in demands.iter().zip(&found).filter(|&(_, &is_there)| !is_there) {
+        loop {
+            if cache.insert(id(demand), Place::Hot, evicted).is_ok() {
+                cache.pin(id(demand));
+                pinned.push(id(demand));
+            } else if let Some(&first) = pinned.get(released) {
+                cache.unpin(first);
+                released += 1;
+                continue;
+            }
+            break;
+        }
+    }
+    pinned[released..].iter().for_each(|&id| cache.unpin(id));
+    found
+}
+
 impl Residents for Online {
     fn serve(&mut self, layer: usize, n_tokens: u32, demands: &[Demand], _next: &[u32]) -> Served {
         let (cache, layer) = match self.scope {
             Scope::Global => (&mut self.caches[0], layer),
             Scope::PerLayer => (&mut self.caches[layer], 0),
         };
-        let id = |d: &Demand| ExpertId { layer: layer as u32, expert: d.expert };
-        cache.begin_layer(layer, n_tokens as usize);
-        let mut missing = Vec::new();
-        let mut pinned = Vec::with_capacity(demands.len());
-        for demand in demands {
-            if cache.demand(id(demand), demand.n_tokens as usize) {
-                cache.pin(id(demand));
-                pinned.push(id(demand));
-            } else {
-                missing.push(id(demand));
-            }
-        }
-        let served = Served { hits: pinned.len() as u64, misses: missing.len() as u64, evicted: false };
         self.evicted.clear();
-        let mut released = 0;
-        for id in missing {
-            loop {
-                if cache.insert(id, Place::Hot, &mut self.evicted).is_ok() {
-                    cache.pin(id);
-                    pinned.push(id);
-                } else if let Some(&first) = pinned.get(released) {
-                    cache.unpin(first);
-                    released += 1;
-                    continue;
-                }
-                break;
-            }
-        }
-        pinned[released..].iter().for_each(|&id| cache.unpin(id));
-        Served { evicted: !self.evicted.is_empty(), ..served }
+        let found = serve(cache, layer, n_tokens, demands, &mut self.evicted);
+        let hits = found.iter().filter(|&&is_there| is_there).count() as u64;
+        let misses = found.len() as u64 - hits;
+        Served { hits, misses, evicted: !self.evicted.is_empty() }
     }
 }
 

@@ -123,9 +123,9 @@ pub fn named(name: &str) -> Option<&'static SlashCommand> {
     COMMANDS.iter().find(|command| command.name == name)
 }
 
-/// Whether completions are shown for a text.
-pub fn is_begun(text: &str) -> bool {
-    text.starts_with('/') && !text.contains('\n')
+/// Whether completions are shown for a line that is all there is.
+pub fn is_begun(line: &str) -> bool {
+    line.starts_with('/')
 }
 
 /// A line of the list above the input.

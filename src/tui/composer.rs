@@ -58,6 +58,12 @@ impl Composer {
         self.area.lines().join("\n")
     }
 
+    /// The line, where there is one alone.
+    pub fn only_line(&self) -> Option<&str> {
+        let [line] = self.area.lines() else { return None };
+        Some(line)
+    }
+
     /// Whether there is anything to send.
     pub fn is_blank(&self) -> bool {
         self.area.lines().iter().all(|line| line.trim().is_empty())

@@ -1,7 +1,5 @@
 //! The panel of a chat as an SVG file in the current folder: the state in, a note for the status line out.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ratatui::buffer::Buffer;
@@ -9,6 +7,7 @@ use ratatui::layout::Rect;
 
 use super::app::App;
 use super::{export, view};
+use crate::disk;
 
 /// A picture's size in cells.
 const SIZE: (u16, u16) = (64, 48);
@@ -37,15 +36,10 @@ pub fn write_new(folder: &Path, svg: &str) -> String {
     let name = |n: u32| if n == 0 { String::new() } else { format!("-{n}") };
     for n in 0..MOST {
         let path: PathBuf = folder.join(format!("wayinfer-{stamp}{}.svg", name(n)));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
+        match disk::write_new(&path, svg.as_bytes()) {
+            Ok(()) => return format!("The panel is in {}", path.display()),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return format!("The picture could not be written: {error}"),
-            Ok(mut file) => {
-                return match file.write_all(svg.as_bytes()) {
-                    Ok(()) => format!("The panel is in {}", path.display()),
-                    Err(error) => format!("The picture could not be written: {error}"),
-                };
-            }
         }
     }
     "The picture could not be written: this folder has too many".to_owned()

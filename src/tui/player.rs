@@ -6,7 +6,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::{ExpertCache, ExpertId, Pass, Place, Policy, Shape, TraceError, TraceReader};
+use crate::store::{self, Demand, ExpertCache, Pass, Policy, Shape, TraceError, TraceReader};
 use crate::telemetry::{Choice, ExpertMap, Found, Paging, PagingWay, Snapshot, Telemetry, TokenCost, TokenLog};
 
 /// Uses of experts that are held in memory: 64 MB of them.
@@ -199,11 +199,8 @@ impl State {
             }
             if single {
                 let experts = record.demanded.iter().zip(found);
-                let choice = |(demand, found): (&crate::store::Demand, Found)| Choice {
-                    expert: demand.expert as usize,
-                    weight: None,
-                    found,
-                };
+                let choice =
+                    |(demand, found): (&Demand, Found)| Choice { expert: demand.expert as usize, weight: None, found };
                 self.tokens.choose(layer, experts.map(choice));
                 if !record.predicted.is_empty() {
                     let foreseen = record.demanded.iter().filter(|d| record.predicted.contains(&d.expert)).count();
@@ -237,33 +234,10 @@ impl State {
     }
 
     /// What the store would have had of a layer's experts, each in its turn.
-    fn serve(&mut self, layer: usize, pass: &Pass, slot_bytes: u64, demanded: &[crate::store::Demand]) -> Vec<Found> {
+    fn serve(&mut self, layer: usize, pass: &Pass, slot_bytes: u64, demanded: &[Demand]) -> Vec<Found> {
         let Some(cache) = &mut self.cache else { return vec![Found::Uncounted; demanded.len()] };
-        let id = |expert: u32| ExpertId { layer: layer as u32, expert };
-        cache.begin_layer(layer, pass.n_tokens as usize);
-        let is_there: Vec<bool> =
-            demanded.iter().map(|demand| cache.demand(id(demand.expert), demand.n_tokens as usize)).collect();
-        let mut pinned = Vec::new();
-        for (demand, _) in demanded.iter().zip(&is_there).filter(|(_, there)| **there) {
-            cache.pin(id(demand.expert));
-            pinned.push(id(demand.expert));
-        }
-        let (mut evicted, mut released) = (Vec::new(), 0);
-        for (demand, _) in demanded.iter().zip(&is_there).filter(|(_, there)| !**there) {
-            // Where all do not fit at once, those computed first give their room to the others.
-            loop {
-                if cache.insert(id(demand.expert), Place::Hot, &mut evicted).is_ok() {
-                    cache.pin(id(demand.expert));
-                    pinned.push(id(demand.expert));
-                } else if let Some(&first) = pinned.get(released) {
-                    cache.unpin(first);
-                    released += 1;
-                    continue;
-                }
-                break;
-            }
-        }
-        pinned[released..].iter().for_each(|&id| cache.unpin(id));
+        let mut evicted = Vec::new();
+        let is_there = store::serve(cache, layer, pass.n_tokens, demanded, &mut evicted);
         for (demand, &there) in demanded.iter().zip(&is_there) {
             let counter = if there { &self.paging.hit_bytes } else { &self.paging.demand_bytes };
             counter.add(slot_bytes);

@@ -1,11 +1,10 @@
 //! Work on files that the screen asks for and does not wait for: conversations listed, named, deleted and opened, texts
 //! written, models looked for.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::catalog::{self, Folders};
+use crate::disk;
 use crate::embedded;
 use crate::transcript::{SessionFile, TranscriptWriter, library};
 
@@ -72,15 +71,7 @@ fn at_home(file: &str) -> PathBuf {
 
 /// Writes a new file, whole.
 fn write(path: &Path, text: &str) -> Result<String, String> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path);
-    let written = file.and_then(|mut file| {
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        if written.is_err() {
-            let _ = std::fs::remove_file(path);
-        }
-        written
-    });
-    match written {
+    match disk::write_new(path, text.as_bytes()) {
         Ok(()) => Ok(format!("Written to {}", std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display())),
         Err(error) => Err(format!("{} is not written: {error}", path.display())),
     }

@@ -19,7 +19,7 @@ impl App {
     /// What the input holds, for keys that depend on it.
     pub fn input_state(&self) -> InputState {
         match self.composer.state() {
-            InputState::Typed if commands::is_begun(&self.composer.text()) => InputState::Command,
+            InputState::Typed if self.composer.only_line().is_some_and(commands::is_begun) => InputState::Command,
             state => state,
         }
     }

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use crate::embedded;
+use crate::sampler::SamplingParams;
 use crate::transcript::{Figures, Record};
-use crate::worker::{Command, Event, ReplyStats, StopReason, model_record};
+use crate::worker::{Command, Event, ModelSummary, ReplyStats, StopReason, model_record};
 
 use super::super::conversation::Kind;
 use super::super::sanitize::one_line;
@@ -27,6 +28,7 @@ impl App {
                 if self.embedded.as_ref() == Some(&summary.path) {
                     self.conversation.add(Kind::Note, "", embedded::NOTICE);
                 }
+                self.change_usual_temperature(&summary);
                 self.model = Some(summary);
                 self.engine = Engine::Ready;
                 let mut effects = vec![self.record(record)];
@@ -76,6 +78,18 @@ impl App {
                 self.dialog = Some(ContextFull { needed, capacity, droppable_turns, question, way });
                 Vec::new()
             }
+        }
+    }
+
+    /// The model in the binary has a temperature of its own. Nobody has set another: the one of the next model holds.
+    fn change_usual_temperature(&mut self, next: &ModelSummary) {
+        let usual = |model: Option<&ModelSummary>| match model {
+            Some(model) if self.embedded.as_ref() == Some(&model.path) => embedded::TEMPERATURE,
+            _ => SamplingParams::default().temperature,
+        };
+        let (before, after) = (usual(self.model.as_ref()), usual(Some(next)));
+        if self.asked_sampling.is_none() && self.sampling.temperature == before {
+            self.sampling.temperature = after;
         }
     }
 
