@@ -8,6 +8,7 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::look::LookArgs;
 use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, embedded_model, model_folders, note_use};
 use super::output;
 use super::session::SessionArg;
@@ -35,6 +36,8 @@ pub(super) struct ChatArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 /// Whether the command line says how tokens are chosen; a session has its own word on that.
@@ -48,6 +51,7 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
     let mut model = args.model.path()?;
     let mut sampling = args.sampling.params()?;
     let options = args.common.engine()?;
+    let appearance = args.look.appearance()?;
     args.common.start_log(Screen::Taken)?;
     let data = data_folder()?;
     let sessions = data.join("sessions");
@@ -84,6 +88,7 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
         models: model_folders()?,
         keep_kv: args.session.is_named(),
         prompts: Some(data.join("prompts.jsonl")),
+        appearance,
         ..ChatOptions::new(models)
     };
     let exit = tui::run(handle, options)?;

@@ -14,9 +14,11 @@ use clap::{ArgMatches, Args, Parser};
 use serde_json::json;
 use toml::Spanned;
 
+use super::look::{LOOK, LookArgs};
 use super::options::{Common, SamplingArgs};
 use super::output::{self, usage};
 use crate::disk::{self, PartFile};
+use crate::tui::theme;
 
 /// Names the file, in the place of the usual one.
 const FILE_VARIABLE: &str = "WAYINFER_CONFIG";
@@ -39,7 +41,7 @@ const fn key(name: &'static str, built_in: &'static str, example: &'static str, 
     Key { name, built_in, example, what }
 }
 
-const KEYS: [Key; 13] = [
+const KEYS: [Key; 17] = [
     key("threads", "all cores", "8", "Compute threads."),
     key("ctx", "the model's own", "8192", "Context length in tokens."),
     key("isa", "the best there is", "\"avx2\"", "Instruction set of the kernels: scalar, avx2, avx512 or amx."),
@@ -53,16 +55,23 @@ const KEYS: [Key; 13] = [
     key("repeat_penalty", "1", "1.0", "Penalty on repeated tokens; 1: off."),
     key("frequency_penalty", "0", "0.0", "Penalty a token for each time it was said."),
     key("presence_penalty", "0", "0.0", "Penalty on every token that was said."),
+    key("theme", "auto", "\"auto\"", "Colours: auto, dark, light, high-contrast, or NAME of themes/NAME.toml in this folder."),
+    key("symbols", "auto", "\"auto\"", "Signs to draw with: auto, unicode or ascii."),
+    key("motion", "true", "true", "Whether bars grow and figures run."),
+    key("synchronized_updates", "true", "true", "Whether frames are marked to be shown whole (DEC mode 2026)."),
 ];
 
-/// Budgets of a replay are a question, not a setting.
-const WITHOUT_SETTINGS: &str = "replay";
+/// Budgets of a replay are a question, not a setting; how it looks is one.
+const LOOKS_ONLY: &str = "replay";
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
     /// Write a file with every key, commented out
     #[arg(long)]
     init: bool,
+    /// A theme file with every role, commented out, on stdout
+    #[arg(long, conflicts_with_all = ["init", "json"])]
+    init_theme: bool,
     /// As JSON
     #[arg(long, conflicts_with = "init")]
     json: bool,
@@ -77,6 +86,8 @@ struct SettableOptions {
     common: Common,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 /// A command line of nothing but those options, to check a value as its option is checked.
@@ -149,9 +160,10 @@ impl Settings {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
                 toml::Value::Float(number) => number.to_string(),
+                toml::Value::Boolean(is_on) => is_on.to_string(),
                 other => {
                     let found = other.type_str();
-                    return Err(refuse(format!("key `{key}` is of the type {found}, expected a text or a number")));
+                    return Err(refuse(format!("key `{key}` is of the type {found}, expected a text, a number, true or false")));
                 }
             };
             settings.0.insert(key, (value, Source::File { path: file.to_owned(), line }));
@@ -170,7 +182,10 @@ impl Settings {
         for (key, (value, source)) in &self.0 {
             let option = format!("--{}={value}", key.replace('_', "-"));
             let judged = match Judge::try_parse_from(["wayinfer", &option]) {
-                Ok(judge) => judge.options.sampling.params().map_err(|error| error.to_string()),
+                Ok(judge) => {
+                    let sampling = judge.options.sampling.params().map(drop);
+                    sampling.and_then(|()| judge.options.look.appearance().map(drop)).map_err(|e| e.to_string())
+                }
                 Err(error) => Err(error.render().to_string()),
             };
             if let Err(why) = judged {
@@ -188,7 +203,7 @@ impl Settings {
             None => arg,
         };
         command.mut_args(set).mut_subcommands(|subcommand| match subcommand.get_name() {
-            WITHOUT_SETTINGS => subcommand,
+            LOOKS_ONLY => subcommand.mut_args(|arg| if is_look(&arg) { set(arg) } else { arg }),
             _ => subcommand.mut_args(set),
         })
     }
@@ -197,7 +212,16 @@ impl Settings {
 /// Whether a command has an option that a key stands for. For others nobody needs to have the settings right.
 pub(super) fn takes_settings(command: &clap::Command) -> bool {
     let is_key = |arg: &clap::Arg| KEYS.iter().any(|key| key.name == arg.get_id().as_str());
-    command.get_name() != WITHOUT_SETTINGS && command.get_arguments().any(is_key)
+    command.get_arguments().any(is_key)
+}
+
+fn is_look(arg: &clap::Arg) -> bool {
+    LOOK.contains(&arg.get_id().as_str())
+}
+
+/// The folder of theme files, beside the settings' file.
+pub(super) fn themes_folder() -> Option<PathBuf> {
+    Some(disk::folder_of(&file().ok()?).join("themes"))
 }
 
 /// What somebody may have meant by `name`.
@@ -247,6 +271,9 @@ pub(super) fn config(args: &ConfigArgs, settings: &Settings, matches: &ArgMatche
         return Ok(output::print(&format!("{}\n", path.display()))?);
     }
     misspelled(std::env::vars_os().map(|(name, _)| name)).iter().for_each(|warning| output::warn(warning));
+    if args.init_theme {
+        return Ok(output::print(&theme::commented())?);
+    }
     // The subcommand's own options are what this call was told.
     let matches = matches.subcommand().map_or(matches, |(_, own)| own);
     args.options.sampling.params()?;
@@ -442,7 +469,7 @@ mod tests {
     fn commands_without_settings_do_not_read_them() {
         let command = super::super::command();
         let takes = |name: &str| takes_settings(command.find_subcommand(name).unwrap());
-        assert!(takes_settings(&command) && takes("run") && takes("config") && takes("quantize"));
-        assert!(["replay", "pull", "models", "doctor", "completions", "man"].iter().all(|name| !takes(name)));
+        assert!(takes_settings(&command) && takes("run") && takes("config") && takes("quantize") && takes("replay"));
+        assert!(["pull", "models", "doctor", "completions", "man"].iter().all(|name| !takes(name)));
     }
 }

@@ -11,6 +11,7 @@ mod doctor;
 mod inspect;
 mod licenses;
 mod logits;
+mod look;
 mod models;
 mod options;
 mod output;

@@ -8,10 +8,12 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
+use super::look::LookArgs;
 use super::options::parse_size;
 use super::output::{self, usage};
 use crate::disk;
 use crate::store::{Counts, Phase, Policy, Replay, ReplayOutcome, Rule, Scope, TraceReader};
+use crate::tui::theme::Palette;
 use crate::tui::{self, ColorDepth, ExitReason, Player, ReplayScreen, Theme};
 
 #[derive(Debug, Args)]
@@ -56,6 +58,8 @@ pub(super) struct ReplayArgs {
     /// The figures as one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 const SHARES: [f64; 8] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.2];
@@ -113,7 +117,9 @@ fn play(args: &ReplayArgs) -> anyhow::Result<()> {
         anyhow::ensure!(player.n_passes() > 0, "{} has no pass to play", args.trace.display());
         Ok(player)
     };
-    let screen = || Ok::<_, anyhow::Error>(ReplayScreen::new(player()?, Theme::dark(ColorDepth::True)));
+    let appearance = args.look.appearance()?;
+    let theme = Theme::new(appearance.theme.clone().unwrap_or_else(Palette::dark), ColorDepth::True);
+    let screen = || Ok::<_, anyhow::Error>(ReplayScreen::new(player()?, theme.clone()));
     if let Some(path) = &args.svg {
         write(path, &screen()?.picture(args.at.unwrap_or(Duration::MAX), args.size))?;
     }
@@ -121,7 +127,7 @@ fn play(args: &ReplayArgs) -> anyhow::Result<()> {
         write(path, &screen()?.cast(args.length, args.speed, args.size))?;
     }
     if args.tui
-        && let ExitReason::Signal(signal) = tui::run_replay(player()?)?
+        && let ExitReason::Signal(signal) = tui::run_replay(player()?, &appearance)?
     {
         signal_hook::low_level::emulate_default_handler(signal)?;
     }

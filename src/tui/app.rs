@@ -4,6 +4,7 @@ mod actions;
 mod branches;
 mod commands;
 mod history;
+mod looks;
 mod replies;
 mod sessions;
 
@@ -27,8 +28,8 @@ use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
 use super::sanitize::pasted;
 use super::session_list::SessionList;
-use super::theme::Theme;
-use super::{ChatOptions, ExitReason};
+use super::theme::{self, Ground, Palette, Theme};
+use super::{ChatOptions, ExitReason, Motion};
 
 pub use branches::Way;
 pub use history::Search;
@@ -48,6 +49,8 @@ const WHEEL_LINES: isize = 3;
 #[derive(Debug, Clone)]
 pub enum Msg {
     Terminal(TerminalEvent),
+    /// The terminal has told its background.
+    Ground(Ground),
     Worker(Event),
     /// The engine's thread has ended.
     WorkerGone,
@@ -85,6 +88,8 @@ pub enum Work {
     },
     /// Look for a model by its name.
     FindModel(String),
+    /// Read a theme's file.
+    ReadTheme(String),
 }
 
 /// What came of it; errors are for the person.
@@ -98,6 +103,7 @@ pub enum Answer {
     Changed(Result<String, String>),
     Told(Result<String, String>),
     Model(Result<PathBuf, String>),
+    Theme(Result<Palette, String>),
     /// What an editor made of the input; `None`: nothing else than was there.
     Edited(Result<Option<String>, String>),
 }
@@ -194,6 +200,12 @@ pub struct ContextFull {
 #[derive(Debug)]
 pub struct App {
     pub theme: Theme,
+    /// Nobody chose a theme: it is as the terminal's background is.
+    theme_is_auto: bool,
+    ground: Ground,
+    /// The names of the themes there are.
+    theme_names: Vec<String>,
+    pub motion: Motion,
     pub engine: Engine,
     pub model: Option<ModelSummary>,
     pub models_dir: PathBuf,
@@ -237,8 +249,13 @@ pub struct App {
 impl App {
     /// The first state, and what to begin with.
     pub fn new(options: ChatOptions, theme: Theme, now: Instant) -> (App, Vec<Effect>) {
+        let appearance = options.appearance;
         let mut app = App {
+            ground: theme.ground(),
             theme,
+            theme_is_auto: appearance.theme.is_none(),
+            theme_names: theme::names(appearance.themes.as_deref()),
+            motion: appearance.motion,
             engine: Engine::Absent,
             model: None,
             models_dir: options.models_dir,
@@ -315,6 +332,10 @@ impl App {
     pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
         match msg {
             Msg::Terminal(event) => self.on_terminal(event, now),
+            Msg::Ground(ground) => {
+                self.on_ground(ground);
+                Vec::new()
+            }
             Msg::Worker(event) => self.on_worker(event, now),
             Msg::WorkerGone => self.on_worker_gone(now),
             Msg::Panicked(what) => {

@@ -5,6 +5,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Deed {
     Help,
+    Theme,
     Model,
     System,
     Set(Knob),
@@ -68,6 +69,7 @@ pub static COMMANDS: &[SlashCommand] = &[
     command("/save", "", Deed::Save, "where this conversation is saved; it always is"),
     SlashCommand { words: &["md", "json"], ..command("/export", "[md|json] [FILE]", Deed::Export, "write this conversation to a file") },
     command("/delete", "", Deed::Delete, "delete this conversation, when you have said yes"),
+    command("/theme", "[NAME]", Deed::Theme, "other colours: auto, dark, light, high-contrast or your own"),
     command("/model", "[NAME]", Deed::Model, "go on with another model"),
     SlashCommand { words: &["-"], ..command("/system", "[TEXT|-]", Deed::System, "the system message; - takes it away") },
     command("/temp", "[T]", Deed::Set(Knob::Temperature), "temperature; 0 is always the likeliest token"),

@@ -17,12 +17,12 @@ use super::app::{Answer, App, Effect, Msg, Work};
 use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::picture;
-use super::reader::{Input, Reader};
+use super::reader::{Input, Questions, Reader};
 use super::signals::{Notice, SignalThread};
 use super::terminal::{self, Guard};
-use super::theme::{ColorDepth, Theme};
+use super::theme::{ColorDepth, GroundQuestion, Theme};
 use super::work::{self, Outcome, Places};
-use super::{ChatOptions, Exit, ExitReason, TuiError, editor, view};
+use super::{ChatOptions, Exit, Motion, ExitReason, TuiError, editor, view};
 
 /// Frames are at least this far apart: 60 a second.
 const FRAME: Duration = Duration::from_micros(16_667);
@@ -30,6 +30,7 @@ const FRAME: Duration = Duration::from_micros(16_667);
 const ECHO: Duration = Duration::from_millis(4);
 /// The panel takes a reading this often, or less often where the map would cost the line more bytes a second than this.
 const READING: Duration = Duration::from_millis(200);
+const CALM_READING: Duration = Duration::from_secs(1);
 const LOCAL_BYTES_PER_SECOND: u32 = 256 << 10;
 const REMOTE_BYTES_PER_SECOND: u32 = 32 << 10;
 /// How often the screen looks at the gauges while something runs, and while nothing does.
@@ -64,9 +65,14 @@ pub(super) fn run(handle: WorkerHandle, mut options: ChatOptions) -> Result<Exit
         _ => TuiError::Terminal(error),
     })?;
     let env = |name: &str| std::env::var(name).ok();
-    let reader = Reader::start(env("TERM").as_deref() != Some("dumb")).map_err(TuiError::Terminal)?;
-    let depth = options.colors.unwrap_or_else(|| ColorDepth::detect(env));
-    let outcome = Screen::new(handle, options, guard, signals, reader, &mut writer, depth).and_then(|mut screen| {
+    let theme = options.appearance.first_theme(env);
+    let question = GroundQuestion::ask(env).filter(|_| theme.depth != ColorDepth::Mono);
+    if let Some(question) = question {
+        guard.write(question);
+    }
+    let questions = Questions { keyboard: env("TERM").as_deref() != Some("dumb"), ground: question.is_some() };
+    let reader = Reader::start(questions).map_err(TuiError::Terminal)?;
+    let outcome = Screen::new(handle, options, guard, signals, reader, &mut writer, theme).and_then(|mut screen| {
         if let Some(prompts) = &screen.prompts {
             screen.app.know_prompts(&prompts.read());
         }
@@ -110,6 +116,7 @@ struct Screen<'a> {
     last_frame: Instant,
     next_frame: Instant,
     next_reading: Instant,
+    reading: Duration,
     bytes_per_second: u32,
     next_tick: Instant,
     echoes_until: Instant,
@@ -124,20 +131,22 @@ impl<'a> Screen<'a> {
         signals: SignalThread,
         reader: Reader,
         writer: &'a mut Option<TranscriptWriter>,
-        depth: ColorDepth,
+        theme: Theme,
     ) -> Result<Screen<'a>, TuiError> {
         let frames = FrameBuffer::default();
         let terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
         let now = Instant::now();
         let remote = std::env::var_os("SSH_CONNECTION").is_some();
-        let synchronized = options.synchronized;
+        let synchronized = options.appearance.synchronized;
+        let reading = if options.appearance.motion == Motion::Off { CALM_READING } else { READING };
         let places = Places {
             sessions: options.sessions_dir.clone(),
             models: options.models.clone(),
             embedded: options.embedded.clone(),
+            themes: options.appearance.themes.clone(),
         };
         let prompts = options.prompts.clone().map(PromptHistory::new);
-        let (app, effects) = App::new(options, Theme::dark(depth), now);
+        let (app, effects) = App::new(options, theme, now);
         let mut screen = Screen {
             handle,
             synchronized,
@@ -159,6 +168,7 @@ impl<'a> Screen<'a> {
             last_frame: now,
             next_frame: now,
             next_reading: now,
+            reading,
             bytes_per_second: if remote { REMOTE_BYTES_PER_SECOND } else { LOCAL_BYTES_PER_SECOND },
             next_tick: now,
             echoes_until: now,
@@ -220,6 +230,7 @@ impl<'a> Screen<'a> {
                     self.tell(Msg::Terminal(event));
                 }
                 Ok(Input::KeyboardProtocol) => self.guard.enable_keyboard_protocol(),
+                Ok(Input::Ground(ground)) => self.tell(Msg::Ground(ground)),
                 Ok(Input::Closed) => self.tell(Msg::TerminalClosed),
                 Err(_) => break,
             }
@@ -425,7 +436,7 @@ impl<'a> Screen<'a> {
         self.in_editor = false;
         self.signals.set_keys_elsewhere(false);
         self.come_back();
-        if self.reader.resume(false).is_err() {
+        if self.reader.resume(Questions::NONE).is_err() {
             self.tell(Msg::TerminalClosed);
         }
     }
@@ -460,7 +471,7 @@ impl<'a> Screen<'a> {
         let bytes = self.frames.take(self.synchronized);
         if read_gauges {
             let cost = Duration::from_secs(bytes.len() as u64) / self.bytes_per_second;
-            self.next_reading = now + READING.max(cost);
+            self.next_reading = now + self.reading.max(cost);
         }
         if !bytes.is_empty() {
             self.guard.write(bytes);

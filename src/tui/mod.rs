@@ -9,9 +9,10 @@
 //! - `work`, `editor`: what happens on other threads and in other programs.
 //! - `panel`, `picture`, `export`: what the person made of the panel; it as a file.
 //! - `player`, `replay`: a recorded trace through the same panel, without an engine.
-//! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
+//! - `appearance`, `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
 mod app;
+mod appearance;
 pub mod commands;
 mod composer;
 mod conversation;
@@ -32,7 +33,7 @@ mod sanitize;
 mod session_list;
 mod signals;
 pub mod terminal;
-mod theme;
+pub mod theme;
 mod units;
 mod view;
 mod work;
@@ -49,6 +50,7 @@ use crate::sampler::SamplingParams;
 use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
+pub use self::appearance::{Appearance, Motion};
 pub use self::output::Synchronized;
 pub use self::player::Player;
 pub use self::replay::{ReplayScreen, run as run_replay};
@@ -80,11 +82,9 @@ pub struct ChatOptions {
     pub prompts: Option<PathBuf>,
     /// Where other conversations are saved, without their KV caches; `None`: nowhere.
     pub sessions_dir: Option<PathBuf>,
-    /// `None`: what the environment promises.
-    pub colors: Option<ColorDepth>,
     /// Whether the wheel scrolls from the start. The terminal then selects text only with Shift held.
     pub mouse: bool,
-    pub synchronized: Synchronized,
+    pub appearance: Appearance,
 }
 
 impl ChatOptions {
@@ -102,9 +102,8 @@ impl ChatOptions {
             keep_kv: true,
             prompts: None,
             sessions_dir: None,
-            colors: None,
             mouse: true,
-            synchronized: Synchronized::On,
+            appearance: Appearance::default(),
         }
     }
 }

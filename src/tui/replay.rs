@@ -13,17 +13,17 @@ use ratatui::text::{Line, Span};
 use super::export::{self, Cast};
 use super::gauges::Gauges;
 use super::keys::{self, Action, Context, InputState};
-use super::output::{FrameBuffer, Synchronized};
+use super::output::FrameBuffer;
 use super::panel::{Panel, Preset, Section};
 use super::picture;
 use super::player::Player;
-use super::reader::{Input, Reader};
+use super::reader::{Input, Questions, Reader};
 use super::sanitize::one_line;
 use super::signals::{Notice, SignalThread};
 use super::terminal::Guard;
-use super::theme::{ColorDepth, Theme};
+use super::theme::{ColorDepth, GroundQuestion, Palette, Theme};
 use super::view::panel::{self, Head};
-use super::{ExitReason, TuiError, units};
+use super::{Appearance, ExitReason, TuiError, units};
 
 /// Time between two frames.
 const FRAME: Duration = Duration::from_millis(50);
@@ -282,17 +282,23 @@ impl ReplayScreen {
 ///
 /// # Errors
 /// What keeps the terminal from being used.
-pub fn run(player: Player) -> Result<ExitReason, TuiError> {
+pub fn run(player: Player, appearance: &Appearance) -> Result<ExitReason, TuiError> {
     let signals = SignalThread::start().map_err(TuiError::Thread)?;
     let mut guard = Guard::enter().map_err(|error| match error.kind() {
         std::io::ErrorKind::Unsupported => TuiError::NoTerminal(error),
         _ => TuiError::Terminal(error),
     })?;
     let env = |name: &str| std::env::var(name).ok();
-    let reader = Reader::start(false).map_err(TuiError::Terminal)?;
+    let theme = appearance.first_theme(env);
+    let question = GroundQuestion::ask(env).filter(|_| appearance.theme.is_none() && theme.depth != ColorDepth::Mono);
+    if let Some(question) = question {
+        guard.write(question);
+    }
+    let questions = Questions { keyboard: false, ground: question.is_some() };
+    let reader = Reader::start(questions).map_err(TuiError::Terminal)?;
     let mut frames = FrameBuffer::default();
     let mut terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
-    let mut screen = ReplayScreen::new(player, Theme::dark(ColorDepth::detect(env)));
+    let mut screen = ReplayScreen::new(player, theme);
     let mut last = Instant::now();
     loop {
         while let Ok(notice) = signals.notices().try_recv() {
@@ -316,9 +322,10 @@ pub fn run(player: Player) -> Result<ExitReason, TuiError> {
                 .draw(|frame| {
                     let area = frame.area();
                     screen.draw(area, frame.buffer_mut());
+                    screen.theme.finish(frame.buffer_mut());
                 })
                 .map_err(TuiError::Terminal)?;
-            let bytes = frames.take(Synchronized::On);
+            let bytes = frames.take(appearance.synchronized);
             if !bytes.is_empty() {
                 guard.write(bytes);
             }
@@ -334,6 +341,7 @@ pub fn run(player: Player) -> Result<ExitReason, TuiError> {
                 }
                 Input::Event(TerminalEvent::Resize(..)) => break,
                 Input::Closed => return Ok(ExitReason::TerminalClosed),
+                Input::Ground(ground) => screen.theme = screen.theme.with_palette(Palette::of_ground(ground)),
                 Input::Event(_) | Input::KeyboardProtocol => {}
             }
         }

@@ -2,6 +2,7 @@
 
 mod branches;
 mod cost;
+mod looks;
 mod screens;
 
 use std::path::PathBuf;
@@ -33,7 +34,10 @@ impl Driver {
     }
 
     fn new(model: Option<PathBuf>) -> (Driver, Vec<Effect>) {
-        let options = ChatOptions { model, ..ChatOptions::new("/home/you/models".into()) };
+        Driver::with(ChatOptions { model, ..ChatOptions::new("/home/you/models".into()) })
+    }
+
+    fn with(options: ChatOptions) -> (Driver, Vec<Effect>) {
         let now = Instant::now();
         let (app, effects) = App::new(options, Theme::dark(ColorDepth::True), now);
         (Driver { app, now }, effects)

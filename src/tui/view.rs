@@ -42,6 +42,11 @@ struct Layout {
 
 /// Draws everything.
 pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
+    draw_parts(frame, app, now);
+    app.theme.finish(frame.buffer_mut());
+}
+
+fn draw_parts(frame: &mut Frame, app: &mut App, now: Instant) {
     let area = frame.area();
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
         too_small(frame, app, area);

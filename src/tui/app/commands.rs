@@ -30,7 +30,8 @@ impl App {
             return None;
         }
         let text = self.composer.text();
-        let lines = commands::suggestions(&text);
+        let mut lines = self.theme_suggestions(&text);
+        lines.extend(commands::suggestions(&text));
         let chosen = if self.suggested.0 == text { self.suggested.1.min(lines.len() - 1) } else { 0 };
         Some((lines, chosen))
     }
@@ -100,6 +101,7 @@ impl App {
                 self.check_idle()?;
                 Ok(vec![Effect::Work(Work::FindModel(arguments.to_owned()))])
             }
+            Deed::Theme => Ok(self.set_theme(arguments, now)),
             Deed::System => Ok(self.set_system(arguments)),
             Deed::Set(knob) => self.set_knob(knob, arguments, now),
             Deed::New => {

@@ -11,7 +11,7 @@ mod symbols;
 use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier, Style};
 
-pub use self::color::{ColorDepth, Ink};
+pub use self::color::ColorDepth;
 pub use self::file::{ThemeError, commented, find, names, parse};
 pub use self::ground::{Answer, GroundQuestion, of_colorfgbg};
 pub use self::heat::Heat;
@@ -141,6 +141,11 @@ impl Theme {
     /// Other colours on the same terminal.
     pub fn with_palette(&self, palette: Palette) -> Theme {
         Theme::new(palette, self.depth).with_symbols(self.symbols)
+    }
+
+    /// What it is made for.
+    pub fn ground(&self) -> Ground {
+        self.palette.map.ground
     }
 
     pub fn name(&self) -> &str {

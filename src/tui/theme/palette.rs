@@ -122,6 +122,14 @@ impl Palette {
         }
     }
 
+    /// The one that is taken where nobody chose.
+    pub fn of_ground(ground: Ground) -> Palette {
+        match ground {
+            Ground::Dark => Palette::dark(),
+            Ground::Light => Palette::light(),
+        }
+    }
+
     /// Calm colours of middle brightness.
     pub fn dark() -> Palette {
         let inks = Inks {

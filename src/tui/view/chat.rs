@@ -13,7 +13,7 @@ use crate::tui::conversation::{Item, Kind, Line, Standing};
 use crate::tui::keys::{self, Action, Context};
 use crate::tui::sanitize::one_line;
 use crate::tui::theme::Theme;
-use crate::tui::units;
+use crate::tui::{Motion, units};
 
 use super::lists::paragraph;
 use super::parts::{Pen, bar, cut};
@@ -112,6 +112,9 @@ fn live_foot<'a>(app: &App, reply: &Reply, now: Instant, columns: usize) -> Text
     };
     let left = estimate(elapsed, done, total).map(|left| format!(" · about {} left", units::duration(left)));
     let left = left.unwrap_or_default();
+    if app.motion == Motion::Off {
+        return TextLine::styled(format!("reading the prompt · {done} of {total} tokens{left}"), theme.dim);
+    }
     // As many words as leave room for a bar.
     let words = [
         ("reading the prompt ", format!(" {done} of {total} tokens{left}")),
