@@ -13,7 +13,7 @@ use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, embedd
 use super::output;
 use super::session::SessionArg;
 use crate::catalog;
-use crate::tui::{self, ChatOptions, ExitReason};
+use crate::tui::{self, ChatOptions, ExitReason, Keys};
 use crate::worker::{self, Event};
 
 /// How long the worker may take to save the KV cache at the end, and after what time the person is told of it.
@@ -47,7 +47,7 @@ pub(super) enum Sampling {
     NotAsked,
 }
 
-pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
+pub(super) fn chat(args: ChatArgs, asked: Sampling, keys: Keys) -> anyhow::Result<()> {
     let mut model = args.model.path()?;
     let mut sampling = args.sampling.params()?;
     let options = args.common.engine()?;
@@ -89,6 +89,7 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
         keep_kv: args.session.is_named(),
         prompts: Some(data.join("prompts.jsonl")),
         appearance,
+        keys,
         ..ChatOptions::new(models)
     };
     let exit = tui::run(handle, options)?;

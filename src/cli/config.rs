@@ -13,16 +13,19 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Parser};
 use serde_json::json;
 use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::look::{LOOK, LookArgs};
 use super::options::{Common, SamplingArgs};
 use super::output::{self, usage};
 use crate::disk::{self, PartFile};
-use crate::tui::theme;
+use crate::tui::{Keys, Wish, theme};
 
 /// Names the file, in the place of the usual one.
 const FILE_VARIABLE: &str = "WAYINFER_CONFIG";
 const PREFIX: &str = "WAYINFER_";
+/// The table of keys, which no option stands for.
+const KEYS_TABLE: &str = "keys";
 const MAX_FILE: u64 = 1 << 20;
 /// A name is close to another that so many letters put in, left out, changed or swapped turn it into.
 const CLOSE: usize = 3;
@@ -55,7 +58,12 @@ const KEYS: [Key; 17] = [
     key("repeat_penalty", "1", "1.0", "Penalty on repeated tokens; 1: off."),
     key("frequency_penalty", "0", "0.0", "Penalty a token for each time it was said."),
     key("presence_penalty", "0", "0.0", "Penalty on every token that was said."),
-    key("theme", "auto", "\"auto\"", "Colours: auto, dark, light, high-contrast, or NAME of themes/NAME.toml in this folder."),
+    key(
+        "theme",
+        "auto",
+        "\"auto\"",
+        "Colours: auto, dark, light, high-contrast, or NAME of themes/NAME.toml in this folder.",
+    ),
     key("symbols", "auto", "\"auto\"", "Signs to draw with: auto, unicode or ascii."),
     key("motion", "true", "true", "Whether bars grow and figures run."),
     key("synchronized_updates", "true", "true", "Whether frames are marked to be shown whole (DEC mode 2026)."),
@@ -72,6 +80,9 @@ pub(super) struct ConfigArgs {
     /// A theme file with every role, commented out, on stdout
     #[arg(long, conflicts_with_all = ["init", "json"])]
     init_theme: bool,
+    /// The keys in force as the settings' file has them, commented out, on stdout
+    #[arg(long, conflicts_with_all = ["init", "json", "init_theme"])]
+    keys: bool,
     /// As JSON
     #[arg(long, conflicts_with = "init")]
     json: bool,
@@ -116,7 +127,7 @@ impl fmt::Display for Source {
 
 /// Settings by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Settings(BTreeMap<&'static str, (String, Source)>);
+pub(super) struct Settings(BTreeMap<&'static str, (String, Source)>, Keys);
 
 impl Settings {
     /// The settings of the file and of the environment, each checked as its option is.
@@ -152,6 +163,9 @@ impl Settings {
         let mut settings = Settings::default();
         for (name, value) in table {
             let line = line_of(name.span().start);
+            if name.get_ref() == KEYS_TABLE {
+                continue;
+            }
             let refuse = |what: String| usage(format!("{}, line {line}: {what}", file.display()));
             let Some(key) = KEYS.iter().map(|key| key.name).find(|key| key == name.get_ref()) else {
                 return Err(refuse(format!("there is no key `{}`; {}", name.get_ref(), instead_of(name.get_ref()))));
@@ -163,11 +177,18 @@ impl Settings {
                 toml::Value::Boolean(is_on) => is_on.to_string(),
                 other => {
                     let found = other.type_str();
-                    return Err(refuse(format!("key `{key}` is of the type {found}, expected a text, a number, true or false")));
+                    return Err(refuse(format!(
+                        "key `{key}` is of the type {found}, expected a text, a number, true or false"
+                    )));
                 }
             };
             settings.0.insert(key, (value, Source::File { path: file.to_owned(), line }));
         }
+        let wishes =
+            wishes(text).map_err(|(at, what)| usage(format!("{}, line {}: {what}", file.display(), line_of(at))))?;
+        let wishes: Vec<Wish> = wishes.into_iter().map(|wish| Wish { line: line_of(wish.line), ..wish }).collect();
+        settings.1 =
+            Keys::with(&wishes).map_err(|error| usage(format!("{}, line {}: {error}", file.display(), error.line)))?;
         for key in &KEYS {
             let name = variable_of(key.name);
             let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
@@ -175,6 +196,11 @@ impl Settings {
             settings.0.insert(key.name, (value, Source::Variable(name)));
         }
         Ok(settings)
+    }
+
+    /// The keys in force.
+    pub(super) fn keys(&self) -> Keys {
+        self.1.clone()
     }
 
     /// Each value as its option would take it.
@@ -222,6 +248,42 @@ fn is_look(arg: &clap::Arg) -> bool {
 /// The folder of theme files, beside the settings' file.
 pub(super) fn themes_folder() -> Option<PathBuf> {
     Some(disk::folder_of(&file().ok()?).join("themes"))
+}
+
+/// What the table of keys wants, with the place of each as its line; errors with their place in the text.
+fn wishes(text: &str) -> Result<Vec<Wish>, (usize, String)> {
+    let whole = DeTable::parse(text).map_err(|e| (e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
+    let Some((name, table)) = whole.get_ref().iter().find(|(name, _)| name.get_ref() == KEYS_TABLE) else {
+        return Ok(Vec::new());
+    };
+    let Some(table) = table.get_ref().as_table() else {
+        let example = format!("`{KEYS_TABLE}` is a table: {KEYS_TABLE}.stop = \"Ctrl+X\"");
+        return Err((name.span().start, example));
+    };
+    let mut wishes = Vec::new();
+    let mut wish = |context: Option<&str>, name: &Spanned<DeString<'_>>, value: &DeValue<'_>| {
+        let at = name.span().start;
+        let keys: Option<Vec<String>> = match value {
+            DeValue::String(key) => Some(vec![key.to_string()]),
+            DeValue::Array(list) => list.iter().map(|key| key.get_ref().as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        let what =
+            || format!("key `{KEYS_TABLE}.{}`: expected a key like \"Ctrl+X\", a list of keys, or []", name.get_ref());
+        let keys = keys.ok_or_else(|| (at, what()))?;
+        wishes.push(Wish { context: context.map(str::to_owned), action: name.get_ref().to_string(), keys, line: at });
+        Ok(())
+    };
+    // What holds everywhere comes before what holds in one place.
+    for (name, value) in table.iter().filter(|(_, value)| !value.get_ref().is_table()) {
+        wish(None, name, value.get_ref())?;
+    }
+    for (context, actions) in table.iter() {
+        for (name, value) in actions.get_ref().as_table().into_iter().flat_map(DeTable::iter) {
+            wish(Some(context.get_ref()), name, value.get_ref())?;
+        }
+    }
+    Ok(wishes)
 }
 
 /// What somebody may have meant by `name`.
@@ -273,6 +335,9 @@ pub(super) fn config(args: &ConfigArgs, settings: &Settings, matches: &ArgMatche
     misspelled(std::env::vars_os().map(|(name, _)| name)).iter().for_each(|warning| output::warn(warning));
     if args.init_theme {
         return Ok(output::print(&theme::commented())?);
+    }
+    if args.keys {
+        return Ok(output::print(&settings.keys().table())?);
     }
     // The subcommand's own options are what this call was told.
     let matches = matches.subcommand().map_or(matches, |(_, own)| own);
@@ -356,6 +421,9 @@ fn commented() -> String {
         format!("\n# {what} Default: {built_in}. ({})\n# {name} = {example}\n", variable_of(name))
     };
     text.extend(KEYS.iter().map(entry));
+    text.push_str(
+        "\n# Other keys, by what they do; `wayinfer config --keys` lists all.\n# [keys]\n# # retry = \"Alt+R\"\n",
+    );
     text
 }
 
@@ -413,6 +481,22 @@ mod tests {
         assert!(problem("kv = \"f16\"\nthreads = = 2", &[]).contains("c.toml, line 2: "));
         assert!(problem("ctx = 1\nctx = 2", &[]).contains("c.toml, line 2: "));
         assert!(problem("", &[("WAYINFER_RAM", "lots")]).contains("WAYINFER_RAM: key `ram`"));
+    }
+
+    #[test]
+    fn keys_are_given_by_action_and_errors_name_the_line() {
+        let settings = of("kv = \"f16\"\n[keys]\nretry = \"F9\"\npanel.freeze = []\n", &[]).unwrap();
+        let keys = settings.keys().table();
+        assert!(keys.contains("# retry = [\"F9\"]") && keys.contains("# freeze = []"), "{keys}");
+        assert!(of("", &[]).unwrap().keys() == Keys::default());
+        let wrong = problem("kv = \"f16\"\n[keys]\nretry = \"Ctrl+M\"\n", &[]);
+        assert!(wrong.contains("c.toml, line 3: key `keys.retry`: `Ctrl+M` cannot be bound"), "{wrong}");
+        assert!(
+            problem("[keys.panel]\nfreese = \"x\"", &[]).contains("line 2: key `keys.panel.freese`: there is no such")
+        );
+        assert!(problem("[keys]\nretry = 7", &[]).contains("line 2: key `keys.retry`: expected a key like"));
+        assert!(problem("keys = 7", &[]).contains("line 1: `keys` is a table"));
+        assert!(problem("[keys]\nretry = \"Alt+E\"", &[]).contains("also the key of `edit-turn`"));
     }
 
     #[test]

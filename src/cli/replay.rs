@@ -14,7 +14,7 @@ use super::output::{self, usage};
 use crate::disk;
 use crate::store::{Counts, Phase, Policy, Replay, ReplayOutcome, Rule, Scope, TraceReader};
 use crate::tui::theme::Palette;
-use crate::tui::{self, ColorDepth, ExitReason, Player, ReplayScreen, Theme};
+use crate::tui::{self, ColorDepth, ExitReason, Keys, Player, ReplayScreen, Theme};
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -71,9 +71,9 @@ struct Run {
     outcome: ReplayOutcome,
 }
 
-pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+pub(super) fn replay(args: &ReplayArgs, keys: Keys) -> anyhow::Result<()> {
     if args.tui || args.svg.is_some() || args.cast.is_some() {
-        return play(args);
+        return play(args, keys);
     }
     let scope = if args.scope == "layer" { Scope::PerLayer } else { Scope::Global };
     let rules = rules(args.policy.as_deref(), scope)?;
@@ -109,7 +109,7 @@ fn for_experts(ram: u64, dense_bytes: u64) -> anyhow::Result<u64> {
 }
 
 /// The trace through the panel: on the screen, or as files.
-fn play(args: &ReplayArgs) -> anyhow::Result<()> {
+fn play(args: &ReplayArgs, keys: Keys) -> anyhow::Result<()> {
     let player = || -> anyhow::Result<Player> {
         let reader = TraceReader::open(&args.trace)?;
         let budget = args.ram.map(|ram| for_experts(ram, reader.shape().dense_bytes)).transpose()?;
@@ -127,7 +127,7 @@ fn play(args: &ReplayArgs) -> anyhow::Result<()> {
         write(path, &screen()?.cast(args.length, args.speed, args.size))?;
     }
     if args.tui
-        && let ExitReason::Signal(signal) = tui::run_replay(player()?, &appearance)?
+        && let ExitReason::Signal(signal) = tui::run_replay(player()?, &appearance, keys)?
     {
         signal_hook::low_level::emulate_default_handler(signal)?;
     }

@@ -23,7 +23,7 @@ use crate::worker::{Command, Event, ModelSummary};
 use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
-use super::keys::Context;
+use super::keys::{Context, Keys};
 use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
 use super::sanitize::pasted;
@@ -199,6 +199,7 @@ pub struct ContextFull {
 /// All that the screen shows.
 #[derive(Debug)]
 pub struct App {
+    pub keys: Keys,
     pub theme: Theme,
     /// Nobody chose a theme: it is as the terminal's background is.
     theme_is_auto: bool,
@@ -251,6 +252,7 @@ impl App {
     pub fn new(options: ChatOptions, theme: Theme, now: Instant) -> (App, Vec<Effect>) {
         let appearance = options.appearance;
         let mut app = App {
+            keys: options.keys,
             ground: theme.ground(),
             theme,
             theme_is_auto: appearance.theme.is_none(),

@@ -22,7 +22,7 @@ use super::signals::{Notice, SignalThread};
 use super::terminal::{self, Guard};
 use super::theme::{ColorDepth, GroundQuestion, Theme};
 use super::work::{self, Outcome, Places};
-use super::{ChatOptions, Exit, Motion, ExitReason, TuiError, editor, view};
+use super::{ChatOptions, Exit, ExitReason, Motion, TuiError, editor, view};
 
 /// Frames are at least this far apart: 60 a second.
 const FRAME: Duration = Duration::from_micros(16_667);

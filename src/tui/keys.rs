@@ -1,6 +1,13 @@
-//! The keys: one table says what each does, where it holds and how help describes it. Keys in, actions out.
+//! The keys: one table says what each does, where it holds and how help describes it; [`Keys`] is the table with what the
+//! settings want otherwise. Keys in, actions out.
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+mod chord;
+mod remap;
+
+use crossterm::event::{KeyCode, KeyModifiers};
+
+pub use self::chord::Chord;
+pub use self::remap::{Keys, KeysError, Wish};
 
 /// What a key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,58 +133,8 @@ enum When {
     InputCommand,
 }
 
-/// A key with its modifiers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chord {
-    code: KeyCode,
-    modifiers: KeyModifiers,
-}
-
-impl Chord {
-    /// The chord of a key event. Shift says nothing on top of a character that it made.
-    fn of(key: KeyEvent) -> Chord {
-        let mut modifiers = key.modifiers & (KeyModifiers::CONTROL | KeyModifiers::ALT | KeyModifiers::SHIFT);
-        let mut code = key.code;
-        if let KeyCode::Char(c) = code {
-            modifiers -= KeyModifiers::SHIFT;
-            if modifiers.contains(KeyModifiers::CONTROL) {
-                code = KeyCode::Char(c.to_ascii_lowercase());
-            }
-        }
-        if code == KeyCode::BackTab {
-            modifiers -= KeyModifiers::SHIFT;
-        }
-        Chord { code, modifiers }
-    }
-
-    fn name(self) -> String {
-        let mut name = String::new();
-        for (modifier, word) in
-            [(KeyModifiers::CONTROL, "Ctrl+"), (KeyModifiers::ALT, "Alt+"), (KeyModifiers::SHIFT, "Shift+")]
-        {
-            if self.modifiers.contains(modifier) {
-                name.push_str(word);
-            }
-        }
-        let code = match self.code {
-            KeyCode::Char(' ') => "Space".into(),
-            KeyCode::Char(c) if self.modifiers.is_empty() => c.to_string(),
-            KeyCode::Char(c) => c.to_ascii_uppercase().to_string(),
-            KeyCode::F(n) => format!("F{n}"),
-            KeyCode::Up => "↑".into(),
-            KeyCode::Down => "↓".into(),
-            KeyCode::Left => "←".into(),
-            KeyCode::Right => "→".into(),
-            KeyCode::PageUp => "PgUp".into(),
-            KeyCode::PageDown => "PgDn".into(),
-            other => format!("{other:?}"),
-        };
-        name + &code
-    }
-}
-
 /// One line of the table.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Binding {
     context: Context,
     when: When,
@@ -386,37 +343,14 @@ pub enum InputState {
     Typed,
 }
 
-/// What `key` does in `context`; `None` where it has no meaning there.
-pub fn action(context: Context, input: InputState, key: KeyEvent) -> Option<Action> {
-    let chord = Chord::of(key);
-    let holds = |when| match when {
-        Always => true,
-        InputEmpty => input == InputState::Empty,
-        InputUntouched => matches!(input, InputState::Empty | InputState::Recalled),
-        InputCommand => input == InputState::Command,
-    };
-    BINDINGS.iter().find(|b| b.context == context && b.chords.contains(&chord) && holds(b.when)).map(|b| b.action)
-}
-
-/// The lines of help for `context`: keys and what they do. At most two keys each.
-pub fn help(context: Context) -> impl Iterator<Item = (String, &'static str)> {
-    BINDINGS.iter().filter(move |b| b.context == context && !b.help.is_empty()).map(|b| {
-        let keys: Vec<String> = b.chords.iter().take(2).map(|c| c.name()).collect();
-        (keys.join("  "), b.help)
-    })
-}
-
-/// The first key of `action` in `context`, for hints.
-pub fn name_of(context: Context, action: Action) -> Option<String> {
-    BINDINGS.iter().find(|b| b.context == context && b.action == action).map(|b| b.chords[0].name())
-}
-
 #[cfg(test)]
 mod tests {
+    use crossterm::event::KeyEvent;
+
     use super::*;
 
     fn press(context: Context, input: InputState, code: KeyCode, modifiers: KeyModifiers) -> Option<Action> {
-        action(context, input, KeyEvent::new(code, modifiers))
+        Keys::default().action(context, input, KeyEvent::new(code, modifiers))
     }
 
     #[test]
@@ -461,5 +395,22 @@ mod tests {
                 assert!(!taken, "{}", c.name());
             }
         }
+    }
+
+    #[test]
+    fn the_readme_names_keys_that_are_in_the_table() {
+        let readme = include_str!("../../README.md");
+        let table = readme.split("| key | what it does |").nth(1).unwrap().split("\n\n").next().unwrap();
+        let mut n = 0;
+        for row in table.lines().filter(|line| line.starts_with("| ") && !line.contains("---")) {
+            let keys = row.split('|').nth(1).unwrap().replace(", or ", ", ").replace(", mouse wheel", "");
+            for name in keys.split(", ") {
+                let chord = Chord::parse(name).unwrap_or_else(|why| panic!("{row}: {why}"));
+                let bound = BINDINGS.iter().any(|b| b.context == Chat && b.chords.contains(&chord));
+                assert!(bound, "{name} is in README.md and not in the table");
+                n += 1;
+            }
+        }
+        assert!(n > 10);
     }
 }

@@ -51,6 +51,7 @@ use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
 pub use self::appearance::{Appearance, Motion};
+pub use self::keys::{Keys, KeysError, Wish};
 pub use self::output::Synchronized;
 pub use self::player::Player;
 pub use self::replay::{ReplayScreen, run as run_replay};
@@ -85,6 +86,7 @@ pub struct ChatOptions {
     /// Whether the wheel scrolls from the start. The terminal then selects text only with Shift held.
     pub mouse: bool,
     pub appearance: Appearance,
+    pub keys: Keys,
 }
 
 impl ChatOptions {
@@ -104,6 +106,7 @@ impl ChatOptions {
             sessions_dir: None,
             mouse: true,
             appearance: Appearance::default(),
+            keys: Keys::default(),
         }
     }
 }

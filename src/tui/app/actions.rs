@@ -9,7 +9,7 @@ use crate::transcript::Record;
 use super::super::ExitReason;
 use super::super::commands::{self, Parsed};
 use super::super::conversation::{Kind, Standing};
-use super::super::keys::{self, Action, Context, InputState};
+use super::super::keys::{Action, Context, InputState};
 use super::super::panel::Preset;
 use super::super::view;
 use super::branches::{Done, Way};
@@ -18,7 +18,7 @@ use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
 impl App {
     pub(super) fn on_key(&mut self, key: KeyEvent, now: Instant) -> Vec<Effect> {
         let context = self.context();
-        if let Some(action) = keys::action(context, self.input_state(), key) {
+        if let Some(action) = self.keys.action(context, self.input_state(), key) {
             return self.act(context, action, now);
         }
         self.insert(context, key)
@@ -331,7 +331,7 @@ impl App {
     }
 
     fn toggle_selecting(&mut self, now: Instant) -> Vec<Effect> {
-        let key = keys::name_of(Context::Chat, Action::ToggleSelecting).unwrap_or_default();
+        let key = self.keys.name_of(Context::Chat, Action::ToggleSelecting).unwrap_or_default();
         if self.mouse == Mouse::Scrolls {
             self.mouse = Mouse::Selects;
             self.notify(format!("The mouse selects text; {key} lets the wheel scroll again"), now);

@@ -23,7 +23,11 @@ impl App {
         match name {
             "" => {
                 let by = if self.theme_is_auto { ", as the terminal is" } else { "" };
-                let text = format!("The theme is {}{by}; there are {AUTO}, {}", self.theme.name(), self.theme_names.join(", "));
+                let text = format!(
+                    "The theme is {}{by}; there are {AUTO}, {}",
+                    self.theme.name(),
+                    self.theme_names.join(", ")
+                );
                 self.notify(text, now);
             }
             AUTO => {
@@ -49,7 +53,11 @@ impl App {
         let names = std::iter::once(AUTO).chain(self.theme_names.iter().map(String::as_str));
         names
             .filter(|name| name.starts_with(begun) && *name != begun)
-            .map(|name| Suggestion { fill: Some(format!("{COMMAND}{name}")), name: format!("{COMMAND}{name}"), help: "" })
+            .map(|name| Suggestion {
+                fill: Some(format!("{COMMAND}{name}")),
+                name: format!("{COMMAND}{name}"),
+                help: "",
+            })
             .collect()
     }
 }

@@ -57,7 +57,9 @@ pub fn names(folder: Option<&Path>) -> Vec<String> {
 
 /// A name is part of a path and of a command.
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.')) && !name.starts_with('.')
+    !name.is_empty()
+        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && !name.starts_with('.')
 }
 
 /// The theme `name`: a built-in one, or that of `name.toml` in `folder`.
@@ -99,9 +101,8 @@ pub fn parse(name: &str, place: &str, text: &str) -> Result<Palette, ThemeError>
         if key.get_ref() == "based_on" {
             let based_on = value.get_ref().as_str().and_then(Palette::built_in);
             let list = Palette::BUILT_IN.join(", ");
-            palette = based_on.ok_or_else(|| {
-                wrong(line_of(key.span().start), format!("key `based_on`: expected one of {list}"))
-            })?;
+            palette = based_on
+                .ok_or_else(|| wrong(line_of(key.span().start), format!("key `based_on`: expected one of {list}")))?;
         }
     }
     name.clone_into(&mut palette.name);
@@ -130,9 +131,9 @@ fn set(palette: &mut Palette, key: &str, value: &toml::Value) -> Result<(), Stri
             let inks = list.iter().map(|ink| ink.as_str().ok_or(String::new()).and_then(color));
             let inks: Vec<Ink> = inks.collect::<Result<_, _>>().map_err(in_key)?;
             let n = inks.len();
-            palette.map.by_share = inks
-                .try_into()
-                .map_err(|_| in_key(format!("expected a list of {STEPS} colours, from none in memory to all, found {n}")))?;
+            palette.map.by_share = inks.try_into().map_err(|_| {
+                in_key(format!("expected a list of {STEPS} colours, from none in memory to all, found {n}"))
+            })?;
         }
         "map_unknown" => palette.map.unknown = color(text()?).map_err(in_key)?,
         _ => {
@@ -184,7 +185,9 @@ fn color(word: &str) -> Result<Ink, String> {
     }
     let names = OWN.map(|own| own.0).join(", ");
     let manners = MANNERS.map(|manner| manner.0).join(", ");
-    Err(format!("`{word}` is no colour and no manner; write #rrggbb, default, or one of {names}; manners are {manners}"))
+    Err(format!(
+        "`{word}` is no colour and no manner; write #rrggbb, default, or one of {names}; manners are {manners}"
+    ))
 }
 
 /// What somebody may have meant by `key`.
@@ -280,7 +283,10 @@ mod tests {
 
     #[test]
     fn errors_name_the_file_the_line_the_key_and_what_is_possible() {
-        assert!(problem("\nheadin = \"red\"").contains("mine.toml, line 2: there is no role `headin`; did you mean `heading`?"));
+        assert!(
+            problem("\nheadin = \"red\"")
+                .contains("mine.toml, line 2: there is no role `headin`; did you mean `heading`?")
+        );
         assert!(problem("list-marker = \"red\"").contains("did you mean `list_marker`?"));
         assert!(problem("colour = \"red\"").contains("there are base, text, dim"));
         assert!(problem("dim = \"reddish\"").contains("line 1: key `dim`: `reddish` is no colour"));
@@ -304,7 +310,9 @@ mod tests {
         assert_eq!(names(folder), ["dark", "light", "high-contrast", "big", "sea"]);
         assert_eq!(find("sea", folder).unwrap().name, "sea");
         assert_eq!(find("light", None), Ok(Palette::light()));
-        assert!(find("see", folder).unwrap_err().to_string().contains("there are dark, light, high-contrast, big, sea"));
+        assert!(
+            find("see", folder).unwrap_err().to_string().contains("there are dark, light, high-contrast, big, sea")
+        );
         assert!(find("../sea", folder).unwrap_err().to_string().contains("there is no theme"));
         assert!(find("big", folder).unwrap_err().to_string().contains("at most"));
     }

@@ -193,20 +193,18 @@ mod tests {
         assert_eq!(ground_of("f/f/f"), Some(Ground::Light));
         assert_eq!(ground_of("28/2c/34"), Some(Ground::Dark));
         assert_eq!(["", "/", "1/2", "1/2/3/4", "fffff/0/0", "-1/0/0"].map(ground_of), [None; 6]);
-        assert_eq!(["15;0", "0;15", "0;default;15", "7;8", "x", ""].map(of_colorfgbg), [
-            Some(Ground::Dark),
-            Some(Ground::Light),
-            Some(Ground::Light),
-            Some(Ground::Dark),
-            None,
-            None
-        ]);
+        assert_eq!(
+            ["15;0", "0;15", "0;default;15", "7;8", "x", ""].map(of_colorfgbg),
+            [Some(Ground::Dark), Some(Ground::Light), Some(Ground::Light), Some(Ground::Dark), None, None]
+        );
     }
 
     #[test]
     fn terminals_that_cannot_answer_are_not_asked() {
         let ask = |term: &str, tmux: &str| {
-            GroundQuestion::ask(|name| Some(if name == "TERM" { term } else { tmux }.to_owned()).filter(|v| !v.is_empty()))
+            GroundQuestion::ask(|name| {
+                Some(if name == "TERM" { term } else { tmux }.to_owned()).filter(|v| !v.is_empty())
+            })
         };
         assert!(ask("xterm-256color", "").is_some() && ask("screen-256color", "/tmp/x,1,0").is_some());
         assert!(ask("linux", "").is_none() && ask("dumb", "").is_none() && ask("screen", "").is_none());

@@ -10,7 +10,7 @@ use ratatui::text::{Line as TextLine, Span};
 
 use crate::tui::app::{App, Engine, Reply};
 use crate::tui::conversation::{Item, Kind, Line, Standing};
-use crate::tui::keys::{self, Action, Context};
+use crate::tui::keys::{Action, Context};
 use crate::tui::sanitize::one_line;
 use crate::tui::theme::Theme;
 use crate::tui::{Motion, units};
@@ -49,7 +49,7 @@ pub fn conversation(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
 
 fn welcome(app: &App, area: Rect, buf: &mut Buffer) {
     let theme = &app.theme;
-    let key = |action| keys::name_of(Context::Chat, action).unwrap_or_default();
+    let key = |action| app.keys.name_of(Context::Chat, action).unwrap_or_default();
     let what = match &app.engine {
         Engine::Loading { .. } => "The model is being opened. You can type already.",
         Engine::Ready => "Ask something.",
@@ -163,7 +163,7 @@ pub fn rule(app: &App, area: Rect, buf: &mut Buffer) {
         buf.set_stringn(area.x + 2, area.y, " put otherwise ", columns.saturating_sub(2), app.theme.key);
     }
     let Some(below) = app.conversation.below() else { return };
-    let key = keys::name_of(Context::Chat, Action::ScrollPageDown).unwrap_or_default();
+    let key = app.keys.name_of(Context::Chat, Action::ScrollPageDown).unwrap_or_default();
     let (text, style) = if below.new_lines > 0 {
         (format!(" {} below ", units::plural(below.new_lines, "new line")), app.theme.key)
     } else {

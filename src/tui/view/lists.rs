@@ -8,7 +8,7 @@ use ratatui::widgets::{Block, BorderType, Clear, Padding, Widget};
 
 use crate::tui::app::App;
 use crate::tui::commands;
-use crate::tui::keys::{self, Action, Context};
+use crate::tui::keys::{Action, Context};
 use crate::tui::picker::{Candidate, Picker};
 use crate::tui::sanitize::{one_line, sanitize};
 use crate::tui::units;
@@ -91,7 +91,7 @@ fn row<'a>(app: &App, model: &Candidate, columns: usize) -> Line<'a> {
 fn no_models(app: &App, pen: &mut Pen<'_>) {
     let theme = &app.theme;
     let folder = one_line(&app.models_dir.to_string_lossy());
-    let key = keys::name_of(Context::Picker, Action::Rescan).unwrap_or_default();
+    let key = app.keys.name_of(Context::Picker, Action::Rescan).unwrap_or_default();
     paragraph(pen, "There are no models here yet.", theme.text);
     pen.gap();
     let how = "Models are files in GGUF format. Their makers and others publish them on model hubs; a good first one is an \
@@ -131,7 +131,7 @@ pub fn window(app: &App, title: &str, columns: u16, rows: u16, area: Rect, buf: 
 pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
     let Some(top) = app.help else { return };
     let context = app.behind_help();
-    let mut lines: Vec<(String, &str)> = keys::help(context).collect();
+    let mut lines: Vec<(String, &str)> = app.keys.help(context).collect();
     if context == Context::Chat {
         lines.extend([(String::new(), ""), ("Commands".into(), "typed like a message; Tab completes")]);
         lines.extend(commands::COMMANDS.iter().map(|command| (commands::synopsis(command), command.help)));
@@ -142,7 +142,7 @@ pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
     let top = top.min(lines.len().saturating_sub(usize::from(inner.height)));
     app.help = Some(top);
     if lines.len() > top + usize::from(inner.height) {
-        let key = keys::name_of(Context::Help, Action::PageDown).unwrap_or_default();
+        let key = app.keys.name_of(Context::Help, Action::PageDown).unwrap_or_default();
         let more = format!(" {key}: more ");
         let x = inner.right().saturating_sub(more.len() as u16);
         buf.set_stringn(x, inner.bottom(), &more, more.len(), app.theme.dim);
@@ -166,7 +166,7 @@ pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
 pub fn context_full(app: &App, area: Rect, buf: &mut Buffer) {
     let Some(dialog) = app.dialog else { return };
     let theme = &app.theme;
-    let key = |action| keys::name_of(Context::Dialog, action).unwrap_or_default();
+    let key = |action| app.keys.name_of(Context::Dialog, action).unwrap_or_default();
     let mut what = format!("The conversation takes {} tokens; the context holds {}.", dialog.needed, dialog.capacity);
     let mut choices = Vec::new();
     if let Some(turns) = dialog.droppable_turns {

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 
 use crate::telemetry::Snapshot;
 use crate::tui::app::{App, Engine};
-use crate::tui::keys::{self, Action, Context};
+use crate::tui::keys::{Action, Context};
 use crate::tui::sanitize::one_line;
 use crate::tui::session_list::Mode;
 use crate::tui::units;
@@ -134,5 +134,5 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
         Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
     };
     let context = app.context();
-    actions.iter().filter_map(|&(action, does)| Some((keys::name_of(context, action)?, does))).collect()
+    actions.iter().filter_map(|&(action, does)| Some((app.keys.name_of(context, action)?, does))).collect()
 }
