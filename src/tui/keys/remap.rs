@@ -142,8 +142,8 @@ impl Keys {
     /// The table as a settings' file has it, commented out where `commented` says so: what is in force, and what it does.
     pub fn table(&self) -> String {
         let mut out = String::from(
-            "# Keys, by what they do: one or a list, or [] for none. What is in several tables can stand above them all, as\n\
-             # [keys], and holds in each. Ctrl+M, Ctrl+I and Ctrl+[ are Enter, Tab and Esc to a terminal.\n",
+            "# Keys, by what they do: one or a list, or [] for none. What several tables have can also stand in the table\n\
+             # `keys` itself, and holds in all of them then. Ctrl+M, Ctrl+I and Ctrl+[ are Enter, Tab and Esc to a terminal.\n",
         );
         let mut contexts: Vec<Context> = Vec::new();
         for bound in &self.0 {
