@@ -75,6 +75,7 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling, keys: Keys) -> anyhow::Resul
     if let Some(model) = &model {
         note_use(&data, model);
     }
+    let plan = Some(options.plan());
     let handle = worker::spawn(options)?;
     let events = handle.events.clone();
     let options = ChatOptions {
@@ -90,6 +91,7 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling, keys: Keys) -> anyhow::Resul
         prompts: Some(data.join("prompts.jsonl")),
         appearance,
         keys,
+        plan,
         ..ChatOptions::new(models)
     };
     let exit = tui::run(handle, options)?;

@@ -24,6 +24,7 @@ use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
 use super::keys::{Context, Keys};
+use super::outlook::Outlook;
 use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
 use super::sanitize::pasted;
@@ -104,6 +105,8 @@ pub enum Answer {
     Told(Result<String, String>),
     Model(Result<PathBuf, String>),
     Theme(Result<Palette, String>),
+    /// What a model that can be picked would be here.
+    Outlook(PathBuf, Result<Outlook, String>),
     /// What an editor made of the input; `None`: nothing else than was there.
     Edited(Result<Option<String>, String>),
 }

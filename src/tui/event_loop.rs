@@ -10,11 +10,13 @@ use crossterm::event::Event as TerminalEvent;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
+use crate::model::PlanOptions;
 use crate::transcript::{Finished, Header, PromptHistory, SessionFile, TranscriptWriter};
 use crate::worker::{Command, WorkerHandle};
 
 use super::app::{Answer, App, Effect, Msg, Work};
 use super::output::{FrameBuffer, Progress, Synchronized};
+use super::outlook;
 use super::picker::{self, Scan};
 use super::picture;
 use super::reader::{Input, Questions, Reader};
@@ -38,6 +40,8 @@ const BUSY_TICK: Duration = Duration::from_millis(100);
 const IDLE_TICK: Duration = Duration::from_secs(1);
 /// Messages of one kind taken before the next frame is drawn.
 const MAX_BURST: usize = 4096;
+/// Headers that are read for the list of models.
+const MAX_OUTLOOKS: usize = 200;
 /// How long the transcript may take to reach the disk at the end.
 const SAVE_PATIENCE: Duration = Duration::from_secs(4);
 /// After coming back from the shell, news of that stop and its end may still be on their way.
@@ -102,6 +106,7 @@ struct Screen<'a> {
     reader: Reader,
     scans: (Sender<Scan>, Receiver<Scan>),
     places: Places,
+    plan: Option<PlanOptions>,
     prompts: Option<PromptHistory>,
     outcomes: (Sender<Outcome>, Receiver<Outcome>),
     /// The person's own editor has the terminal.
@@ -146,6 +151,7 @@ impl<'a> Screen<'a> {
             themes: options.appearance.themes.clone(),
         };
         let prompts = options.prompts.clone().map(PromptHistory::new);
+        let plan = options.plan;
         let (app, effects) = App::new(options, theme, now);
         let mut screen = Screen {
             handle,
@@ -156,6 +162,7 @@ impl<'a> Screen<'a> {
             reader,
             scans: bounded(4),
             places,
+            plan,
             prompts,
             outcomes: unbounded(),
             in_editor: false,
@@ -326,7 +333,21 @@ impl<'a> Screen<'a> {
                 Effect::EditText(text) => self.edit(text),
                 Effect::Scan(dir) => {
                     let sender = self.scans.0.clone();
-                    let scan = move || drop(sender.send(picker::scan(&dir)));
+                    let (outcomes, plan, embedded) =
+                        (self.outcomes.0.clone(), self.plan, self.places.embedded.clone());
+                    let scan = move || {
+                        let scan = picker::scan(&dir);
+                        let paths = scan.models.iter().map(|model| model.path.clone()).take(MAX_OUTLOOKS);
+                        let paths: Vec<_> = paths.chain(embedded).collect();
+                        let (true, Some(plan)) = (sender.send(scan).is_ok(), plan) else { return };
+                        let rate = outlook::memory_rate(plan.n_threads);
+                        for path in paths {
+                            let outlook = outlook::of(&path, &plan, rate);
+                            if outcomes.send(Outcome::Answer(Answer::Outlook(path, outlook))).is_err() {
+                                return;
+                            }
+                        }
+                    };
                     if let Err(error) = thread::Builder::new().name("model search".into()).spawn(scan) {
                         let scan = Scan { error: Some(error.to_string()), ..Scan::default() };
                         let _ = self.scans.0.try_send(scan);

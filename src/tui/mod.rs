@@ -6,6 +6,7 @@
 //! - `terminal`, `output`, `reader`, `signals`: the terminal's modes, what is written, what is typed, what the system says.
 //! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
 //! - `commands`: what each slash command is called, takes and does; `session_list`: the conversations to choose from.
+//! - `outlook`: what a model that can be picked would be on this machine.
 //! - `work`, `editor`: what happens on other threads and in other programs.
 //! - `panel`, `picture`, `export`: what the person made of the panel; it as a file.
 //! - `player`, `replay`: a recorded trace through the same panel, without an engine.
@@ -22,6 +23,7 @@ mod export;
 mod gauges;
 mod grid;
 mod keys;
+mod outlook;
 mod output;
 mod panel;
 mod picker;
@@ -46,6 +48,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::catalog::Folders;
+use crate::model::PlanOptions;
 use crate::sampler::SamplingParams;
 use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
@@ -87,6 +90,8 @@ pub struct ChatOptions {
     pub mouse: bool,
     pub appearance: Appearance,
     pub keys: Keys,
+    /// How memory is planned, to tell what of a model fits; `None`: it is not told.
+    pub plan: Option<PlanOptions>,
 }
 
 impl ChatOptions {
@@ -107,6 +112,7 @@ impl ChatOptions {
             mouse: true,
             appearance: Appearance::default(),
             keys: Keys::default(),
+            plan: None,
         }
     }
 }

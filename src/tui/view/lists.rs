@@ -52,19 +52,30 @@ pub fn picker(app: &App, area: Rect, buf: &mut Buffer) {
 
 fn rows(app: &App, picker: &Picker, pen: &mut Pen<'_>) {
     let columns = pen.columns();
-    let visible = pen.rows_left().saturating_sub(1).max(1);
+    // The last rows are the chosen one's, where its header has been read.
+    let below = if picker.outlooks.is_empty() { 1 } else { 3 };
+    let visible = pen.rows_left().saturating_sub(below).max(1);
     let first = (picker.chosen + 1).saturating_sub(visible);
     for (i, model) in picker.models().iter().enumerate().skip(first).take(visible) {
-        let mut line = row(app, model, columns);
+        let mut line = row(app, picker, model, columns);
         if i == picker.chosen {
             line = Line::styled(line.to_string(), app.theme.selected);
         }
         pen.line(&line);
     }
+    let outlook = picker.chosen().and_then(|model| picker.outlook(model));
+    if let Some(outlook) = outlook.filter(|_| pen.rows_left() > 1) {
+        let (words, style) = match outlook {
+            Ok(outlook) => (outlook.words(), app.theme.dim),
+            Err(why) => (format!("it cannot be read: {why}"), app.theme.warning),
+        };
+        pen.gap();
+        pen.line(&Line::styled(cut(&format!(" {words}"), columns), style));
+    }
 }
 
 /// Name, folder or what is missing, and the size at the right edge.
-fn row<'a>(app: &App, model: &Candidate, columns: usize) -> Line<'a> {
+fn row<'a>(app: &App, picker: &Picker, model: &Candidate, columns: usize) -> Line<'a> {
     let theme = &app.theme;
     let size = format!("{:>9} ", units::bytes(model.bytes));
     let note = match model.splits {
@@ -72,7 +83,11 @@ fn row<'a>(app: &App, model: &Candidate, columns: usize) -> Line<'a> {
         Some((_, all)) => units::plural(all, "file"),
         None => String::new(),
     };
-    let beside: Vec<&str> = [model.folder.as_str(), note.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
+    let kind = match picker.outlook(model) {
+        Some(Ok(outlook)) => format!("{} {}", outlook.architecture, outlook.format),
+        _ => String::new(),
+    };
+    let beside: Vec<&str> = [kind.as_str(), model.folder.as_str(), note.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
     let room = columns.saturating_sub(size.len() + 3);
     let name = cut(&model.name, room);
     let beside = cut(&beside.join("  "), room.saturating_sub(Span::raw(name.as_str()).width()));
