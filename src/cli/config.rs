@@ -349,7 +349,7 @@ pub(super) fn config(args: &ConfigArgs, settings: &Settings, matches: &ArgMatche
     }
     let there = if path.exists() { "" } else { " (not there; `wayinfer config --init` writes one)" };
     let mut page = format!("{}{there}\nan option wins over a variable, a variable over the file\n\n", path.display());
-    page.extend(rows.map(|row| format!("{:<18} {:<18} {}\n", row.key, row.value, row.origin())));
+    page.extend(rows.map(|row| format!("{:<20} {:<18} {}\n", row.key, row.value, row.origin())));
     Ok(output::print(&page)?)
 }
 

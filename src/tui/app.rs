@@ -255,7 +255,7 @@ impl App {
     pub fn new(options: ChatOptions, theme: Theme, now: Instant) -> (App, Vec<Effect>) {
         let appearance = options.appearance;
         let mut app = App {
-            keys: options.keys,
+            keys: options.keys.with_arrows(theme.symbols.arrows()),
             ground: theme.ground(),
             theme,
             theme_is_auto: appearance.theme.is_none(),

@@ -7,7 +7,7 @@ mod remap;
 use crossterm::event::{KeyCode, KeyModifiers};
 
 pub use self::chord::Chord;
-pub use self::remap::{Keys, KeysError, Wish};
+pub use self::remap::{Arrows, Keys, KeysError, Wish};
 
 /// What a key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -303,7 +303,7 @@ pub fn run(player: Player, appearance: &Appearance, keys: Keys) -> Result<ExitRe
     let mut frames = FrameBuffer::default();
     let mut terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
     let mut screen = ReplayScreen::new(player, theme);
-    screen.keys = keys;
+    screen.keys = keys.with_arrows(screen.theme.symbols.arrows());
     let mut last = Instant::now();
     loop {
         while let Ok(notice) = signals.notices().try_recv() {

@@ -37,11 +37,23 @@ struct Bound {
 
 /// Every key in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keys(Vec<Bound>);
+pub struct Keys {
+    bound: Vec<Bound>,
+    arrows: Arrows,
+}
+
+/// How help writes the arrow keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrows {
+    Signs,
+    /// Where the terminal has no such signs.
+    Words,
+}
 
 impl Default for Keys {
     fn default() -> Keys {
-        Keys(BINDINGS.iter().map(|binding| Bound { binding, chords: binding.chords.to_vec() }).collect())
+        let bound = BINDINGS.iter().map(|binding| Bound { binding, chords: binding.chords.to_vec() });
+        Keys { bound: bound.collect(), arrows: Arrows::Signs }
     }
 }
 
@@ -61,15 +73,26 @@ impl Keys {
         Ok(keys)
     }
 
+    pub fn with_arrows(self, arrows: Arrows) -> Keys {
+        Keys { arrows, ..self }
+    }
+
+    fn name(&self, chord: &Chord) -> String {
+        match self.arrows {
+            Arrows::Signs => chord.name(),
+            Arrows::Words => chord.spelled(),
+        }
+    }
+
     fn grant(&mut self, wish: &Wish) -> Result<(), String> {
         let chords = wish.keys.iter().map(|key| Chord::parse(key)).collect::<Result<Vec<Chord>, String>>()?;
         let contexts = contexts_of(wish)?;
         for context in contexts {
-            let at: Vec<usize> = (0..self.0.len()).filter(|&i| self.0[i].is(context, &wish.action)).collect();
+            let at: Vec<usize> = (0..self.bound.len()).filter(|&i| self.bound[i].is(context, &wish.action)).collect();
             // New keys hold wherever the action is not bound to a state of the input; its other lines go.
-            let first = at.iter().copied().find(|&i| self.0[i].binding.when == When::Always).or(at.first().copied());
+            let first = at.iter().copied().find(|&i| self.bound[i].binding.when == When::Always).or(at.first().copied());
             for i in at {
-                self.0[i].chords = if Some(i) == first { chords.clone() } else { Vec::new() };
+                self.bound[i].chords = if Some(i) == first { chords.clone() } else { Vec::new() };
             }
         }
         Ok(())
@@ -78,14 +101,14 @@ impl Keys {
     /// Whether each new key means one thing, and leaves letters to be typed.
     fn check(&self, wish: &Wish) -> Result<(), String> {
         let mine = |bound: &Bound| contexts_of(wish).is_ok_and(|all| all.iter().any(|c| bound.is(*c, &wish.action)));
-        for (i, bound) in self.0.iter().enumerate().filter(|(_, bound)| mine(bound)) {
+        for (i, bound) in self.bound.iter().enumerate().filter(|(_, bound)| mine(bound)) {
             for chord in &bound.chords {
                 let context = bound.binding.context;
                 if chord.is_typed() && takes_text(context) && bound.binding.when != When::InputEmpty {
                     let key = chord.spelled();
                     return Err(format!("`{key}` alone could no longer be typed; add Ctrl+ or Alt+, or take an F key"));
                 }
-                let other = self.0.iter().enumerate().find(|(j, other)| {
+                let other = self.bound.iter().enumerate().find(|(j, other)| {
                     let (early, late) =
                         if *j < i { (other.binding, bound.binding) } else { (bound.binding, other.binding) };
                     *j != i
@@ -119,7 +142,7 @@ impl Keys {
         let fits = |bound: &&Bound| {
             bound.binding.context == context && bound.chords.contains(&chord) && holds(bound.binding.when)
         };
-        self.0.iter().find(fits).map(|bound| bound.binding.action)
+        self.bound.iter().find(fits).map(|bound| bound.binding.action)
     }
 
     /// The lines of help for `context`: keys and what they do. At most two keys each; what has none is left out.
@@ -127,8 +150,8 @@ impl Keys {
         let shown = move |bound: &&Bound| {
             bound.binding.context == context && !bound.binding.help.is_empty() && !bound.chords.is_empty()
         };
-        self.0.iter().filter(shown).map(|bound| {
-            let keys: Vec<String> = bound.chords.iter().take(2).map(|chord| chord.name()).collect();
+        self.bound.iter().filter(shown).map(|bound| {
+            let keys: Vec<String> = bound.chords.iter().take(2).map(|chord| self.name(chord)).collect();
             (keys.join("  "), bound.binding.help)
         })
     }
@@ -136,7 +159,7 @@ impl Keys {
     /// The first key of `action` in `context`, for hints.
     pub fn name_of(&self, context: Context, action: Action) -> Option<String> {
         let fits = |bound: &&Bound| bound.binding.context == context && bound.binding.action == action;
-        self.0.iter().filter(fits).find_map(|bound| Some(bound.chords.first()?.name()))
+        self.bound.iter().filter(fits).find_map(|bound| Some(self.name(bound.chords.first()?)))
     }
 
     /// The table as a settings' file has it, commented out where `commented` says so: what is in force, and what it does.
@@ -146,7 +169,7 @@ impl Keys {
              # `keys` itself, and holds in all of them then. Ctrl+M, Ctrl+I and Ctrl+[ are Enter, Tab and Esc to a terminal.\n",
         );
         let mut contexts: Vec<Context> = Vec::new();
-        for bound in &self.0 {
+        for bound in &self.bound {
             if !contexts.contains(&bound.binding.context) {
                 contexts.push(bound.binding.context);
             }
@@ -154,13 +177,13 @@ impl Keys {
         for context in contexts {
             out.push_str(&format!("\n# [keys.{}]\n", name_of_context(context)));
             let mut told: Vec<Action> = Vec::new();
-            for bound in self.0.iter().filter(|bound| bound.binding.context == context) {
+            for bound in self.bound.iter().filter(|bound| bound.binding.context == context) {
                 let action = bound.binding.action;
                 if told.contains(&action) {
                     continue;
                 }
                 told.push(action);
-                let of_action = self.0.iter().filter(|b| b.binding.context == context && b.binding.action == action);
+                let of_action = self.bound.iter().filter(|b| b.binding.context == context && b.binding.action == action);
                 let keys: Vec<String> = of_action
                     .flat_map(|b| &b.chords)
                     .map(|chord| format!("\"{}\"", escaped(&chord.spelled())))
@@ -303,6 +326,9 @@ mod tests {
         assert!(keys.help(Context::Chat).any(|(names, help)| names == "F9  Ctrl+X" && help.contains("another reply")));
         assert_eq!(press(&keys, Context::Panel, KeyCode::Char('f'), KeyModifiers::NONE), None);
         assert_eq!(keys.name_of(Context::Panel, Action::Freeze), None);
+        let words = keys.clone().with_arrows(Arrows::Words);
+        assert_eq!(words.name_of(Context::Chat, Action::PromptBefore).as_deref(), Some("Alt+Up"));
+        assert_eq!(keys.name_of(Context::Chat, Action::PromptBefore).as_deref(), Some("Alt+↑"));
         assert!(!keys.help(Context::Panel).any(|(_, help)| help.contains("freeze")));
     }
 

@@ -2,11 +2,23 @@
 
 use std::str::FromStr;
 
+use super::super::keys::Arrows;
+
 /// Which signs the screen is drawn with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Symbols {
     Unicode,
     Ascii,
+}
+
+impl Symbols {
+    /// How the arrow keys are written.
+    pub fn arrows(self) -> Arrows {
+        match self {
+            Symbols::Unicode => Arrows::Signs,
+            Symbols::Ascii => Arrows::Words,
+        }
+    }
 }
 
 /// Which ones are asked for.
