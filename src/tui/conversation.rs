@@ -1,124 +1,12 @@
 //! The conversation as it is shown: messages, replies under way and notices, wrapped once per width, and the place that is
 //! looked at. What is drawn costs what is visible; text that arrives costs its own length.
 
+mod item;
+
 use crate::transcript::{Message, Role};
 
-use super::sanitize::Sanitizer;
-use super::wrap::Wrapped;
-
-/// What an item is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    User,
-    Reply,
-    Note,
-    Warning,
-    Error,
-}
-
-/// Whether a message is part of what is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    Sent,
-    /// No longer: the context was full.
-    Dropped,
-    /// Never answered.
-    Withdrawn,
-}
-
-/// One message, reply or notice.
-#[derive(Debug)]
-pub struct Item {
-    /// The number of a message in the transcript; 0 for notices.
-    pub id: u64,
-    pub kind: Kind,
-    pub standing: Standing,
-    /// Who speaks; empty for notices.
-    pub label: String,
-    /// Which of several branches it is on, beside the label; empty where there is one.
-    pub mark: String,
-    /// The text as it was said.
-    pub raw: String,
-    /// What stands below it: figures of a reply.
-    pub foot: String,
-    /// The text as it is drawn.
-    shown: String,
-    sanitizer: Sanitizer,
-    wrapped: Wrapped,
-}
-
-impl Item {
-    fn new(id: u64, kind: Kind, label: String) -> Item {
-        Item {
-            id,
-            kind,
-            standing: Standing::Sent,
-            label,
-            mark: String::new(),
-            raw: String::new(),
-            foot: String::new(),
-            shown: String::new(),
-            sanitizer: Sanitizer::default(),
-            wrapped: Wrapped::new(1),
-        }
-    }
-
-    fn push(&mut self, text: &str) {
-        self.raw.push_str(text);
-        self.sanitizer.push(text, &mut self.shown);
-        if self.shown.starts_with('\n') {
-            // Replies often begin with line ends, which would only push the text away from its label.
-            self.shown = self.shown.trim_start_matches('\n').to_owned();
-        }
-        self.wrapped.extend(&self.shown);
-    }
-
-    fn wrap(&mut self, width: u16) {
-        self.wrapped = Wrapped::new(width);
-        self.wrapped.extend(&self.shown);
-    }
-
-    fn is_message(&self) -> bool {
-        matches!(self.kind, Kind::User | Kind::Reply)
-    }
-
-    fn head_lines(&self) -> usize {
-        usize::from(self.is_message())
-    }
-
-    /// Head, text, foot, and an empty line after it.
-    fn lines(&self) -> usize {
-        self.head_lines() + self.wrapped.len() + usize::from(!self.foot.is_empty()) + 1
-    }
-
-    fn spot(&self, line: usize) -> Spot {
-        let body = line.checked_sub(self.head_lines());
-        match body {
-            None => Spot::Head,
-            Some(i) if i < self.wrapped.len() => Spot::Text(self.wrapped.line(i).start),
-            Some(i) => Spot::After(i - self.wrapped.len()),
-        }
-    }
-
-    fn line_of(&self, spot: Spot) -> usize {
-        let line = match spot {
-            Spot::Head => 0,
-            Spot::Text(byte) => self.head_lines() + self.wrapped.line_of(byte),
-            Spot::After(n) => self.head_lines() + self.wrapped.len() + n,
-        };
-        line.min(self.lines() - 1)
-    }
-}
-
-/// A place in an item that stays the same when the width changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spot {
-    Head,
-    /// A byte of the text as drawn.
-    Text(usize),
-    /// Lines after the text.
-    After(usize),
-}
+use self::item::Spot;
+pub use self::item::{Item, Kind, Line, Standing};
 
 /// A place in the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,15 +22,6 @@ enum Scroll {
     Follow,
     /// `top` is the first line seen; `end` is where the conversation ended when this began.
     At { top: Anchor, end: Anchor },
-}
-
-/// One line to draw.
-#[derive(Debug, Clone, Copy)]
-pub enum Line<'a> {
-    Label(&'a Item),
-    Text(&'a Item, &'a str),
-    Foot(&'a Item),
-    Gap,
 }
 
 /// What lies below the part that is looked at.
@@ -391,7 +270,7 @@ impl Conversation {
     /// Where the text ends now.
     fn end(&self) -> Anchor {
         let item = self.items.len().saturating_sub(1);
-        let spot = self.items.last().map_or(Spot::Head, |i| Spot::Text(i.shown.len()));
+        let spot = self.items.last().map_or(Spot::Head, Item::end);
         Anchor { item, spot }
     }
 
@@ -414,18 +293,10 @@ impl Conversation {
             .enumerate()
             .flat_map(move |(i, item)| {
                 let hidden = if i == 0 { top - start } else { 0 };
-                (hidden..item.lines()).map(move |line| draw(item, line))
+                (hidden..item.lines()).map(move |line| item.line(line))
             })
             .take(bottom.saturating_sub(top))
     }
-}
-
-fn draw(item: &Item, line: usize) -> Line<'_> {
-    let Some(line) = line.checked_sub(item.head_lines()) else { return Line::Label(item) };
-    if line < item.wrapped.len() {
-        return Line::Text(item, &item.shown[item.wrapped.line(line)]);
-    }
-    if line == item.wrapped.len() && !item.foot.is_empty() { Line::Foot(item) } else { Line::Gap }
 }
 
 #[cfg(test)]
