@@ -26,6 +26,8 @@ use self::highlight::{Colored, Job};
 use self::layout::{Laid, layout};
 use self::units::{Kind, Unit, fence_begins, line_end};
 
+/// So much is looked at first for units that are over.
+const SHORTEST_WINDOW: usize = 1 << 10;
 /// More than this in one unit is cut in two. It bounds what a piece of text can cost.
 const LONGEST_UNIT: usize = 16 << 10;
 
@@ -116,6 +118,20 @@ impl<'a> RowRef<'a> {
             at = end;
             Some((piece, tone))
         })
+    }
+}
+
+/// A part of the text, from what is settled on, that is looked at for units.
+struct Window {
+    end: usize,
+    /// It is as long as a unit may get.
+    is_full: bool,
+}
+
+impl Window {
+    /// Whether no whole line comes after it.
+    fn is_last(&self, whole: usize) -> bool {
+        self.end >= whole && !self.is_full
     }
 }
 
@@ -254,72 +270,87 @@ impl Document {
         (&self.blocks[block], i - block.checked_sub(1).map_or(0, |before| self.ends[before]))
     }
 
-    /// Settles the units that nothing behind them can change.
+    /// Settles the units that nothing behind them can change: those before the last of some whole lines. A unit that fills the
+    /// longest window is cut.
     fn settle(&mut self, text: &str) {
+        let mut length = SHORTEST_WINDOW;
+        loop {
+            if !self.settle_fence(text) {
+                return;
+            }
+            let window = self.window(text, length);
+            let is_last = window.is_last(self.whole);
+            if is_last && self.whole <= self.judged.max(self.next) {
+                return;
+            }
+            let start = self.next;
+            let units = units::split(&text[start..window.end], self.number);
+            if let Some((at, opened)) =
+                units.first().and_then(|unit| Some(start + unit.start).zip(fence_begins(text, start + unit.start)))
+            {
+                self.open_fence(text, at, opened);
+                length = SHORTEST_WINDOW;
+                continue;
+            }
+            let fence = units.iter().position(|unit| unit.kind == Kind::Fence).filter(|&at| at > 0);
+            let is_cut = window.is_full && units.len() <= 1;
+            let settled = if is_cut { units.len() } else { fence.unwrap_or(units.len().saturating_sub(1)) };
+            for (i, unit) in units[..settled].iter().enumerate() {
+                let end = units.get(i + 1).map_or(window.end, |next| start + next.start);
+                self.add(text, start + unit.start..end, unit.kind);
+                self.want_colors(self.blocks.len() - 1);
+            }
+            if settled > 0 || is_cut {
+                self.settled = self.blocks.len();
+                self.number = units.get(settled).and_then(Unit::goes_on_list);
+                self.next = units.get(settled).map_or(window.end, |unit| start + unit.start);
+                self.count_rows();
+                length = SHORTEST_WINDOW;
+            } else if is_last {
+                self.judged = self.whole;
+                return;
+            } else {
+                length *= 2;
+            }
+        }
+    }
+
+    /// Lets the open fence take what has come, and opens the one that comes next. False where it is not closed.
+    fn settle_fence(&mut self, text: &str) -> bool {
         loop {
             if self.fence_open {
                 let Some(Block { range, body: Body::Fence(fence), .. }) = self.blocks.last_mut() else {
                     unreachable!("the open fence is the last block")
                 };
                 fence.extend(text);
-                let Some(end) = fence.end() else {
-                    self.want_colors(self.settled - 1);
-                    return;
-                };
-                range.end = end;
+                let end = fence.end();
+                range.end = end.unwrap_or(range.end);
+                self.want_colors(self.settled - 1);
+                let Some(end) = end else { return false };
                 self.fence_open = false;
                 self.next = end;
                 self.count_rows();
-                self.want_colors(self.settled - 1);
             }
-            let (window, is_cut) = self.window(text);
-            if !is_cut && self.whole <= self.judged.max(self.next) {
-                return;
-            }
-            let window = if is_cut { window } else { self.next..self.whole };
-            let units = units::split(&text[window.clone()], self.number);
-            let begins = units.first().map(|unit| window.start + unit.start);
-            if let Some(opened) = begins.and_then(|at| fence_begins(text, at)) {
-                self.open_fence(text, begins.unwrap_or_default(), opened);
-                continue;
-            }
-            // The last unit may go on; one that fills the window is cut.
-            let fence = units.iter().position(|unit| unit.kind == Kind::Fence).filter(|&at| at > 0);
-            let settled = match fence {
-                Some(at) => at,
-                None if is_cut && units.len() <= 1 => units.len(),
-                None => units.len().saturating_sub(1),
-            };
-            for (i, unit) in units[..settled].iter().enumerate() {
-                let end = units.get(i + 1).map_or(window.end, |next| window.start + next.start);
-                self.add(text, window.start + unit.start..end, unit.kind);
-                self.want_colors(self.blocks.len() - 1);
-            }
-            self.settled = self.blocks.len();
-            self.number = units.get(settled).and_then(Unit::goes_on_list);
-            let next = units.get(settled).map_or(window.end, |unit| window.start + unit.start);
-            let advances = next > self.next && (settled > 0 || is_cut);
-            if settled > 0 || is_cut {
-                self.next = next;
-                self.count_rows();
-            }
-            if !(advances && (is_cut || fence.is_some())) {
-                self.judged = self.whole;
-                return;
+            let line = text[self.next..].len() - text[self.next..].trim_start_matches([' ', '\n']).len();
+            let at = text[..self.next + line].rfind('\n').map_or(0, |i| i + 1);
+            // Within a list a fence belongs to its item, unless that is over.
+            match fence_begins(text, at).filter(|_| at >= self.next && self.number.is_none()) {
+                Some(opened) => self.open_fence(text, at, opened),
+                None => return true,
             }
         }
     }
 
-    /// What is looked at next, and whether there is more than that.
-    fn window(&self, text: &str) -> (Range<usize>, bool) {
+    /// What is looked at next: whole lines where there are any.
+    fn window(&self, text: &str, length: usize) -> Window {
         let start = self.next;
-        if text.len() - start <= LONGEST_UNIT {
-            return (start..text.len(), false);
+        if text.len() - start <= length {
+            return Window { end: self.whole.max(start), is_full: false };
         }
-        let most = text.floor_char_boundary(start + LONGEST_UNIT);
-        let part = &text[start..most];
-        let end = part.rfind('\n').or_else(|| part.rfind(' ')).map_or(part.len(), |i| i + 1);
-        (start..start + end, true)
+        let is_full = length >= LONGEST_UNIT;
+        let part = &text[start..text.floor_char_boundary(start + length)];
+        let end = part.rfind('\n').or_else(|| part.rfind(' ').filter(|_| is_full)).map(|i| i + 1);
+        Window { end: start + end.unwrap_or(if is_full { part.len() } else { 0 }), is_full }
     }
 
     fn open_fence(&mut self, text: &str, start: usize, opened: units::Opened) {

@@ -100,7 +100,6 @@ const ALIASES: &[(&str, &str)] = &[
     ("c#", "cs"),
     ("csharp", "cs"),
     ("jsx", "js"),
-    ("objective-c", "objc"),
     ("asm", "nasm"),
     ("proto", "protobuf"),
     ("viml", "vim"),

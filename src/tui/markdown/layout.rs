@@ -8,7 +8,7 @@ use super::fence::label;
 use super::highlight::{Colored, Colors, Job};
 use super::runs::Runs;
 use super::table::Table;
-use super::units::{Kind, OPTIONS, language};
+use super::units::{Kind, OPTIONS, as_said, language, without_definitions};
 use super::{Ink, Join, Row, Tone, Tones};
 
 /// A unit in rows, and the code in it.
@@ -83,7 +83,7 @@ pub fn layout(text: &str, base: usize, kind: Kind, width: u16, gap: bool, codes:
         if let Kind::Item(number) = kind {
             flow.first_number = Some(number);
         }
-        for (event, range) in Parser::new_ext(text, OPTIONS).into_offset_iter() {
+        for (event, range) in Parser::new_ext(&without_definitions(text), OPTIONS).into_offset_iter() {
             flow.take(event, range.start, range.end);
         }
         flow.flush();
@@ -313,6 +313,7 @@ impl<'a> Flow<'a> {
     /// The address behind a link's text, where the text is not the address.
     fn finish_link(&mut self, end: usize) {
         let Some((address, from, link_type)) = self.links.pop() else { return };
+        let address = as_said(&address);
         let says_it = matches!(link_type, LinkType::Autolink | LinkType::Email)
             || self.runs.text.get(from..).is_some_and(|text| text == address);
         if says_it || address.is_empty() {

@@ -3,6 +3,7 @@
 use crate::tui::sanitize::sanitize;
 use crate::tui::wrap::Wrapped;
 
+use super::units::as_said;
 use super::{Join, Row, Tone, Tones};
 
 /// A text in one tone or several.
@@ -21,7 +22,7 @@ impl Runs {
         if text.bytes().all(|b| (0x20..0x7f).contains(&b) || b == b'\n') {
             self.text.push_str(text);
         } else {
-            self.text.push_str(&sanitize(text));
+            self.text.push_str(&sanitize(&as_said(text)));
         }
         self.tone(tone);
     }

@@ -1,10 +1,26 @@
 //! Where the units of a Markdown text begin.
 
+use std::borrow::Cow;
+
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 /// What is told apart of Markdown.
 pub const OPTIONS: Options =
     Options::ENABLE_TABLES.union(Options::ENABLE_STRIKETHROUGH).union(Options::ENABLE_TASKLISTS);
+
+/// Stands for the colon of what would be the definition of a link. The parser leaves definitions out, and resolves links by
+/// what may come much later; here they are text. Cleaned text has no such character.
+const NO_DEFINITION: &str = "]\u{1}";
+
+/// `text`, as it is given to the parser.
+pub fn without_definitions(text: &str) -> Cow<'_, str> {
+    if text.contains("]:") { text.replace("]:", NO_DEFINITION).into() } else { text.into() }
+}
+
+/// What the parser gives, as it was said.
+pub fn as_said(text: &str) -> Cow<'_, str> {
+    if text.contains('\u{1}') { text.replace('\u{1}', ":").into() } else { text.into() }
+}
 
 /// What a unit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +32,7 @@ pub enum Kind {
     Fence,
     /// An item of a list, with its number where the list has numbers.
     Item(Option<u64>),
-    /// Text that the parser leaves out, for example a link's definition.
+    /// Text that the parser leaves out.
     Plain,
 }
 
@@ -46,7 +62,7 @@ pub fn split(text: &str, number: Option<Option<u64>>) -> Vec<Unit> {
     let (mut depth, mut list) = (0_usize, None);
     // Everything before this is in a unit, or blank.
     let mut covered = 0;
-    for (event, range) in Parser::new_ext(text, OPTIONS).into_offset_iter() {
+    for (event, range) in Parser::new_ext(&without_definitions(text), OPTIONS).into_offset_iter() {
         let top = depth == 0;
         match &event {
             Event::Start(Tag::List(first)) if top => {
@@ -155,5 +171,5 @@ fn fence_line(line: &str) -> Option<(u8, usize, &str)> {
 pub fn language(info: &str) -> String {
     const LONGEST: usize = 40;
     let word = info.split([' ', ',', '{', '\t']).find(|word| !word.is_empty()).unwrap_or("");
-    crate::tui::sanitize::one_line(word).chars().take(LONGEST).collect()
+    crate::tui::sanitize::one_line(&as_said(word)).chars().take(LONGEST).collect()
 }
