@@ -23,6 +23,7 @@ use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
 use super::keys::Context;
+use super::markdown::highlight::{Colored, Job};
 use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
 use super::sanitize::pasted;
@@ -98,6 +99,11 @@ pub enum Answer {
     Changed(Result<String, String>),
     Told(Result<String, String>),
     Model(Result<PathBuf, String>),
+    /// The colours of code in this item of the conversation.
+    Colored {
+        item: usize,
+        colored: Colored,
+    },
     /// What an editor made of the input; `None`: nothing else than was there.
     Edited(Result<Option<String>, String>),
 }
@@ -111,6 +117,11 @@ pub enum Effect {
     Record(Record),
     Scan(PathBuf),
     Work(Work),
+    /// Find the colours of code in this item of the conversation.
+    Color {
+        item: usize,
+        job: Job,
+    },
     /// Go on with the conversation of this name.
     Open(String),
     /// Begin another conversation, and delete the file of the one before.
@@ -232,6 +243,8 @@ pub struct App {
     suggested: (String, usize),
     /// The transcript has a draft that has not been sent since.
     has_draft: bool,
+    /// Code is being coloured.
+    coloring: bool,
 }
 
 impl App {
@@ -268,6 +281,7 @@ impl App {
             told: Transcript::new(Header::new(options.system, options.sampling.json())),
             suggested: Default::default(),
             has_draft: false,
+            coloring: false,
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
         match options.model {
@@ -313,6 +327,17 @@ impl App {
 
     /// Takes one message.
     pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
+        let mut effects = self.take(msg, now);
+        if !self.coloring
+            && let Some((item, job)) = self.conversation.next_job()
+        {
+            self.coloring = true;
+            effects.push(Effect::Color { item, job });
+        }
+        effects
+    }
+
+    fn take(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
         match msg {
             Msg::Terminal(event) => self.on_terminal(event, now),
             Msg::Worker(event) => self.on_worker(event, now),

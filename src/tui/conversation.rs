@@ -2,11 +2,16 @@
 //! looked at. What is drawn costs what is visible; text that arrives costs its own length.
 
 mod item;
+mod thinking;
+
+use std::time::Instant;
 
 use crate::transcript::{Message, Role};
 
+use super::markdown::highlight::{Colored, Job};
+
 use self::item::Spot;
-pub use self::item::{Item, Kind, Line, Standing};
+pub use self::item::{Item, Kind, Line, Shown, Standing};
 
 /// A place in the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +47,25 @@ pub struct Conversation {
     height: u16,
     scroll: Scroll,
     next_id: u64,
+    how: Shown,
+    thinking_open: bool,
+    /// Replies that may hold code without colours.
+    colorless: Vec<usize>,
 }
 
 impl Default for Conversation {
     fn default() -> Self {
-        Conversation { items: Vec::new(), ends: Vec::new(), width: 80, height: 24, scroll: Scroll::Follow, next_id: 1 }
+        Conversation {
+            items: Vec::new(),
+            ends: Vec::new(),
+            width: 80,
+            height: 24,
+            scroll: Scroll::Follow,
+            next_id: 1,
+            how: Shown::default(),
+            thinking_open: false,
+            colorless: Vec::new(),
+        }
     }
 }
 
@@ -67,14 +86,21 @@ impl Conversation {
         } else {
             0
         };
-        let mut item = Item::new(id, kind, label.to_owned());
-        item.wrap(self.width);
-        item.push(match kind {
+        let mut item = Item::new(id, kind, label.to_owned(), self.width, self.how);
+        let head = match kind {
             Kind::Warning => "Warning: ",
             Kind::Error => "Error: ",
             Kind::User | Kind::Reply | Kind::Note => "",
-        });
-        item.push(text);
+        };
+        item.push(head, None);
+        item.push(text, None);
+        if let Some(thinking) = item.thinking_mut() {
+            thinking.leave();
+            thinking.toggle(self.thinking_open);
+        }
+        if kind == Kind::Reply {
+            self.colorless.push(self.items.len());
+        }
         self.ends.push(self.total() + item.lines());
         self.items.push(item);
         self.items.len() - 1
@@ -100,9 +126,72 @@ impl Conversation {
     }
 
     /// Appends text to item `i`.
-    pub fn append(&mut self, i: usize, text: &str) {
-        self.items[i].push(text);
+    pub fn append(&mut self, i: usize, text: &str, now: Instant) {
+        self.items[i].push(text, Some(now));
         self.recount(i);
+        if self.colorless.last() != Some(&i) {
+            self.colorless.push(i);
+        }
+    }
+
+    /// Item `i`, a reply, begins with thinking.
+    pub fn begin_thinking(&mut self, i: usize, now: Instant) {
+        self.items[i].begin_thinking(self.width, now);
+        self.recount(i);
+    }
+
+    /// No more comes to item `i`.
+    pub fn finish(&mut self, i: usize) {
+        if let Some(thinking) = self.items[i].thinking_mut() {
+            thinking.leave();
+        }
+    }
+
+    /// Unfolds what was thought, or folds it; the place that is looked at stays. True where it is open now.
+    pub fn toggle_thinking(&mut self) -> bool {
+        self.thinking_open = !self.thinking_open;
+        for item in &mut self.items {
+            if let Some(thinking) = item.thinking_mut() {
+                thinking.toggle(self.thinking_open);
+            }
+        }
+        self.recount(0);
+        self.thinking_open
+    }
+
+    /// Shows replies as they were said, or as Markdown again; the place that is looked at stays.
+    pub fn toggle_raw(&mut self) -> Shown {
+        self.how = if self.how == Shown::Raw { Shown::Markdown } else { Shown::Raw };
+        for (i, item) in self.items.iter_mut().enumerate() {
+            item.show(self.how, self.width);
+            if let Some(thinking) = item.thinking_mut() {
+                thinking.toggle(self.thinking_open);
+            }
+            if item.kind == Kind::Reply {
+                self.colorless.push(i);
+            }
+        }
+        self.recount(0);
+        self.how
+    }
+
+    /// Code that waits for its colours, and the item that it is in. What was said last comes first.
+    pub fn next_job(&mut self) -> Option<(usize, Job)> {
+        while let Some(i) = self.colorless.pop() {
+            if let Some(job) = self.items.get_mut(i).and_then(Item::next_job) {
+                self.colorless.push(i);
+                return Some((i, job));
+            }
+        }
+        None
+    }
+
+    /// Takes the colours of some code in item `i`.
+    pub fn take_colors(&mut self, i: usize, colored: Colored) {
+        if let Some(item) = self.items.get_mut(i) {
+            item.take_colors(colored);
+            self.colorless.push(i);
+        }
     }
 
     /// Sets the line below item `i`.
@@ -307,7 +396,7 @@ mod tests {
         c.visible()
             .map(|line| match line {
                 Line::Label(item) => format!("[{}]", item.label),
-                Line::Text(_, text) => text.to_owned(),
+                Line::Text(_, _, row) => row.text.to_owned(),
                 Line::Foot(item) => format!("({})", item.foot),
                 Line::Gap => String::new(),
             })
@@ -330,11 +419,11 @@ mod tests {
     fn the_end_is_followed_until_someone_scrolls_up() {
         let mut c = ten_turns();
         assert_eq!(shown(&c), ["", "[model]", "a9", "b9", "c9", "(9 tokens)"]);
-        c.append(19, "\nd9");
+        c.append(19, "\nd9", Instant::now());
         assert_eq!(shown(&c), ["[model]", "a9", "b9", "c9", "d9", "(9 tokens)"]);
         c.scroll_by(-3);
         let before = shown(&c);
-        c.append(19, "\ne9\nf9");
+        c.append(19, "\ne9\nf9", Instant::now());
         assert_eq!(shown(&c), before);
         assert_eq!(c.below(), Some(Below { lines: 5, new_lines: 2 }));
         c.scroll_by(5);
@@ -401,7 +490,7 @@ mod tests {
             c.resize(width, 100);
             let pieces = c.add(Kind::Reply, "", "");
             for ch in text.chars() {
-                c.append(pieces, ch.encode_utf8(&mut [0; 4]));
+                c.append(pieces, ch.encode_utf8(&mut [0; 4]), Instant::now());
             }
             let whole = c.add(Kind::Reply, "", text);
             assert_eq!(c.ends[pieces], c.ends[whole] - c.ends[pieces]);
@@ -432,7 +521,7 @@ mod tests {
         let mut c = Conversation::default();
         let reply = c.add(Kind::Reply, "model", "");
         for piece in ["\n", "\n\n", "Hi"] {
-            c.append(reply, piece);
+            c.append(reply, piece, Instant::now());
         }
         assert_eq!(shown(&c), ["[model]", "Hi"]);
     }

@@ -14,6 +14,7 @@ use crate::transcript::{Finished, Header, PromptHistory, SessionFile, Transcript
 use crate::worker::{Command, WorkerHandle};
 
 use super::app::{Answer, App, Effect, Msg, Work};
+use super::markdown::highlight;
 use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::picture;
@@ -301,6 +302,10 @@ impl<'a> Screen<'a> {
                     }
                 }
                 Effect::Work(work) => self.work(work),
+                Effect::Color { item, job } => {
+                    let color = move || Answer::Colored { item, colored: highlight::color(job) };
+                    self.on_a_thread(move || Some(Outcome::Answer(color())));
+                }
                 Effect::Open(name) => {
                     let places = self.places.clone();
                     self.on_a_thread(move || Some(Outcome::Opened(work::open(&name, &places))));

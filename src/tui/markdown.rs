@@ -18,6 +18,7 @@ mod tests;
 mod units;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ratatui::style::Modifier;
 
@@ -47,6 +48,8 @@ pub enum Ink {
     Link,
     Marker,
     Dim,
+    /// What a model thinks before it answers.
+    Thinking,
 }
 
 /// How a stretch of text is drawn.
@@ -74,6 +77,17 @@ pub enum Join {
     Space,
     /// Wrapped within a word.
     Word,
+}
+
+impl Join {
+    /// How two lines hang together that have this between them.
+    pub fn of(between: &str) -> Join {
+        match between {
+            "" => Join::Word,
+            spaces if spaces.contains('\n') => Join::Line,
+            _ => Join::Space,
+        }
+    }
 }
 
 /// One row as it is drawn.
@@ -179,7 +193,6 @@ pub struct Document {
     judged: usize,
     /// Blocks with code that has no colours yet.
     colorless: Vec<usize>,
-    next_key: u64,
 }
 
 impl Document {
@@ -197,7 +210,6 @@ impl Document {
             seen: 0,
             judged: 0,
             colorless: Vec::new(),
-            next_key: 0,
         }
     }
 
@@ -230,6 +242,14 @@ impl Document {
             rows += block.len();
             self.ends.push(rows);
         }
+    }
+
+    pub fn width(&self) -> u16 {
+        self.width
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
     }
 
     /// How many rows there are.
@@ -356,15 +376,10 @@ impl Document {
     fn open_fence(&mut self, text: &str, start: usize, opened: units::Opened) {
         let code = line_end(text, start);
         let gap = gap_before(text, start, Kind::Fence, self.blocks.last());
-        let fence = Fence::new(opened, code, gap, self.width, self.take_key());
+        let fence = Fence::new(opened, code, gap, self.width, next_key());
         self.blocks.push(Block { range: start..code, kind: Kind::Fence, body: Body::Fence(Box::new(fence)) });
         self.settled = self.blocks.len();
         (self.next, self.number, self.fence_open) = (code, None, true);
-    }
-
-    fn take_key(&mut self) -> u64 {
-        self.next_key += 1;
-        self.next_key - 1
     }
 
     /// Lays out a unit behind the others.
@@ -372,8 +387,7 @@ impl Document {
         let gap = gap_before(text, range.start, kind, self.blocks.last());
         let mut laid = layout(&text[range.clone()], range.start, kind, self.width, gap, &[]);
         for code in &mut laid.codes {
-            code.key = self.next_key;
-            self.next_key += 1;
+            code.key = next_key();
         }
         self.blocks.push(Block { range, kind, body: Body::Laid(laid) });
     }
@@ -453,6 +467,12 @@ impl Document {
         }
         self.want_colors(i);
     }
+}
+
+/// A number for code that no other has, so that colours which come late do not get to another conversation.
+fn next_key() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Whether an empty row stands before a unit at `start`: where there is an empty line in the text, and around what stands out.

@@ -172,7 +172,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Open(name) => format!("open {name}"),
             Effect::Begin { delete, .. } => format!("begin {delete:?}"),
             Effect::EditText(text) => format!("edit {text}"),
-            Effect::Remember(_) => return None,
+            Effect::Remember(_) | Effect::Color { .. } => return None,
             Effect::Scan(dir) => format!("scan {}", dir.display()),
             Effect::SetMouse(on) => format!("mouse {on}"),
             Effect::Redraw => "redraw".into(),

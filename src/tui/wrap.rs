@@ -37,6 +37,10 @@ impl Wrapped {
         }
     }
 
+    pub fn width(&self) -> u16 {
+        self.width as u16
+    }
+
     /// How many lines there are; empty ones at the end, which a text under way often has, do not count.
     pub fn len(&self) -> usize {
         self.lines.len() - self.lines.iter().rev().take_while(|line| line.0 == line.1).count()

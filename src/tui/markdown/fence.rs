@@ -3,7 +3,6 @@
 use crate::tui::wrap::Wrapped;
 
 use super::highlight::{Colored, Colors, Job};
-use super::runs::join;
 use super::units::{Opened, fence_ends, may_end_fence};
 use super::{Ink, Join, RowRef, Tone};
 
@@ -106,7 +105,7 @@ impl Fence {
         RowRef {
             text: &code[range.clone()],
             lead: 0,
-            join: before.map_or(Join::Line, |before| join(&code[before..range.start])),
+            join: before.map_or(Join::Line, |before| Join::of(&code[before..range.start])),
             tones: self.colors.lines.get(line).map_or(&[], Vec::as_slice),
             base: at - line_start,
             rest: Tone::from(Ink::Code),

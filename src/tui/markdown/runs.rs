@@ -48,7 +48,7 @@ impl Runs {
         let mut before = 0;
         let line = |i| {
             let range = wrapped.line(i);
-            let join = if i == 0 { Join::Line } else { join(&self.text[before..range.start]) };
+            let join = if i == 0 { Join::Line } else { Join::of(&self.text[before..range.start]) };
             before = range.end;
             (range, join)
         };
@@ -75,14 +75,5 @@ impl Runs {
         tones.extend(self.tones_of(part, lead.text.len()));
         let text = format!("{}{}", lead.text, &self.text[part.clone()]);
         Row { text, tones, source: self.source(part.start), lead: lead.text.len(), join }
-    }
-}
-
-/// How two lines hang together that have this between them.
-pub fn join(between: &str) -> Join {
-    match between {
-        "" => Join::Word,
-        spaces if spaces.contains('\n') => Join::Line,
-        _ => Join::Space,
     }
 }

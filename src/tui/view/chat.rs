@@ -11,6 +11,7 @@ use ratatui::text::{Line as TextLine, Span};
 use crate::tui::app::{App, Engine, Reply};
 use crate::tui::conversation::{Item, Kind, Line, Standing};
 use crate::tui::keys::{self, Action, Context};
+use crate::tui::markdown::{Ink, Tone};
 use crate::tui::sanitize::one_line;
 use crate::tui::theme::Theme;
 use crate::tui::units;
@@ -32,8 +33,12 @@ pub fn conversation(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
         let width = area.width;
         match line {
             Line::Label(item) => drop(buf.set_line(area.x, y, &label(&app.theme, item), width)),
-            Line::Text(item, text) => {
-                buf.set_stringn(area.x, y, text, usize::from(width), text_style(&app.theme, item));
+            Line::Text(item, _, row) => {
+                let mut x = area.x;
+                for (text, tone) in row.stretches() {
+                    let style = toned(&app.theme, item, tone);
+                    x = buf.set_stringn(x, y, text, usize::from(area.right() - x), style).0;
+                }
             }
             Line::Foot(item) => {
                 let line = match live {
@@ -92,6 +97,29 @@ fn text_style(theme: &Theme, item: &Item) -> Style {
         (Kind::Warning, _) => theme.warning,
         (Kind::Error, _) => theme.error,
     }
+}
+
+/// How a stretch of an item's text is drawn.
+fn toned(theme: &Theme, item: &Item, tone: Tone) -> Style {
+    let style = text_style(theme, item);
+    let ink = match tone.ink {
+        Ink::Text => return style.add_modifier(tone.modifier),
+        // What is not sent any more is dim as a whole.
+        _ if item.standing != Standing::Sent => return style.add_modifier(tone.modifier),
+        Ink::Heading => theme.heading,
+        Ink::Code => theme.code,
+        Ink::Keyword => theme.code_keyword,
+        Ink::Literal => theme.code_string,
+        Ink::Comment => theme.code_comment,
+        Ink::Number => theme.code_number,
+        Ink::Name => theme.code_name,
+        Ink::Quote => theme.quote,
+        Ink::Link => theme.link,
+        Ink::Marker => theme.list_marker,
+        Ink::Dim => theme.dim,
+        Ink::Thinking => theme.thinking,
+    };
+    style.patch(ink).add_modifier(tone.modifier)
 }
 
 /// The line below the reply under way.
