@@ -4,6 +4,7 @@ mod actions;
 mod branches;
 mod commands;
 mod history;
+mod reading;
 mod replies;
 mod sessions;
 
@@ -131,6 +132,8 @@ pub enum Effect {
     },
     /// Keep a prompt for being looked up.
     Remember(String),
+    /// Put this into the terminal's clipboard.
+    Copy(String),
     /// Let the person's own editor have this text.
     EditText(String),
     /// Report the mouse to us, or leave it to the terminal.
@@ -385,6 +388,8 @@ impl App {
             Context::Dialog
         } else if self.search.is_some() {
             Context::Search
+        } else if self.conversation.find().is_some() {
+            Context::Find
         } else if self.panel.focus.is_some() && self.shows_panel() {
             Context::Panel
         } else {
@@ -444,7 +449,9 @@ impl App {
     fn on_terminal(&mut self, event: TerminalEvent, now: Instant) -> Vec<Effect> {
         match event {
             TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key, now),
-            TerminalEvent::Paste(text) if matches!(self.context(), Context::Search | Context::Sessions) => {
+            TerminalEvent::Paste(text)
+                if matches!(self.context(), Context::Search | Context::Find | Context::Sessions) =>
+            {
                 self.insert_text(&text)
             }
             TerminalEvent::Paste(text) if self.picker.is_none() => {

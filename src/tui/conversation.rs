@@ -1,6 +1,7 @@
 //! The conversation as it is shown: messages, replies under way and notices, wrapped once per width, and the place that is
 //! looked at. What is drawn costs what is visible; text that arrives costs its own length.
 
+pub mod find;
 mod item;
 mod thinking;
 
@@ -10,6 +11,7 @@ use crate::transcript::{Message, Role};
 
 use super::markdown::highlight::{Colored, Job};
 
+use self::find::Find;
 use self::item::Spot;
 pub use self::item::{Item, Kind, Line, Shown, Standing};
 
@@ -51,6 +53,7 @@ pub struct Conversation {
     thinking_open: bool,
     /// Replies that may hold code without colours.
     colorless: Vec<usize>,
+    find: Option<Find>,
 }
 
 impl Default for Conversation {
@@ -65,6 +68,7 @@ impl Default for Conversation {
             how: Shown::default(),
             thinking_open: false,
             colorless: Vec::new(),
+            find: None,
         }
     }
 }
@@ -103,6 +107,7 @@ impl Conversation {
         }
         self.ends.push(self.total() + item.lines());
         self.items.push(item);
+        self.spoil_find(self.items.len() - 1);
         self.items.len() - 1
     }
 
@@ -218,6 +223,7 @@ impl Conversation {
     pub fn truncate(&mut self, n: usize) {
         self.items.truncate(n);
         self.ends.truncate(n);
+        self.spoil_find(n);
     }
 
     /// What is sent to the model, after `system`.
@@ -249,22 +255,29 @@ impl Conversation {
     /// Sets the size that it is drawn at.
     pub fn resize(&mut self, width: u16, height: u16) {
         self.height = height.max(1);
-        if width.max(1) == self.width {
-            return;
+        if width.max(1) != self.width {
+            self.width = width.max(1);
+            for item in &mut self.items {
+                item.wrap(self.width);
+            }
+            self.recount(0);
         }
-        self.width = width.max(1);
-        for item in &mut self.items {
-            item.wrap(self.width);
-        }
-        self.recount(0);
+        self.refresh_find();
     }
 
     /// Counts the lines anew from item `from` on.
     fn recount(&mut self, from: usize) {
+        self.spoil_find(from);
         let mut total = if from == 0 { 0 } else { self.ends[from - 1] };
         for (item, end) in self.items.iter().zip(&mut self.ends).skip(from) {
             total += item.lines();
             *end = total;
+        }
+    }
+
+    fn spoil_find(&mut self, from: usize) {
+        if let Some(find) = &mut self.find {
+            find.spoil(from);
         }
     }
 
@@ -382,7 +395,7 @@ impl Conversation {
             .enumerate()
             .flat_map(move |(i, item)| {
                 let hidden = if i == 0 { top - start } else { 0 };
-                (hidden..item.lines()).map(move |line| item.line(line))
+                (hidden..item.lines()).map(move |line| item.line(first + i, line))
             })
             .take(bottom.saturating_sub(top))
     }

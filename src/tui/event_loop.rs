@@ -14,6 +14,7 @@ use crate::transcript::{Finished, Header, PromptHistory, SessionFile, Transcript
 use crate::worker::{Command, WorkerHandle};
 
 use super::app::{Answer, App, Effect, Msg, Work};
+use super::clipboard::{self, Between};
 use super::markdown::highlight;
 use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
@@ -316,6 +317,10 @@ impl<'a> Screen<'a> {
                         // Without it the prompt is only not found again by looking for it.
                         writer.after_saving(move || drop(prompts.add(&prompt)));
                     }
+                }
+                Effect::Copy(text) => {
+                    let between = Between::detect(|name| std::env::var(name).ok());
+                    self.guard.write(clipboard::sequence(&text, between));
                 }
                 Effect::EditText(text) => self.edit(text),
                 Effect::Scan(dir) => {

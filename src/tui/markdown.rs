@@ -20,6 +20,7 @@ mod units;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use ratatui::style::Modifier;
 
 use self::fence::Fence;
@@ -119,6 +120,11 @@ impl<'a> RowRef<'a> {
     /// A row in one tone.
     pub fn plain(text: &'a str, join: Join, rest: Tone) -> RowRef<'a> {
         RowRef { text, lead: 0, join, tones: &[], base: 0, rest }
+    }
+
+    /// A row that was not said.
+    pub fn sign(text: &'a str, tone: Tone) -> RowRef<'a> {
+        RowRef { lead: text.len(), ..RowRef::plain(text, Join::Line, tone) }
     }
 
     /// Its stretches, in order.
@@ -467,6 +473,23 @@ impl Document {
         }
         self.want_colors(i);
     }
+}
+
+/// The blocks of code between fences in a Markdown text, as they were said.
+pub fn code_blocks(text: &str) -> Vec<String> {
+    let (mut blocks, mut is_code) = (Vec::new(), false);
+    for event in Parser::new_ext(text, units::OPTIONS) {
+        match event {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_))) => {
+                is_code = true;
+                blocks.push(String::new());
+            }
+            Event::End(TagEnd::CodeBlock) => is_code = false,
+            Event::Text(piece) if is_code => blocks.iter_mut().last().into_iter().for_each(|b| b.push_str(&piece)),
+            _ => {}
+        }
+    }
+    blocks
 }
 
 /// A number for code that no other has, so that colours which come late do not get to another conversation.

@@ -171,6 +171,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Work(work) => format!("{work:?}"),
             Effect::Open(name) => format!("open {name}"),
             Effect::Begin { delete, .. } => format!("begin {delete:?}"),
+            Effect::Copy(text) => format!("copy {text}"),
             Effect::EditText(text) => format!("edit {text}"),
             Effect::Remember(_) | Effect::Color { .. } => return None,
             Effect::Scan(dir) => format!("scan {}", dir.display()),

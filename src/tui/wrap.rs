@@ -52,11 +52,6 @@ impl Wrapped {
         start as usize..end as usize
     }
 
-    /// The line that byte `offset` stands in.
-    pub fn line_of(&self, offset: usize) -> usize {
-        self.lines.partition_point(|line| line.0 as usize <= offset).saturating_sub(1)
-    }
-
     /// Wraps one logical line, the bytes `start..end` of `text`.
     fn wrap(&mut self, text: &str, start: usize, end: usize) {
         let mut line = Fill::new(start);

@@ -141,6 +141,19 @@ impl App {
                 nothing
             }
             Deed::Export => self.export(arguments),
+            Deed::Copy => self.copy(arguments, now),
+            Deed::Find => {
+                self.open_find(arguments);
+                nothing
+            }
+            Deed::Raw => {
+                self.toggle_raw(now);
+                nothing
+            }
+            Deed::Thinking => {
+                self.toggle_thinking(now);
+                nothing
+            }
             Deed::Retry => self.retry(now),
             Deed::Continue => self.continue_reply(now),
             Deed::Edit => self.edit_turn(number(arguments, 1)?, now),

@@ -259,11 +259,11 @@ impl Item {
         low + more
     }
 
-    /// Line `line` of the item, to be drawn.
-    pub(super) fn line(&self, line: usize) -> Line<'_> {
+    /// Line `line` of the item, which is number `place`, to be drawn.
+    pub(super) fn line(&self, place: usize, line: usize) -> Line<'_> {
         let Some(line) = line.checked_sub(self.head_lines()) else { return Line::Label(self) };
         if line < self.rows() {
-            return Line::Text(self, line, self.row(line));
+            return Line::Text(self, (place, line), self.row(line));
         }
         if line == self.rows() && !self.foot.is_empty() { Line::Foot(self) } else { Line::Gap }
     }
@@ -383,8 +383,8 @@ pub enum Spot {
 #[derive(Debug, Clone, Copy)]
 pub enum Line<'a> {
     Label(&'a Item),
-    /// A line of an item's text, and which.
-    Text(&'a Item, usize, RowRef<'a>),
+    /// A line of an item's text; the item's number and the line's.
+    Text(&'a Item, (usize, usize), RowRef<'a>),
     Foot(&'a Item),
     Gap,
 }

@@ -128,7 +128,7 @@ impl Thinking {
 
     pub fn row<'a>(&'a self, text: &'a str, i: usize) -> RowRef<'a> {
         let Some(i) = i.checked_sub(1) else {
-            return RowRef { lead: self.head.len(), ..RowRef::plain(&self.head, Join::Line, Ink::Thinking.into()) };
+            return RowRef::sign(&self.head, Ink::Thinking.into());
         };
         let (part, range) = (&text[self.start..], self.wrapped.line(i));
         let join = match i.checked_sub(1) {

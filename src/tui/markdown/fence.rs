@@ -94,7 +94,7 @@ impl Fence {
     pub fn row<'a>(&'a self, text: &'a str, i: usize) -> RowRef<'a> {
         let Some(i) = i.checked_sub(self.head()) else {
             let name = if i + 1 < self.head() { "" } else { label(&self.opened.language) };
-            return RowRef { lead: name.len(), ..RowRef::plain(name, Join::Line, Ink::Dim.into()) };
+            return RowRef::sign(name, Ink::Dim.into());
         };
         let range = self.wrapped.line(i);
         let before = i.checked_sub(1).map(|before| self.wrapped.line(before).end);

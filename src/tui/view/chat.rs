@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ratatui::buffer::Buffer;
+use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::layout::{Position, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line as TextLine, Span};
@@ -33,11 +33,15 @@ pub fn conversation(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
         let width = area.width;
         match line {
             Line::Label(item) => drop(buf.set_line(area.x, y, &label(&app.theme, item), width)),
-            Line::Text(item, _, row) => {
+            Line::Text(item, (number, line), row) => {
                 let mut x = area.x;
                 for (text, tone) in row.stretches() {
                     let style = toned(&app.theme, item, tone);
                     x = buf.set_stringn(x, y, text, usize::from(area.right() - x), style).0;
+                }
+                for (part, is_here) in app.conversation.found_in(number, line) {
+                    let style = if is_here { app.theme.found_here } else { app.theme.found };
+                    mark(row.text, part, style, Rect { y, height: 1, ..area }, buf);
                 }
             }
             Line::Foot(item) => {
@@ -97,6 +101,15 @@ fn text_style(theme: &Theme, item: &Item) -> Style {
         (Kind::Warning, _) => theme.warning,
         (Kind::Error, _) => theme.error,
     }
+}
+
+/// Draws a part of a row otherwise.
+fn mark(text: &str, part: std::ops::Range<usize>, style: Style, row: Rect, buf: &mut Buffer) {
+    let end = part.end.min(text.len());
+    let (Some(before), Some(found)) = (text.get(..part.start), text.get(part.start..end)) else { return };
+    let x = row.x.saturating_add(before.cell_width());
+    let found = Rect { x, width: found.cell_width(), ..row };
+    buf.set_style(found.intersection(row), style);
 }
 
 /// How a stretch of an item's text is drawn.
