@@ -2,6 +2,7 @@
 
 mod branches;
 mod cost;
+mod reading;
 mod screens;
 
 use std::path::PathBuf;
