@@ -20,12 +20,12 @@ mod units;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use ratatui::style::Modifier;
 
 use self::fence::Fence;
 use self::highlight::{Colored, Job};
 use self::layout::{Laid, layout};
+pub use self::units::code_blocks;
 use self::units::{Kind, Unit, fence_begins, line_end};
 
 /// So much is looked at first for units that are over.
@@ -473,23 +473,6 @@ impl Document {
         }
         self.want_colors(i);
     }
-}
-
-/// The blocks of code between fences in a Markdown text, as they were said.
-pub fn code_blocks(text: &str) -> Vec<String> {
-    let (mut blocks, mut is_code) = (Vec::new(), false);
-    for event in Parser::new_ext(text, units::OPTIONS) {
-        match event {
-            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_))) => {
-                is_code = true;
-                blocks.push(String::new());
-            }
-            Event::End(TagEnd::CodeBlock) => is_code = false,
-            Event::Text(piece) if is_code => blocks.iter_mut().last().into_iter().for_each(|b| b.push_str(&piece)),
-            _ => {}
-        }
-    }
-    blocks
 }
 
 /// A number for code that no other has, so that colours which come late do not get to another conversation.

@@ -173,3 +173,20 @@ pub fn language(info: &str) -> String {
     let word = info.split([' ', ',', '{', '\t']).find(|word| !word.is_empty()).unwrap_or("");
     crate::tui::sanitize::one_line(&as_said(word)).chars().take(LONGEST).collect()
 }
+
+/// The blocks of code between fences in a Markdown text, as they were said.
+pub fn code_blocks(text: &str) -> Vec<String> {
+    let (mut blocks, mut is_code) = (Vec::new(), false);
+    for event in Parser::new_ext(text, OPTIONS) {
+        match event {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_))) => {
+                is_code = true;
+                blocks.push(String::new());
+            }
+            Event::End(TagEnd::CodeBlock) => is_code = false,
+            Event::Text(piece) if is_code => blocks.iter_mut().last().into_iter().for_each(|b| b.push_str(&piece)),
+            _ => {}
+        }
+    }
+    blocks
+}
