@@ -26,7 +26,11 @@ impl App {
 
     /// The lines above the input while a command is typed, and which of them is chosen.
     pub fn suggestions(&self) -> Option<(Vec<Suggestion>, usize)> {
-        if self.input_state() != InputState::Command || self.dialog.is_some() || self.search.is_some() {
+        if self.input_state() != InputState::Command
+            || self.dialog.is_some()
+            || self.search.is_some()
+            || self.conversation.find().is_some()
+        {
             return None;
         }
         let text = self.composer.text();

@@ -186,7 +186,7 @@ fn the_clipboard_gets_the_reply_its_code_or_all_without_control_characters() {
     let mut d = answered("Run:\n```sh\nmake\tall\n```\nor\n```\nninja\u{1b}[2J\n```\n");
     let reply = "copy Run:\n```sh\nmake\tall\n```\nor\n```\nninja\u{241b}[2J\n```";
     assert_eq!(names(&d.press("Alt+c")), [reply]);
-    assert_eq!(d.app.notice(), Some("Copied the last reply: 7 lines, 53 B"));
+    assert_eq!(d.app.notice(), Some("Copied the last reply: 8 lines, 46 B"));
     assert_eq!(names(&d.press("Alt+k")), ["copy ninja\u{241b}[2J"]);
     for (command, want) in
         [("/copy code 1", "copy make\tall"), ("/copy code", "copy ninja\u{241b}[2J"), ("/copy", reply)]
