@@ -338,7 +338,7 @@ mod tests {
         let long = "line\n".repeat(312);
         let mut c = composer("look: ");
         c.paste(&long).unwrap();
-        assert_eq!(c.area.lines(), ["look: [pasted 313 lines, 1.5 KiB]"]);
+        assert_eq!(c.area.lines(), ["look: [pasted 313 lines, 1.52 KiB]"]);
         assert_eq!(c.text(), format!("look: {long}"));
         c.paste(&long).unwrap();
         c.insert('!');
