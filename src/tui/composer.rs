@@ -391,7 +391,7 @@ mod tests {
         c.paste("aaaa bbbb cccc").unwrap();
         assert_eq!(c.rows(10, 5), 2);
         assert_eq!(c.rows(5, 5), 3);
-        c.paste(&"\nline".repeat(20)).unwrap();
+        (0..20).for_each(|_| c.paste("\nline").unwrap());
         assert_eq!(c.rows(10, 5), 5);
         for _ in 0..20 {
             c.edit(Edit::DeleteWordBack);

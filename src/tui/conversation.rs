@@ -149,6 +149,7 @@ impl Conversation {
 
     /// No more comes to item `i`.
     pub fn finish(&mut self, i: usize) {
+        self.catch_up(i);
         if let Some(thinking) = self.items[i].thinking_mut() {
             thinking.leave();
         }
@@ -257,6 +258,8 @@ impl Conversation {
     /// Sets the size that it is drawn at.
     pub fn resize(&mut self, width: u16, height: u16) {
         self.height = height.max(1);
+        // Text comes to one of the last items: behind a reply under way there are notices at most.
+        (self.items.len().saturating_sub(8)..self.items.len()).for_each(|i| self.catch_up(i));
         if width.max(1) != self.width {
             self.width = width.max(1);
             for item in &mut self.items {
@@ -265,6 +268,13 @@ impl Conversation {
             self.recount(0);
         }
         self.refresh_find();
+    }
+
+    /// Lays out what has come to item `i` since the last frame.
+    fn catch_up(&mut self, i: usize) {
+        if self.items.get_mut(i).is_some_and(Item::catch_up) {
+            self.recount(i);
+        }
     }
 
     /// Counts the lines anew from item `from` on.

@@ -254,6 +254,12 @@ impl Document {
         self.width
     }
 
+    /// Whether text that comes now costs more than a frame should spend on each of many pieces.
+    pub fn is_costly(&self) -> bool {
+        const MUCH: usize = 2 << 10;
+        !self.fence_open && self.seen - self.next > MUCH
+    }
+
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }

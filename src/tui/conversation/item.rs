@@ -60,6 +60,8 @@ pub struct Item {
     body: Body,
     /// What is known of the thinking while the text is shown as it was said.
     aside: Option<Thinking>,
+    /// Text has come that is not laid out yet.
+    is_behind: bool,
 }
 
 /// The text laid out.
@@ -94,6 +96,7 @@ impl Item {
             sanitizer: Sanitizer::default(),
             body: Body::new(kind, how, width),
             aside: None,
+            is_behind: false,
         }
     }
 
@@ -105,10 +108,23 @@ impl Item {
             // Replies often begin with line ends, which would only push the text away from its label.
             self.shown = self.shown.trim_start_matches('\n').to_owned();
         }
-        self.body.extend(&self.shown, now);
+        // Of many pieces that come between two frames only the last is laid out, where that costs much.
+        self.is_behind = matches!(&self.body, Body::Reply(reply) if reply.document.is_costly());
+        if !self.is_behind {
+            self.body.extend(&self.shown, now);
+        }
         if let Some(thinking) = &mut self.aside {
             thinking.lose_count();
         }
+    }
+
+    /// Lays out text that has come and was left for the next frame. True where there was any.
+    pub(super) fn catch_up(&mut self) -> bool {
+        let was_behind = std::mem::take(&mut self.is_behind);
+        if was_behind {
+            self.body.extend(&self.shown, None);
+        }
+        was_behind
     }
 
     pub(super) fn wrap(&mut self, width: u16) {
@@ -135,6 +151,7 @@ impl Item {
         {
             reply.thinking = Some(Thinking::new(0, width, None));
         }
+        self.is_behind = false;
         self.body.extend(&self.shown, None);
         if let (Body::Reply(reply), Some(aside)) = (&mut self.body, self.aside.take_if(|_| how == Shown::Markdown))
             && let Some(thinking) = &mut reply.thinking

@@ -81,8 +81,10 @@ impl Thinking {
 
     /// The reply ended within it.
     pub fn leave(&mut self) {
-        self.is_left = self.end.is_none();
-        self.write_head("");
+        if self.end.is_none() {
+            self.is_left = true;
+            self.write_head("");
+        }
     }
 
     pub fn toggle(&mut self, open: bool) {
