@@ -5,6 +5,7 @@ mod branches;
 mod commands;
 mod history;
 mod looks;
+mod reading;
 mod replies;
 mod sessions;
 
@@ -24,6 +25,7 @@ use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
 use super::keys::{Context, Keys};
+use super::markdown::highlight::{Colored, Job};
 use super::outlook::Outlook;
 use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
@@ -107,6 +109,11 @@ pub enum Answer {
     Theme(Result<Palette, String>),
     /// What a model that can be picked would be here.
     Outlook(PathBuf, Result<Outlook, String>),
+    /// The colours of code in this item of the conversation.
+    Colored {
+        item: usize,
+        colored: Colored,
+    },
     /// What an editor made of the input; `None`: nothing else than was there.
     Edited(Result<Option<String>, String>),
 }
@@ -120,6 +127,11 @@ pub enum Effect {
     Record(Record),
     Scan(PathBuf),
     Work(Work),
+    /// Find the colours of code in this item of the conversation.
+    Color {
+        item: usize,
+        job: Job,
+    },
     /// Go on with the conversation of this name.
     Open(String),
     /// Begin another conversation, and delete the file of the one before.
@@ -129,6 +141,8 @@ pub enum Effect {
     },
     /// Keep a prompt for being looked up.
     Remember(String),
+    /// Put this into the terminal's clipboard.
+    Copy(String),
     /// Let the person's own editor have this text.
     EditText(String),
     /// Report the mouse to us, or leave it to the terminal.
@@ -248,6 +262,8 @@ pub struct App {
     suggested: (String, usize),
     /// The transcript has a draft that has not been sent since.
     has_draft: bool,
+    /// Code is being coloured.
+    coloring: bool,
 }
 
 impl App {
@@ -290,6 +306,7 @@ impl App {
             told: Transcript::new(Header::new(options.system, options.sampling.json())),
             suggested: Default::default(),
             has_draft: false,
+            coloring: false,
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
         match options.model {
@@ -335,6 +352,17 @@ impl App {
 
     /// Takes one message.
     pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
+        let mut effects = self.take(msg, now);
+        if !self.coloring
+            && let Some((item, job)) = self.conversation.next_job()
+        {
+            self.coloring = true;
+            effects.push(Effect::Color { item, job });
+        }
+        effects
+    }
+
+    fn take(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
         match msg {
             Msg::Terminal(event) => self.on_terminal(event, now),
             Msg::Ground(ground) => {
@@ -386,6 +414,8 @@ impl App {
             Context::Dialog
         } else if self.search.is_some() {
             Context::Search
+        } else if self.conversation.find().is_some() {
+            Context::Find
         } else if self.panel.focus.is_some() && self.shows_panel() {
             Context::Panel
         } else {
@@ -445,7 +475,9 @@ impl App {
     fn on_terminal(&mut self, event: TerminalEvent, now: Instant) -> Vec<Effect> {
         match event {
             TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key, now),
-            TerminalEvent::Paste(text) if matches!(self.context(), Context::Search | Context::Sessions) => {
+            TerminalEvent::Paste(text)
+                if matches!(self.context(), Context::Search | Context::Find | Context::Sessions) =>
+            {
                 self.insert_text(&text)
             }
             TerminalEvent::Paste(text) if self.picker.is_none() => {

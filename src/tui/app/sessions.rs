@@ -146,6 +146,10 @@ impl App {
             }
             Answer::Theme(Ok(palette)) => self.take_theme(palette),
             Answer::Theme(Err(error)) => self.add_notice(Kind::Error, &one_line(&error)),
+            Answer::Colored { item, colored } => {
+                self.coloring = false;
+                self.conversation.take_colors(item, colored);
+            }
             Answer::Edited(Ok(Some(text))) => self.composer.set_text(&super::super::sanitize::pasted(&text)),
             Answer::Edited(Ok(None)) => {}
             Answer::Edited(Err(error)) => self.add_notice(Kind::Error, &one_line(&error)),
