@@ -73,6 +73,7 @@ const KEYS: [Key; 17] = [
 const LOOKS_ONLY: &str = "replay";
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(super) struct ConfigArgs {
     /// Write a file with every key, commented out
     #[arg(long)]
@@ -278,7 +279,7 @@ fn wishes(text: &str) -> Result<Vec<Wish>, (usize, String)> {
     for (name, value) in table.iter().filter(|(_, value)| !value.get_ref().is_table()) {
         wish(None, name, value.get_ref())?;
     }
-    for (context, actions) in table.iter() {
+    for (context, actions) in table {
         for (name, value) in actions.get_ref().as_table().into_iter().flat_map(DeTable::iter) {
             wish(Some(context.get_ref()), name, value.get_ref())?;
         }

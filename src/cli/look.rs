@@ -35,7 +35,7 @@ impl LookArgs {
     pub(super) fn appearance(&self) -> anyhow::Result<Appearance> {
         let themes = config::themes_folder();
         let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
-        let moves = self.motion.unwrap_or_else(|| !CALM.iter().any(|name| is_set(&name)));
+        let moves = self.motion.unwrap_or_else(|| !CALM.iter().any(is_set));
         Ok(Appearance {
             theme: match self.theme.as_str() {
                 AUTO => None,

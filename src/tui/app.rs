@@ -106,7 +106,7 @@ pub enum Answer {
     Changed(Result<String, String>),
     Told(Result<String, String>),
     Model(Result<PathBuf, String>),
-    Theme(Result<Palette, String>),
+    Theme(Result<Box<Palette>, String>),
     /// What a model that can be picked would be here.
     Outlook(PathBuf, Result<Outlook, String>),
     /// The colours of code in this item of the conversation.

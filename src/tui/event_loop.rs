@@ -17,8 +17,8 @@ use crate::worker::{Command, WorkerHandle};
 use super::app::{Answer, App, Effect, Msg, Work};
 use super::clipboard::{self, Between};
 use super::markdown::highlight;
-use super::output::{FrameBuffer, Progress, Synchronized};
 use super::outlook;
+use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::picture;
 use super::reader::{Input, Questions, Reader};
@@ -343,8 +343,7 @@ impl<'a> Screen<'a> {
                 Effect::EditText(text) => self.edit(text),
                 Effect::Scan(dir) => {
                     let sender = self.scans.0.clone();
-                    let (outcomes, plan, embedded) =
-                        (self.outcomes.0.clone(), self.plan, self.places.embedded.clone());
+                    let (outcomes, plan, embedded) = (self.outcomes.0.clone(), self.plan, self.places.embedded.clone());
                     let scan = move || {
                         let scan = picker::scan(&dir);
                         let paths = scan.models.iter().map(|model| model.path.clone()).take(MAX_OUTLOOKS);

@@ -134,7 +134,9 @@ mod tests {
     #[test]
     fn what_is_not_known_is_said_to_be_unknown() {
         let outlook = |fits| Outlook { format: "Q4_0".into(), architecture: "x".into(), fits, most_tok_s: None };
-        assert!(outlook(Fits::Experts(0.337)).words().contains("about 34 % of its experts fit in memory; speed unknown"));
+        assert!(
+            outlook(Fits::Experts(0.337)).words().contains("about 34 % of its experts fit in memory; speed unknown")
+        );
         assert_eq!(outlook(Fits::Unknown).words(), "what fits is unknown");
         assert!(memory_rate(1) > 1e8);
     }

@@ -50,7 +50,7 @@ pub fn run(work: Work, places: &Places) -> Answer {
         Work::Write { file, text } => Answer::Told(write(&at_home(&file), &text)),
         Work::FindModel(name) => Answer::Model(find_model(&name, places)),
         Work::ReadTheme(name) => {
-            Answer::Theme(theme::find(&name, places.themes.as_deref()).map_err(|error| error.to_string()))
+            Answer::Theme(theme::find(&name, places.themes.as_deref()).map(Box::new).map_err(|error| error.to_string()))
         }
     }
 }

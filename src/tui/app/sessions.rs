@@ -144,7 +144,7 @@ impl App {
                     picker.outlooks.insert(path, outlook);
                 }
             }
-            Answer::Theme(Ok(palette)) => self.take_theme(palette),
+            Answer::Theme(Ok(palette)) => self.take_theme(*palette),
             Answer::Theme(Err(error)) => self.add_notice(Kind::Error, &one_line(&error)),
             Answer::Colored { item, colored } => {
                 self.coloring = false;

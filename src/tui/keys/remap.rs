@@ -1,5 +1,7 @@
 //! The keys in force: the table, with what a person wants otherwise.
 
+use std::fmt::Write;
+
 use crossterm::event::KeyEvent;
 
 use super::chord::Chord;
@@ -73,6 +75,7 @@ impl Keys {
         Ok(keys)
     }
 
+    #[must_use]
     pub fn with_arrows(self, arrows: Arrows) -> Keys {
         Keys { arrows, ..self }
     }
@@ -90,7 +93,8 @@ impl Keys {
         for context in contexts {
             let at: Vec<usize> = (0..self.bound.len()).filter(|&i| self.bound[i].is(context, &wish.action)).collect();
             // New keys hold wherever the action is not bound to a state of the input; its other lines go.
-            let first = at.iter().copied().find(|&i| self.bound[i].binding.when == When::Always).or(at.first().copied());
+            let first =
+                at.iter().copied().find(|&i| self.bound[i].binding.when == When::Always).or(at.first().copied());
             for i in at {
                 self.bound[i].chords = if Some(i) == first { chords.clone() } else { Vec::new() };
             }
@@ -175,7 +179,7 @@ impl Keys {
             }
         }
         for context in contexts {
-            out.push_str(&format!("\n# [keys.{}]\n", name_of_context(context)));
+            let _ = write!(out, "\n# [keys.{}]\n", name_of_context(context));
             let mut told: Vec<Action> = Vec::new();
             for bound in self.bound.iter().filter(|bound| bound.binding.context == context) {
                 let action = bound.binding.action;
@@ -183,14 +187,15 @@ impl Keys {
                     continue;
                 }
                 told.push(action);
-                let of_action = self.bound.iter().filter(|b| b.binding.context == context && b.binding.action == action);
+                let of_action =
+                    self.bound.iter().filter(|b| b.binding.context == context && b.binding.action == action);
                 let keys: Vec<String> = of_action
                     .flat_map(|b| &b.chords)
                     .map(|chord| format!("\"{}\"", escaped(&chord.spelled())))
                     .collect();
                 let line = format!("# {} = [{}]", name_of_action(action), keys.join(", "));
                 let help = bound.binding.help;
-                out.push_str(&if help.is_empty() { format!("{line}\n") } else { format!("{line:<50} # {help}\n") });
+                let _ = if help.is_empty() { writeln!(out, "{line}") } else { writeln!(out, "{line:<50} # {help}") };
             }
         }
         out

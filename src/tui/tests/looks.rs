@@ -41,7 +41,7 @@ fn a_theme_of_ones_own_is_read_when_it_is_asked_for_and_what_is_wrong_with_it_is
     d.tell(Msg::Answer(Answer::Theme(Err("sea.toml, line 1: there is no role `x`".into()))));
     assert_eq!(d.app.theme.name(), "dark");
     assert!(text(&draw(&mut d, &reading(), (120, 40))).contains("there is no role"));
-    d.tell(Msg::Answer(Answer::Theme(Ok(Palette { name: "sea".into(), ..Palette::light() }))));
+    d.tell(Msg::Answer(Answer::Theme(Ok(Box::new(Palette { name: "sea".into(), ..Palette::light() })))));
     assert_eq!(d.app.theme.name(), "sea");
 }
 

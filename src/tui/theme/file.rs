@@ -2,6 +2,7 @@
 //!
 //! `heading = "#7aa2dc bold"`, `found = "black on yellow"`; `based_on = "light"` names the theme that the rest comes from.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -218,12 +219,12 @@ pub fn commented() -> String {
     );
     for (role, look) in ROLES.iter().zip(Palette::dark().looks) {
         let value = spelled(&look);
-        text.push_str(&format!("\n# {}.\n# {} = \"{value}\"\n", capital(role.what), role.name));
+        let _ = write!(text, "\n# {}.\n# {} = \"{value}\"\n", capital(role.what), role.name);
     }
     let map = Palette::dark().map;
     let inks: Vec<String> = map.by_share.iter().map(|ink| format!("\"{}\"", spelled_ink(*ink))).collect();
-    text.push_str(&format!("\n# The map: from none of a cell in memory to all.\n# map = [{}]\n", inks.join(", ")));
-    text.push_str(&format!("\n# Where that is not known.\n# map_unknown = \"{}\"\n", spelled_ink(map.unknown)));
+    let _ = write!(text, "\n# The map: from none of a cell in memory to all.\n# map = [{}]\n", inks.join(", "));
+    let _ = write!(text, "\n# Where that is not known.\n# map_unknown = \"{}\"\n", spelled_ink(map.unknown));
     text
 }
 

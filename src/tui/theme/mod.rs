@@ -134,11 +134,13 @@ impl Theme {
         Theme::new(Palette::dark(), depth)
     }
 
+    #[must_use]
     pub fn with_symbols(self, symbols: Symbols) -> Theme {
         Theme { symbols, ..self }
     }
 
     /// Other colours on the same terminal.
+    #[must_use]
     pub fn with_palette(&self, palette: Palette) -> Theme {
         Theme::new(palette, self.depth).with_symbols(self.symbols)
     }

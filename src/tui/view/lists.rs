@@ -87,7 +87,8 @@ fn row<'a>(app: &App, picker: &Picker, model: &Candidate, columns: usize) -> Lin
         Some(Ok(outlook)) => format!("{} {}", outlook.architecture, outlook.format),
         _ => String::new(),
     };
-    let beside: Vec<&str> = [kind.as_str(), model.folder.as_str(), note.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
+    let beside: Vec<&str> =
+        [kind.as_str(), model.folder.as_str(), note.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
     let room = columns.saturating_sub(size.len() + 3);
     let name = cut(&model.name, room);
     let beside = cut(&beside.join("  "), room.saturating_sub(Span::raw(name.as_str()).width()));

@@ -32,11 +32,7 @@ pub fn draw_map(theme: &Theme, grid: &Grid, area: Rect, buf: &mut Buffer) {
     for (line, y) in (area.top()..area.bottom()).enumerate() {
         for column in 0..grid.columns {
             let x = area.x + (column * cell_columns) as u16;
-            let (sign, style) = if !theme.has_half_blocks() {
-                let cell = grid.cell(line, column);
-                let style = Style::new().add_modifier(Theme::map_modifier(cell.heat));
-                (Theme::map_sign(cell.share), Style { fg: theme.map_color(cell.share, cell.heat), ..style })
-            } else {
+            let (sign, style) = if theme.has_half_blocks() {
                 let color = |row: usize| {
                     let cell = grid.cell(row, column);
                     theme.map_color(cell.share, cell.heat)
@@ -48,6 +44,10 @@ pub fn draw_map(theme: &Theme, grid: &Grid, area: Rect, buf: &mut Buffer) {
                     Some(below) => ("▀", style.bg(below)),
                     None => ("▀", style),
                 }
+            } else {
+                let cell = grid.cell(line, column);
+                let style = Style::new().add_modifier(Theme::map_modifier(cell.heat));
+                (Theme::map_sign(cell.share), Style { fg: theme.map_color(cell.share, cell.heat), ..style })
             };
             for dx in 0..cell_columns as u16 {
                 buf.set_stringn(x + dx, y, sign, 1, style);
