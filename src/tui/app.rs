@@ -4,6 +4,7 @@ mod actions;
 mod branches;
 mod commands;
 mod history;
+mod reading;
 mod replies;
 mod sessions;
 
@@ -23,6 +24,7 @@ use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
 use super::keys::Context;
+use super::markdown::highlight::{Colored, Job};
 use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
 use super::sanitize::pasted;
@@ -98,6 +100,11 @@ pub enum Answer {
     Changed(Result<String, String>),
     Told(Result<String, String>),
     Model(Result<PathBuf, String>),
+    /// The colours of code in this item of the conversation.
+    Colored {
+        item: usize,
+        colored: Colored,
+    },
     /// What an editor made of the input; `None`: nothing else than was there.
     Edited(Result<Option<String>, String>),
 }
@@ -111,6 +118,11 @@ pub enum Effect {
     Record(Record),
     Scan(PathBuf),
     Work(Work),
+    /// Find the colours of code in this item of the conversation.
+    Color {
+        item: usize,
+        job: Job,
+    },
     /// Go on with the conversation of this name.
     Open(String),
     /// Begin another conversation, and delete the file of the one before.
@@ -120,6 +132,8 @@ pub enum Effect {
     },
     /// Keep a prompt for being looked up.
     Remember(String),
+    /// Put this into the terminal's clipboard.
+    Copy(String),
     /// Let the person's own editor have this text.
     EditText(String),
     /// Report the mouse to us, or leave it to the terminal.
@@ -232,6 +246,8 @@ pub struct App {
     suggested: (String, usize),
     /// The transcript has a draft that has not been sent since.
     has_draft: bool,
+    /// Code is being coloured.
+    coloring: bool,
 }
 
 impl App {
@@ -268,6 +284,7 @@ impl App {
             told: Transcript::new(Header::new(options.system, options.sampling.json())),
             suggested: Default::default(),
             has_draft: false,
+            coloring: false,
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
         match options.model {
@@ -313,6 +330,17 @@ impl App {
 
     /// Takes one message.
     pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
+        let mut effects = self.take(msg, now);
+        if !self.coloring
+            && let Some((item, job)) = self.conversation.next_job()
+        {
+            self.coloring = true;
+            effects.push(Effect::Color { item, job });
+        }
+        effects
+    }
+
+    fn take(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
         match msg {
             Msg::Terminal(event) => self.on_terminal(event, now),
             Msg::Worker(event) => self.on_worker(event, now),
@@ -360,6 +388,8 @@ impl App {
             Context::Dialog
         } else if self.search.is_some() {
             Context::Search
+        } else if self.conversation.find().is_some() {
+            Context::Find
         } else if self.panel.focus.is_some() && self.shows_panel() {
             Context::Panel
         } else {
@@ -419,7 +449,9 @@ impl App {
     fn on_terminal(&mut self, event: TerminalEvent, now: Instant) -> Vec<Effect> {
         match event {
             TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key, now),
-            TerminalEvent::Paste(text) if matches!(self.context(), Context::Search | Context::Sessions) => {
+            TerminalEvent::Paste(text)
+                if matches!(self.context(), Context::Search | Context::Find | Context::Sessions) =>
+            {
                 self.insert_text(&text)
             }
             TerminalEvent::Paste(text) if self.picker.is_none() => {

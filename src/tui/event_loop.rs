@@ -14,6 +14,8 @@ use crate::transcript::{Finished, Header, PromptHistory, SessionFile, Transcript
 use crate::worker::{Command, WorkerHandle};
 
 use super::app::{Answer, App, Effect, Msg, Work};
+use super::clipboard::{self, Between};
+use super::markdown::highlight;
 use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::picture;
@@ -301,6 +303,10 @@ impl<'a> Screen<'a> {
                     }
                 }
                 Effect::Work(work) => self.work(work),
+                Effect::Color { item, job } => {
+                    let color = move || Answer::Colored { item, colored: highlight::color(job) };
+                    self.on_a_thread(move || Some(Outcome::Answer(color())));
+                }
                 Effect::Open(name) => {
                     let places = self.places.clone();
                     self.on_a_thread(move || Some(Outcome::Opened(work::open(&name, &places))));
@@ -311,6 +317,10 @@ impl<'a> Screen<'a> {
                         // Without it the prompt is only not found again by looking for it.
                         writer.after_saving(move || drop(prompts.add(&prompt)));
                     }
+                }
+                Effect::Copy(text) => {
+                    let between = Between::detect(|name| std::env::var(name).ok());
+                    self.guard.write(clipboard::sequence(&text, between));
                 }
                 Effect::EditText(text) => self.edit(text),
                 Effect::Scan(dir) => {

@@ -29,6 +29,12 @@ pub enum Action {
     CompletionPrevious,
     CompletionNext,
     SearchHistory,
+    /// Look for a text in the conversation.
+    Find,
+    ToggleRaw,
+    ToggleThinking,
+    CopyReply,
+    CopyCode,
     OpenEditor,
     Sessions,
     Retry,
@@ -109,6 +115,8 @@ pub enum Context {
     Confirm,
     /// Looking for an earlier prompt.
     Search,
+    /// Looking for a text in the conversation.
+    Find,
     Panel,
     /// A trace on the panel; the panel's own keys hold too.
     Replay,
@@ -213,7 +221,7 @@ const fn bind(context: Context, when: When, chords: &'static [Chord], action: Ac
 }
 
 use self::Action as A;
-use self::Context::{Chat, Confirm, Dialog, Help, Panel, Picker, Replay, Search, Sessions};
+use self::Context::{Chat, Confirm, Dialog, Find, Help, Panel, Picker, Replay, Search, Sessions};
 use self::Edit as E;
 use self::When::{Always, InputCommand, InputEmpty, InputUntouched};
 use crossterm::event::KeyCode as K;
@@ -233,6 +241,11 @@ static BINDINGS: &[Binding] = &[
     bind(Chat, InputUntouched, &[key(K::Up)], A::HistoryPrevious, "earlier inputs, when nothing is typed"),
     bind(Chat, InputUntouched, &[key(K::Down)], A::HistoryNext, ""),
     bind(Chat, Always, &[ctrl(char('r'))], A::SearchHistory, "look for an earlier prompt"),
+    bind(Chat, Always, &[ctrl(char('f'))], A::Find, "look for a text in the conversation"),
+    bind(Chat, Always, &[alt(char('m'))], A::ToggleRaw, "replies as they were said, and as Markdown again"),
+    bind(Chat, Always, &[alt(char('t'))], A::ToggleThinking, "unfold what was thought, and back"),
+    bind(Chat, Always, &[alt(char('c'))], A::CopyReply, "copy the last reply"),
+    bind(Chat, Always, &[alt(char('k'))], A::CopyCode, "copy the last code"),
     bind(Chat, Always, &[ctrl(char('g'))], A::OpenEditor, "write in your own editor ($VISUAL or $EDITOR)"),
     bind(Chat, Always, &[alt(char('r'))], A::Retry, "another reply, on a branch beside the last"),
     bind(Chat, Always, &[alt(char('e'))], A::EditTurn, "put your last message otherwise; again: earlier"),
@@ -259,7 +272,7 @@ static BINDINGS: &[Binding] = &[
     bind(Chat, InputEmpty, &[key(char('?'))], A::Help, ""),
 
     bind(Chat, Always, &[key(K::Left), ctrl(char('b'))], A::Edit(E::Left), ""),
-    bind(Chat, Always, &[key(K::Right), ctrl(char('f'))], A::Edit(E::Right), ""),
+    bind(Chat, Always, &[key(K::Right)], A::Edit(E::Right), ""),
     bind(Chat, Always, &[key(K::Up)], A::Edit(E::Up), ""),
     bind(Chat, Always, &[key(K::Down), ctrl(char('n'))], A::Edit(E::Down), ""),
     bind(Chat, Always, &[ctrl(K::Left), alt(char('b')), alt(K::Left)], A::Edit(E::WordLeft), "a word left"),
@@ -373,6 +386,17 @@ static BINDINGS: &[Binding] = &[
     bind(Search, Always, &[ctrl(char('l'))], A::Redraw, ""),
     bind(Search, Always, &[ctrl(char('z'))], A::Suspend, ""),
     bind(Search, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Find, Always, &[key(K::Enter), key(K::Down), ctrl(char('f')), key(K::Tab)], A::Next, "the next place"),
+    bind(Find, Always, &[shift(K::Enter), key(K::Up), key(K::BackTab)], A::Previous, "the place before"),
+    bind(Find, Always, &[key(K::Backspace), ctrl(char('h'))], A::DeleteLetter, ""),
+    bind(Find, Always, &[key(K::PageUp)], A::ScrollPageUp, "scroll up"),
+    bind(Find, Always, &[key(K::PageDown)], A::ScrollPageDown, "scroll down"),
+    bind(Find, Always, &[key(K::Esc), ctrl(char('g'))], A::Close, "close; the place stays"),
+    bind(Find, Always, &[key(K::F(1))], A::Help, "help"),
+    bind(Find, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Find, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Find, Always, &[ctrl(char('c'))], A::Interrupt, ""),
 ];
 
 /// What the input holds, for bindings that depend on it.

@@ -9,9 +9,11 @@
 //! - `work`, `editor`: what happens on other threads and in other programs.
 //! - `panel`, `picture`, `export`: what the person made of the panel; it as a file.
 //! - `player`, `replay`: a recorded trace through the same panel, without an engine.
+//! - `markdown`: replies as rows of toned text. `clipboard`: what is copied, by way of the terminal.
 //! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
 mod app;
+mod clipboard;
 pub mod commands;
 mod composer;
 mod conversation;
@@ -21,6 +23,7 @@ mod export;
 mod gauges;
 mod grid;
 mod keys;
+mod markdown;
 mod output;
 mod panel;
 mod picker;

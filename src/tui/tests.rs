@@ -2,6 +2,7 @@
 
 mod branches;
 mod cost;
+mod reading;
 mod screens;
 
 use std::path::PathBuf;
@@ -171,8 +172,9 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Work(work) => format!("{work:?}"),
             Effect::Open(name) => format!("open {name}"),
             Effect::Begin { delete, .. } => format!("begin {delete:?}"),
+            Effect::Copy(text) => format!("copy {text}"),
             Effect::EditText(text) => format!("edit {text}"),
-            Effect::Remember(_) => return None,
+            Effect::Remember(_) | Effect::Color { .. } => return None,
             Effect::Scan(dir) => format!("scan {}", dir.display()),
             Effect::SetMouse(on) => format!("mouse {on}"),
             Effect::Redraw => "redraw".into(),

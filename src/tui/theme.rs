@@ -103,6 +103,24 @@ pub struct Theme {
     /// The filled and the empty part of a bar.
     pub bar: Style,
     pub bar_rest: Style,
+    // What a reply's Markdown is drawn with.
+    pub heading: Style,
+    /// Code, in a line or a block, and the parts of it that are told apart.
+    pub code: Style,
+    pub code_keyword: Style,
+    pub code_string: Style,
+    pub code_comment: Style,
+    pub code_number: Style,
+    /// The name of a function or type.
+    pub code_name: Style,
+    pub quote: Style,
+    pub link: Style,
+    pub list_marker: Style,
+    /// What a model thinks before it answers.
+    pub thinking: Style,
+    /// What a search found, and the one of these that is looked at.
+    pub found: Style,
+    pub found_here: Style,
     /// Cells of the map by what share of them is in memory, from none to all; and where it is not known.
     map: [Ink; MAP_STEPS],
     map_unknown: Ink,
@@ -124,6 +142,14 @@ impl Theme {
         let red = ink((224, 112, 112), Color::Red);
         let grey = ink((138, 143, 152), Color::DarkGray);
         let slate = ink((72, 78, 88), Color::DarkGray);
+        let teal = ink((110, 190, 190), Color::Cyan);
+        let violet = ink((184, 150, 224), Color::Magenta);
+        let sand = ink((206, 196, 160), Color::Yellow);
+        // Black on a colour; without colours, what is found is underlined and what is looked at stands reversed.
+        let marked = |i: Ink| match resolve(i, depth) {
+            Some(color) => Style::new().fg(resolve(ink((16, 18, 22), Color::Black), depth).unwrap_or(color)).bg(color),
+            None => Style::new().add_modifier(Modifier::UNDERLINED),
+        };
         Theme {
             depth,
             text: plain,
@@ -138,6 +164,22 @@ impl Theme {
             selected: plain.add_modifier(Modifier::REVERSED),
             bar: style(blue),
             bar_rest: faint.patch(style(slate)),
+            heading: style(blue).add_modifier(Modifier::BOLD),
+            code: style(sand),
+            code_keyword: style(violet),
+            code_string: style(green),
+            code_comment: faint.patch(style(grey)),
+            code_number: style(amber),
+            code_name: style(blue),
+            quote: faint.patch(style(grey)).add_modifier(Modifier::ITALIC),
+            link: style(teal).add_modifier(Modifier::UNDERLINED),
+            list_marker: style(teal),
+            thinking: faint.patch(style(grey)).add_modifier(Modifier::ITALIC),
+            found: marked(sand),
+            found_here: match depth {
+                ColorDepth::Mono => plain.add_modifier(Modifier::REVERSED),
+                _ => marked(amber).add_modifier(Modifier::BOLD),
+            },
             map: [
                 ink((240, 130, 66), Color::Red),
                 ink((226, 96, 134), Color::Red),

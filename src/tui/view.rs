@@ -59,9 +59,10 @@ pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
         chat::queue(app, layout.queue, buf);
         chat::rule(app, layout.rule, buf);
         popup::popup(app, layout.main, buf);
-        cursor = Some(match &app.search {
-            Some(search) => popup::search(app, search, layout.input, buf),
-            None => chat::input(app, layout.input, buf),
+        cursor = Some(match (&app.search, app.conversation.find()) {
+            (Some(search), _) => popup::search(app, search, layout.input, buf),
+            (None, Some(find)) => popup::find(app, find, layout.input, buf),
+            (None, None) => chat::input(app, layout.input, buf),
         });
         if let Some(panel) = layout.panel {
             panel::panel(app, panel, buf);

@@ -46,6 +46,10 @@ impl App {
                 self.insert_in_search(text);
                 Vec::new()
             }
+            Context::Find => {
+                self.insert_in_find(text);
+                Vec::new()
+            }
             _ => Vec::new(),
         }
     }
@@ -70,6 +74,10 @@ impl App {
             Context::Confirm => self.act_in_confirm(action),
             Context::Search => {
                 self.act_in_search(action);
+                Vec::new()
+            }
+            Context::Find => {
+                self.act_in_find(action);
                 Vec::new()
             }
             Context::Panel => self.act_in_panel(action, now),
@@ -104,6 +112,11 @@ impl App {
             Action::CompletionPrevious => self.choose_suggestion(-1),
             Action::CompletionNext => self.choose_suggestion(1),
             Action::SearchHistory => self.open_search(),
+            Action::Find => self.open_find(""),
+            Action::ToggleRaw => self.toggle_raw(now),
+            Action::ToggleThinking => self.toggle_thinking(now),
+            Action::CopyReply => return self.done(now, |app| app.copy_reply(now)),
+            Action::CopyCode => return self.done(now, |app| app.copy_code(None, now)),
             Action::OpenEditor => return vec![Effect::EditText(self.composer.text())],
             Action::Sessions => return self.if_idle(now, |app| Ok(app.open_sessions(""))),
             Action::Retry => return self.if_idle(now, |app| app.retry(now)),
@@ -119,14 +132,18 @@ impl App {
 
     /// Does what cannot be done while the engine is at work, or tells why not.
     fn if_idle(&mut self, now: Instant, deed: impl FnOnce(&mut App) -> Done) -> Vec<Effect> {
-        let done = self.check_idle().and_then(|()| deed(self));
-        done.unwrap_or_else(|why| {
+        self.done(now, |app| app.check_idle().and_then(|()| deed(app)))
+    }
+
+    /// Does something, or tells why not.
+    fn done(&mut self, now: Instant, deed: impl FnOnce(&mut App) -> Done) -> Vec<Effect> {
+        deed(self).unwrap_or_else(|why| {
             self.notify(why, now);
             Vec::new()
         })
     }
 
-    fn scroll(&mut self, action: Action) {
+    pub(super) fn scroll(&mut self, action: Action) {
         match action {
             Action::ScrollPageUp => self.conversation.scroll_pages(-1),
             Action::ScrollPageDown => self.conversation.scroll_pages(1),

@@ -26,7 +26,11 @@ impl App {
 
     /// The lines above the input while a command is typed, and which of them is chosen.
     pub fn suggestions(&self) -> Option<(Vec<Suggestion>, usize)> {
-        if self.input_state() != InputState::Command || self.dialog.is_some() || self.search.is_some() {
+        if self.input_state() != InputState::Command
+            || self.dialog.is_some()
+            || self.search.is_some()
+            || self.conversation.find().is_some()
+        {
             return None;
         }
         let text = self.composer.text();
@@ -141,6 +145,19 @@ impl App {
                 nothing
             }
             Deed::Export => self.export(arguments),
+            Deed::Copy => self.copy(arguments, now),
+            Deed::Find => {
+                self.open_find(arguments);
+                nothing
+            }
+            Deed::Raw => {
+                self.toggle_raw(now);
+                nothing
+            }
+            Deed::Thinking => {
+                self.toggle_thinking(now);
+                nothing
+            }
             Deed::Retry => self.retry(now),
             Deed::Continue => self.continue_reply(now),
             Deed::Edit => self.edit_turn(number(arguments, 1)?, now),

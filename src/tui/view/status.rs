@@ -120,6 +120,7 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
             (Action::DeleteSession, "delete"),
         ],
         Context::Confirm => &[(Action::Confirm, "delete"), (Action::Close, "keep")],
+        Context::Find => &[(Action::Next, "next"), (Action::Previous, "before"), (Action::Close, "back")],
         Context::Search => &[(Action::Choose, "take"), (Action::Up, "earlier"), (Action::Close, "back")],
         Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
         Context::Replay => &[],
