@@ -20,7 +20,7 @@ mod event_loop;
 mod export;
 mod gauges;
 mod grid;
-mod keys;
+pub mod keys;
 mod output;
 mod panel;
 mod picker;

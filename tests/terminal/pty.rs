@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the terminal answers when it is asked what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "each test binary uses its own part")]
 pub enum Answers {
     /// Its attributes, as every terminal does.
     Plain,
@@ -28,6 +29,7 @@ struct State {
     output: Vec<u8>,
 }
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
 pub struct Pty {
     master: Option<Box<dyn MasterPty + Send>>,
     child: Box<dyn Child + Send + Sync>,
@@ -48,6 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
 impl Pty {
     pub fn start(command: CommandBuilder, columns_rows: (u16, u16), answers: Answers) -> Pty {
         let pair = native_pty_system().openpty(size(columns_rows)).unwrap();
@@ -112,6 +115,17 @@ impl Pty {
     /// All that the program has written.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&lock(&self.state).output).into_owned()
+    }
+
+    /// How many bytes the program has written.
+    pub fn written(&self) -> usize {
+        lock(&self.state).output.len()
+    }
+
+    /// Whether `bytes` are among what was written after the first `from` bytes.
+    pub fn has_written(&self, from: usize, bytes: &str) -> bool {
+        let state = lock(&self.state);
+        state.output[from..].windows(bytes.len()).any(|w| w == bytes.as_bytes())
     }
 
     #[track_caller]

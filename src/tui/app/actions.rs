@@ -18,10 +18,12 @@ use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
 impl App {
     pub(super) fn on_key(&mut self, key: KeyEvent, now: Instant) -> Vec<Effect> {
         let context = self.context();
-        if let Some(action) = keys::action(context, self.input_state(), key) {
-            return self.act(context, action, now);
-        }
-        self.insert(context, key)
+        let effects = match keys::action(context, self.input_state(), key) {
+            Some(action) => self.act(context, action, now),
+            None => self.insert(context, key),
+        };
+        self.forget_old_choice();
+        effects
     }
 
     /// A key that means nothing else is typed.

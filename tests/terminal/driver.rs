@@ -1,0 +1,355 @@
+//! A chat that is driven by short scripts: keys and text in, what must then be on the screen out. One process serves many
+//! scripts; after each it is led back to an empty input.
+
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use portable_pty::CommandBuilder;
+use wayinfer::tui::keys::Context;
+
+use super::pty::{Answers, Pty};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Lines of the message that every chat begins with, so that there is something to scroll.
+const TALL: usize = 120;
+/// Models in the folder, so that the list of them has pages.
+const MODELS: usize = 90;
+
+/// What is done and seen, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    /// The key that the script is about. What is waited for next must not be so before.
+    Key,
+    /// Another key, as help writes it.
+    Press(&'static str),
+    Type(&'static str),
+    /// A message that is typed and sent, and the whole reply to it.
+    Say(&'static str),
+    /// In brackets, as a terminal pastes.
+    Paste(&'static str),
+    /// A line of the screen has this.
+    See(&'static str),
+    /// No line has this.
+    Gone(&'static str),
+    /// The line with this is the chosen one of a list.
+    Chosen(&'static str),
+    /// There is such a line, and it is not the chosen one.
+    Unchosen(&'static str),
+    /// What the screen was when the key was pressed and what it has become.
+    Becomes(fn(&str, &str) -> bool),
+    /// The program has written these bytes since the key was pressed.
+    Writes(&'static str),
+    /// Something in the program's home folder.
+    Do(fn(&Path)),
+    /// A file of this ending lies in the program's folder.
+    File(&'static str),
+    /// No reply is under way.
+    Idle,
+    /// The program has ended well, and the terminal is as it was before it.
+    Ends,
+}
+
+pub use Step::*;
+
+/// A program, its home and its terminal.
+pub struct Driver {
+    home: tempfile::TempDir,
+    size: (u16, u16),
+    /// What kind of program runs: a context that needs one of its own, or the chat.
+    running: Option<(Kind, Pty)>,
+    markers: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Chat,
+    /// A chat whose context is soon full.
+    Narrow,
+    Replay,
+}
+
+fn kind(context: Context) -> Kind {
+    match context {
+        Context::Replay => Kind::Replay,
+        Context::Dialog => Kind::Narrow,
+        _ => Kind::Chat,
+    }
+}
+
+/// The program with a home of its own: nothing of the person who tests is read or written.
+pub fn at_home(home: &Path, args: &[&str]) -> CommandBuilder {
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_wayinfer"));
+    command.args(args);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WAYINFER_")) {
+        command.env_remove(name);
+    }
+    for name in ["NO_COLOR", "TMUX", "STY", "SSH_TTY", "SSH_CONNECTION", "COLORFGBG"] {
+        command.env_remove(name);
+    }
+    command.env("TERM", "xterm-256color");
+    command.env("COLORTERM", "truecolor");
+    command.env("HOME", home);
+    for (name, folder) in [("XDG_DATA_HOME", "data"), ("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache")] {
+        command.env(name, home.join(folder));
+    }
+    command.cwd(home);
+    command
+}
+
+pub fn tiny_model() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mixtral-Q4_K_M.gguf")
+}
+
+/// A real worker on a tiny model. What was said grows likelier and the context is long, so that replies repeat themselves
+/// until they are stopped.
+pub const ENDLESS: [&str; 5] = ["--greedy", "--frequency-penalty=-10", "--threads", "1", "--ctx"];
+
+impl Driver {
+    pub fn new(size: (u16, u16)) -> Driver {
+        let home = tempfile::tempdir().unwrap();
+        let models = home.path().join("data/wayinfer/models");
+        fs::create_dir_all(&models).unwrap();
+        for n in 10..10 + MODELS {
+            std::os::unix::fs::symlink(tiny_model(), models.join(format!("model-{n}.gguf"))).unwrap();
+        }
+        Driver { home, size, running: None, markers: 0 }
+    }
+
+    fn start(&mut self, kind: Kind) -> Pty {
+        let context = if kind == Kind::Narrow { "280" } else { "100000" };
+        let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/replay.trace");
+        let mut command = match kind {
+            Kind::Replay => at_home(self.home.path(), &["replay", trace, "--tui"]),
+            Kind::Chat | Kind::Narrow => {
+                at_home(self.home.path(), &[&[tiny_model()], &ENDLESS[..], &[context]].concat())
+            }
+        };
+        command.env("VISUAL", "printf 'from the editor' >");
+        let mut pty = Pty::start(command, self.size, Answers::Kitty);
+        if kind == Kind::Replay {
+            pty.wait_for("the replay", |s| s.contains("pass "));
+            return pty;
+        }
+        pty.wait_for("the model is loaded", |s| s.contains("ready"));
+        pty.send("/max-tokens 8\r");
+        pty.wait_for("the limit", |s| s.contains("of a reply is 8"));
+        if kind == Kind::Chat {
+            let lines: Vec<String> = (0..TALL).map(|n| format!("tall-{n}-line")).collect();
+            pty.send(&format!("\x1b[200~{}\x1b[201~\r", lines.join("\n")));
+            pty.wait_for("the first reply", |s| s.contains("token limit"));
+        }
+        pty
+    }
+
+    /// Runs `script` in `context`, with `key` as the key that it is about.
+    #[track_caller]
+    pub fn run(&mut self, context: Context, key: KeyEvent, opening: &[Step], script: &[Step]) -> Result<(), String> {
+        let wanted = kind(context);
+        let fresh = self.running.take().filter(|(kind, _)| *kind == wanted && wanted == Kind::Chat);
+        let mut pty = fresh.map_or_else(|| self.start(wanted), |(_, pty)| pty);
+        let mut pressed = None;
+        let mut is_new = true;
+        let steps: Vec<Step> = opening.iter().chain(script).copied().collect();
+        for (n, step) in steps.iter().enumerate() {
+            match step {
+                Key => {
+                    // A notice of before may have to go first.
+                    let next = &steps[n + 1..];
+                    let awaited = next.iter().find(|s| matches!(s, See(_) | Gone(_) | Chosen(_) | Unchosen(_)));
+                    if let (true, Some(awaited)) = (is_new, awaited)
+                        && !wait(PATIENCE, || !self.holds(&pty, awaited, ""))
+                    {
+                        return Err(format!("{awaited:?} held before the key was pressed:\n{}", pty.text()));
+                    }
+                    (pressed, is_new) = (Some((pty.text(), pty.written())), false);
+                    pty.send(&bytes(key));
+                }
+                Press(name) => pty.send(&bytes(named(name))),
+                Type(text) => pty.send(text),
+                Paste(text) => pty.send(&format!("\x1b[200~{text}\x1b[201~")),
+                Do(deed) => deed(self.home.path()),
+                Say(text) => {
+                    pty.send(text);
+                    let shown = format!("› {text}");
+                    let typed = wait(PATIENCE, || pty.text().contains(&shown));
+                    pty.send("\r");
+                    let taken = wait(PATIENCE, || !pty.text().contains(&shown));
+                    if !typed || !taken || !wait(PATIENCE, || self.holds(&pty, &Idle, "")) {
+                        return Err(format!("`{text}` is not answered:\n{}", pty.text()));
+                    }
+                }
+                Ends => {
+                    let status = pty.wait_for_exit();
+                    if !status.success() {
+                        return Err(format!("it ended with {status}:\n{}", pty.text()));
+                    }
+                    pty.check_restored();
+                    return Ok(());
+                }
+                step => {
+                    let (before, written) = pressed.clone().unwrap_or_default();
+                    let there = match step {
+                        Writes(text) => wait(PATIENCE, || pty.has_written(written, text)),
+                        step => wait(PATIENCE, || self.holds(&pty, step, &before)),
+                    };
+                    if !there {
+                        return Err(format!("waited in vain for {step:?}:\n{}", pty.text()));
+                    }
+                }
+            }
+        }
+        if wanted == Kind::Chat {
+            self.lead_back(&mut pty)?;
+            self.running = Some((wanted, pty));
+        }
+        Ok(())
+    }
+
+    fn holds(&self, pty: &Pty, step: &Step, before: &str) -> bool {
+        match step {
+            See(text) => pty.text().contains(text),
+            Gone(text) => !pty.text().contains(text),
+            Chosen(text) => choice(pty, text) == Some(true),
+            Unchosen(text) => choice(pty, text) == Some(false),
+            Becomes(holds) => holds(before, &pty.text()),
+            Idle => {
+                let text = pty.text();
+                let last = text.lines().last().unwrap_or_default();
+                (last.contains("ready") || last.contains("Enter send")) && !last.contains("Esc stop")
+            }
+            File(ending) => fs::read_dir(self.home.path()).unwrap().any(|entry| {
+                let name = entry.unwrap().file_name();
+                name.to_string_lossy().ends_with(ending)
+            }),
+            Key | Press(_) | Type(_) | Say(_) | Paste(_) | Writes(_) | Do(_) | Ends => {
+                unreachable!("nothing to wait for")
+            }
+        }
+    }
+
+    /// Out of whatever is open, with nothing typed.
+    fn lead_back(&mut self, pty: &mut Pty) -> Result<(), String> {
+        self.markers += 1;
+        let marker = format!("qz{}", self.markers);
+        // As kitty's protocol says it, Escape needs no pause behind it.
+        pty.send(&"\x1b[27u".repeat(4));
+        pty.send("\x1b[1;5F\x0e\x0e\x0e\x0e\x05");
+        pty.send(&"\x15\x7f".repeat(8));
+        pty.send(&marker);
+        let shown = format!("› {marker}");
+        if !wait(PATIENCE, || pty.text().contains(&shown)) {
+            return Err(format!("it cannot be led back:\n{}", pty.text()));
+        }
+        pty.send("\x15");
+        if !wait(PATIENCE, || !pty.text().contains(&marker)) {
+            return Err(format!("the input cannot be emptied:\n{}", pty.text()));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the line with `text` is the chosen one of its list, where there is such a line.
+fn choice(pty: &Pty, text: &str) -> Option<bool> {
+    pty.on_screen(|screen| {
+        let columns = screen.size().1;
+        let (row, line) = screen.rows(0, columns).enumerate().find(|(_, line)| line.contains(text))?;
+        let column = line[..line.find(text)?].chars().count() as u16;
+        let cell = screen.cell(row as u16, column)?;
+        Some(cell.inverse() || cell.bgcolor() != vt100::Color::Default)
+    })
+}
+
+fn wait(patience: Duration, is_so: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while !is_so() {
+        if begin.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    true
+}
+
+/// A key as help writes it.
+pub fn named(name: &str) -> KeyEvent {
+    let mut modifiers = KeyModifiers::NONE;
+    let mut rest = name;
+    for (prefix, modifier) in
+        [("Ctrl+", KeyModifiers::CONTROL), ("Alt+", KeyModifiers::ALT), ("Shift+", KeyModifiers::SHIFT)]
+    {
+        if let Some(tail) = rest.strip_prefix(prefix) {
+            modifiers |= modifier;
+            rest = tail;
+        }
+    }
+    let code = match rest {
+        "Enter" => KeyCode::Enter,
+        "Esc" => KeyCode::Esc,
+        "Tab" => KeyCode::Tab,
+        "Up" => KeyCode::Up,
+        "Down" => KeyCode::Down,
+        "Left" => KeyCode::Left,
+        "Right" => KeyCode::Right,
+        "Home" => KeyCode::Home,
+        "End" => KeyCode::End,
+        "PgUp" => KeyCode::PageUp,
+        "PgDn" => KeyCode::PageDown,
+        "Backspace" => KeyCode::Backspace,
+        "Delete" => KeyCode::Delete,
+        "Space" => KeyCode::Char(' '),
+        _ if rest.starts_with('F') && rest.len() > 1 => KeyCode::F(rest[1..].parse().unwrap()),
+        _ if modifiers.is_empty() => KeyCode::Char(rest.chars().next().unwrap()),
+        _ => KeyCode::Char(rest.chars().next().unwrap().to_ascii_lowercase()),
+    };
+    // In a script, Escape is told apart from what follows it.
+    let state = if code == KeyCode::Esc {
+        crossterm::event::KeyEventState::KEYPAD
+    } else {
+        crossterm::event::KeyEventState::NONE
+    };
+    KeyEvent { state, ..KeyEvent::new(code, modifiers) }
+}
+
+/// What a terminal sends for a key: the oldest way there is one, else kitty's.
+pub fn bytes(key: KeyEvent) -> String {
+    let has = |modifier| u8::from(key.modifiers.contains(modifier));
+    let (shift, alt, ctrl) = (has(KeyModifiers::SHIFT), has(KeyModifiers::ALT), has(KeyModifiers::CONTROL));
+    let m = 1 + shift + 2 * alt + 4 * ctrl;
+    let letter = |letter: char| if m == 1 { format!("\x1b[{letter}") } else { format!("\x1b[1;{m}{letter}") };
+    let tilde = |n: u8| if m == 1 { format!("\x1b[{n}~") } else { format!("\x1b[{n};{m}~") };
+    let plain = |text: &str, code: u8| match m {
+        1 => text.to_owned(),
+        3 => format!("\x1b{text}"),
+        _ => format!("\x1b[{code};{m}u"),
+    };
+    match key.code {
+        KeyCode::Char(c) if m == 5 && c.is_ascii_alphabetic() => char::from(c as u8 & 0x1f).to_string(),
+        KeyCode::Char('7') if m == 5 => "\x1f".into(),
+        KeyCode::Char(c) if m == 1 => c.to_string(),
+        KeyCode::Char(c) if m == 3 => format!("\x1b{c}"),
+        KeyCode::Char(c) => format!("\x1b[{};{m}u", c as u32),
+        KeyCode::Enter => plain("\r", 13),
+        KeyCode::Tab => plain("\t", 9),
+        KeyCode::BackTab => "\x1b[Z".into(),
+        KeyCode::Backspace => plain("\x7f", 127),
+        KeyCode::Esc if key.state.is_empty() => "\x1b".into(),
+        KeyCode::Esc => "\x1b[27u".into(),
+        KeyCode::Up => letter('A'),
+        KeyCode::Down => letter('B'),
+        KeyCode::Right => letter('C'),
+        KeyCode::Left => letter('D'),
+        KeyCode::Home => letter('H'),
+        KeyCode::End => letter('F'),
+        KeyCode::Insert => tilde(2),
+        KeyCode::Delete => tilde(3),
+        KeyCode::PageUp => tilde(5),
+        KeyCode::PageDown => tilde(6),
+        KeyCode::F(n @ 1..=4) => format!("\x1bO{}", char::from(b'P' + n - 1)),
+        KeyCode::F(n) => tilde([15, 17, 18, 19, 20, 21, 23, 24][usize::from(n) - 5]),
+        other => panic!("no terminal sends {other:?}"),
+    }
+}
