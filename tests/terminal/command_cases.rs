@@ -7,10 +7,10 @@ use super::driver::*;
 #[rustfmt::skip]
 pub static COMMANDS: &[(&str, &[Step])] = &[
     ("/help", &[Type("/help"), Key, See("╭ Keys ─")]),
-    ("/retry", &[Say("tell"), Type("/retry"), Key, See("‹2/2›"), Idle]),
+    ("/retry", &[Type("/new\r"), See("Ask something."), Say("tell"), Type("/retry"), Key, See("‹2/2›"), Idle]),
     ("/continue", &[Type("/max-tokens -\rgo on\r"), See("Esc stop"), Press("Esc"), See("· stopped"), Idle, Type("/continue"), Key, See("Esc stop"), Press("Esc"), Gone("Esc stop"), Idle, Type("/max-tokens 8\r")]),
     ("/edit", &[Say("put this otherwise"), Type("/edit"), Key, See(" put otherwise "), See("› put this otherwise"), Type(" now\r"), Gone("› put"), See("otherwise now"), Idle]),
-    ("/branch", &[Say("to and fro"), Type("/retry\r"), See("‹2/2›"), Idle, Type("/branch 1"), Key, See("Branch 1 of 2"), See("‹1/2›")]),
+    ("/branch", &[Type("/new\r"), See("Ask something."), Say("to and fro"), Type("/retry\r"), See("‹2/2›"), Idle, Type("/branch 1"), Key, See("Branch 1 of 2"), See("‹1/2›")]),
     ("/save", &[Type("/save"), Key, See("Saved as it is said, in ")]),
     ("/rename", &[Type("/rename A walk in the woods"), Key, See("is called: A walk in the woods")]),
     ("/sessions", &[Type("/sessions woods"), Key, See("Conversations"), See("A walk in the woods")]),

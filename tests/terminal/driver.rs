@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use portable_pty::CommandBuilder;
-use wayinfer::tui::keys::Context;
 
 use super::pty::{Answers, Pty};
 
@@ -37,7 +36,7 @@ pub enum Step {
     Gone(&'static str),
     /// The line with this is the chosen one of a list.
     Chosen(&'static str),
-    /// There is such a line, and it is not the chosen one.
+    /// The line with this is not the chosen one, or out of view.
     Unchosen(&'static str),
     /// What the screen was when the key was pressed and what it has become.
     Becomes(fn(&str, &str) -> bool),
@@ -59,25 +58,18 @@ pub use Step::*;
 pub struct Driver {
     home: tempfile::TempDir,
     size: (u16, u16),
-    /// What kind of program runs: a context that needs one of its own, or the chat.
-    running: Option<(Kind, Pty)>,
+    /// A chat that the next script can go on with.
+    chat: Option<Pty>,
     markers: usize,
 }
 
+/// The program that a script needs. A chat serves many scripts, the others are started for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Chat,
     /// A chat whose context is soon full.
     Narrow,
     Replay,
-}
-
-fn kind(context: Context) -> Kind {
-    match context {
-        Context::Replay => Kind::Replay,
-        Context::Dialog => Kind::Narrow,
-        _ => Kind::Chat,
-    }
 }
 
 /// The program with a home of its own: nothing of the person who tests is read or written.
@@ -113,10 +105,12 @@ impl Driver {
         let home = tempfile::tempdir().unwrap();
         let models = home.path().join("data/wayinfer/models");
         fs::create_dir_all(&models).unwrap();
+        let model = home.path().join("tiny.gguf");
+        fs::copy(tiny_model(), &model).unwrap();
         for n in 10..10 + MODELS {
-            std::os::unix::fs::symlink(tiny_model(), models.join(format!("model-{n}.gguf"))).unwrap();
+            fs::hard_link(&model, models.join(format!("model-{n}.gguf"))).unwrap();
         }
-        Driver { home, size, running: None, markers: 0 }
+        Driver { home, size, chat: None, markers: 0 }
     }
 
     fn start(&mut self, kind: Kind) -> Pty {
@@ -145,12 +139,10 @@ impl Driver {
         pty
     }
 
-    /// Runs `script` in `context`, with `key` as the key that it is about.
-    #[track_caller]
-    pub fn run(&mut self, context: Context, key: KeyEvent, opening: &[Step], script: &[Step]) -> Result<(), String> {
-        let wanted = kind(context);
-        let fresh = self.running.take().filter(|(kind, _)| *kind == wanted && wanted == Kind::Chat);
-        let mut pty = fresh.map_or_else(|| self.start(wanted), |(_, pty)| pty);
+    /// Runs the steps, with `key` as the key that they are about. Errors say what was not seen, and what was instead.
+    pub fn run(&mut self, kind: Kind, key: KeyEvent, opening: &[Step], script: &[Step]) -> Result<(), String> {
+        let running = self.chat.take().filter(|_| kind == Kind::Chat);
+        let mut pty = running.unwrap_or_else(|| self.start(kind));
         let mut pressed = None;
         let mut is_new = true;
         let steps: Vec<Step> = opening.iter().chain(script).copied().collect();
@@ -202,9 +194,9 @@ impl Driver {
                 }
             }
         }
-        if wanted == Kind::Chat {
+        if kind == Kind::Chat {
             self.lead_back(&mut pty)?;
-            self.running = Some((wanted, pty));
+            self.chat = Some(pty);
         }
         Ok(())
     }
@@ -214,7 +206,7 @@ impl Driver {
             See(text) => pty.text().contains(text),
             Gone(text) => !pty.text().contains(text),
             Chosen(text) => choice(pty, text) == Some(true),
-            Unchosen(text) => choice(pty, text) == Some(false),
+            Unchosen(text) => choice(pty, text) != Some(true),
             Becomes(holds) => holds(before, &pty.text()),
             Idle => {
                 let text = pty.text();
@@ -252,14 +244,15 @@ impl Driver {
     }
 }
 
-/// Whether the line with `text` is the chosen one of its list, where there is such a line.
+/// Whether a line with `text` is the chosen one of its list, where there is such a line.
 fn choice(pty: &Pty, text: &str) -> Option<bool> {
     pty.on_screen(|screen| {
-        let columns = screen.size().1;
-        let (row, line) = screen.rows(0, columns).enumerate().find(|(_, line)| line.contains(text))?;
-        let column = line[..line.find(text)?].chars().count() as u16;
-        let cell = screen.cell(row as u16, column)?;
-        Some(cell.inverse() || cell.bgcolor() != vt100::Color::Default)
+        let is_chosen = |(row, line): (usize, String)| {
+            let column = line[..line.find(text)?].chars().count() as u16;
+            let cell = screen.cell(row as u16, column)?;
+            Some(cell.inverse() || cell.bgcolor() != vt100::Color::Default)
+        };
+        screen.rows(0, screen.size().1).enumerate().filter_map(is_chosen).reduce(|a, b| a || b)
     })
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use wayinfer::tui::keys::Action as A;
 use wayinfer::tui::keys::Context::{self, Chat, Confirm, Dialog, Help, Panel, Picker, Replay, Search, Sessions};
@@ -10,25 +11,37 @@ use wayinfer::tui::keys::Edit as E;
 
 use super::driver::*;
 
+/// The program that an action is tried in.
+pub fn kind(context: Context, action: A) -> Kind {
+    match (context, action) {
+        // Layers of the tiny model have too few experts for pages.
+        (Replay, _) | (Panel, A::PageUp | A::PageDown) => Kind::Replay,
+        (Dialog, _) => Kind::Narrow,
+        _ => Kind::Chat,
+    }
+}
+
 /// How to get to where a key holds.
-pub fn opening(context: Context) -> &'static [Step] {
+pub fn opening(context: Context, action: A) -> &'static [Step] {
     match context {
+        _ if kind(context, action) == Kind::Replay => &[],
         Chat | Replay => &[],
         Picker => &[Type("/model\r"), See("Choose a model"), See("model-11")],
         Help => &[Press("F1"), See("╭ Keys ─")],
         Dialog => &[Say("first"), Paste(LONG), Press("Enter"), See("The context is full")],
-        Sessions => &[Do(write_sessions), Press("F4"), See("Conversations"), See("title 89")],
+        Sessions => &[Do(write_sessions), Press("F4"), See("Conversations"), See(" turn")],
         Confirm => &[
             Do(write_sessions),
             Press("F4"),
-            See("title 89"),
+            See(" turn"),
             Type("number-15-"),
             See("“number-15-"),
             Press("Delete"),
             See("Delete it?"),
         ],
         Search => &[Say("plum pear"), Say("plum fig"), Press("Ctrl+R"), See("look for")],
-        Panel => &[Press("F5"), See("← token")],
+        // The timeline has its tokens.
+        Panel => &[Press("F5"), See("← token"), Becomes(|_, now| now.contains("time    "))],
     }
 }
 
@@ -43,19 +56,23 @@ const LONG: &str = "these words are many: one two three four five six seven eigh
 fn write_sessions(home: &Path) {
     let folder = home.join("data/wayinfer/sessions");
     fs::create_dir_all(&folder).unwrap();
-    for n in 11..90 {
+    for n in 11..90_u64 {
         let lines = [
             r#"{"time":"2020-01-01T00:00:00Z","type":"header","version":2,"program":"wayinfer","system":null,"sampling":{}}"#.to_owned(),
             format!(r#"{{"time":"2020-01-01T00:00:01Z","type":"user","id":1,"parent":null,"text":"number-{n}- was said"}}"#),
             format!(r#"{{"time":"2020-01-01T00:00:02Z","type":"title","text":"title {n}"}}"#),
         ];
-        fs::write(folder.join(format!("20200101-0000{n}.jsonl")), lines.join("\n") + "\n").unwrap();
+        let path = folder.join(format!("20200101-0000{n}.jsonl"));
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
+        // The list begins with what was gone on with last.
+        let then = UNIX_EPOCH + Duration::from_secs(1_577_836_800 + n);
+        fs::File::options().append(true).open(&path).unwrap().set_modified(then).unwrap();
     }
 }
 
 fn new_model(home: &Path) {
     let path = home.join("data/wayinfer/models/a-new-model.gguf");
-    std::os::unix::fs::symlink(tiny_model(), path).unwrap();
+    fs::hard_link(home.join("tiny.gguf"), path).unwrap();
 }
 
 fn no_new_model(home: &Path) {
@@ -66,6 +83,12 @@ fn no_new_model(home: &Path) {
 fn number(screen: &str, word: &str) -> Option<f64> {
     let after = screen.match_indices(word).map(|(at, _)| &screen[at + word.len()..]);
     after.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).next()
+}
+
+/// The first expert in the list of a layer.
+fn first_expert(screen: &str) -> Option<u64> {
+    let row = screen.lines().skip_while(|line| !line.contains("no.")).nth(1)?;
+    row.split_whitespace().find_map(|word| word.parse().ok())
 }
 
 fn fell(before: &str, now: &str, word: &str) -> bool {
@@ -80,7 +103,7 @@ const ENDLESS_REPLY: Step = Type("/max-tokens -\rgo on\r");
 const SHORT_REPLIES: Step = Type("/max-tokens 8\r");
 const CLEAR: &str = "\x1b[2J";
 
-/// Context, action and script. The order is that of the table of keys; a new key is a new line.
+/// Context, action and script. A new key is a new line.
 #[rustfmt::skip]
 pub static KEYS: &[(Context, A, &[Step])] = &[
     (Chat, A::Send, &[Type("sent by key"), See("› sent by key"), Key, Gone("› sent by key"), See("sent by key"), Idle]),
@@ -96,10 +119,6 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Chat, A::HistoryNext, &[Say("older"), Say("newer"), Press("Up"), See("› newer"), Press("Up"), See("› older"), Key, See("› newer")]),
     (Chat, A::SearchHistory, &[Key, See("look for"), See("earlier prompt")]),
     (Chat, A::OpenEditor, &[Key, See("› from the editor")]),
-    (Chat, A::Retry, &[Key, See("the reply will be the same"), Idle, See("‹2/2›")]),
-    (Chat, A::EditTurn, &[Say("put it so"), Key, See(" put otherwise "), See("› put it so")]),
-    (Chat, A::BranchPrevious, &[Say("more"), Type("/retry\r"), See("‹2/2›"), Idle, Key, See("Branch 1 of 2"), See("‹1/2›")]),
-    (Chat, A::BranchNext, &[Say("and more"), Type("/retry\r"), See("‹2/2›"), Idle, Press("Alt+P"), See("‹1/2›"), Key, See("Branch 2 of 2"), See("‹2/2›")]),
     (Chat, A::Sessions, &[Key, See("Conversations")]),
     (Chat, A::ScrollPageUp, &[Key, See("below ·")]),
     (Chat, A::ScrollPageDown, &[Press("PgUp"), See("below ·"), Key, Gone("below ·")]),
@@ -133,12 +152,17 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Chat, A::Edit(E::PutBack), &[Type("one"), Press("Ctrl+U"), Key, Type("X"), See("› oneX")]),
     (Chat, A::Edit(E::Undo), &[Type("one"), Press("Ctrl+U"), Gone("› one"), Key, See("› one")]),
     (Chat, A::Edit(E::Redo), &[Type("one"), Press("Ctrl+U"), Gone("› one"), Press("Ctrl+7"), See("› one"), Key, Gone("› one")]),
+    // Where there is but one branch, its mark is this reply's.
+    (Chat, A::Retry, &[Key, See("the reply will be the same"), Idle, See("‹2/2›")]),
+    (Chat, A::EditTurn, &[Say("put it so"), Key, See(" put otherwise "), See("› put it so")]),
+    (Chat, A::BranchPrevious, &[Type("/new\r"), See("Ask something."), Say("more"), Type("/retry\r"), See("‹2/2›"), Idle, Key, See("Branch 1 of 2"), See("‹1/2›")]),
+    (Chat, A::BranchNext, &[Type("/new\r"), See("Ask something."), Say("and more"), Type("/retry\r"), See("‹2/2›"), Idle, Press("Alt+P"), See("‹1/2›"), Key, See("Branch 2 of 2"), See("‹2/2›")]),
 
     (Picker, A::Choose, &[Key, Gone("Choose a model"), See("ready")]),
     (Picker, A::Up, &[Press("Down"), Chosen("model-11"), Key, Chosen("model-10")]),
     (Picker, A::Down, &[Key, Chosen("model-11")]),
     (Picker, A::PageUp, &[Press("PgDn"), Unchosen("model-10"), Key, Chosen("model-10")]),
-    (Picker, A::PageDown, &[Key, Unchosen("model-10"), Press("Up"), Chosen("model-") , Unchosen("model-10")]),
+    (Picker, A::PageDown, &[Key, Unchosen("model-10"), Press("Up"), Chosen("model-"), Unchosen("model-10")]),
     (Picker, A::First, &[Press("End"), Chosen("demo"), Key, Chosen("model-10")]),
     (Picker, A::Last, &[Key, Chosen("demo")]),
     (Picker, A::Rescan, &[Do(new_model), Key, See("a-new-model"), Do(no_new_model)]),
@@ -160,15 +184,15 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Help, A::Suspend, &[Key, See("There is no shell to go back to")]),
     (Help, A::Interrupt, &[Key, See("Ctrl+C again quits"), Key, Ends]),
 
-    (Panel, A::Previous, &[Press("Enter"), See("  0  "), Key, Becomes(|before, now| fell(before, now, "token "))]),
-    (Panel, A::Next, &[Press("Home"), Press("Enter"), See("  0  "), Press("Left"), Press("Left"), Key, Becomes(|before, now| grew(before, now, "token "))]),
+    (Panel, A::Previous, &[Press("Enter"), See("! missing"), Key, Becomes(|before, now| fell(before, now, "token "))]),
+    (Panel, A::Next, &[Press("Home"), Press("Enter"), See("! missing"), See("token 0"), Key, See("token 1 ")]),
     (Panel, A::Up, &[See("tokens ─"), Key, Press("x"), Gone("tokens ─"), See("paging ─")]),
     (Panel, A::Down, &[See("tokens ─"), Key, Press("x"), Gone("tokens ─"), See("disk ─")]),
     (Panel, A::First, &[Press("Left"), Key, Press("Enter"), See("token 0")]),
     (Panel, A::Last, &[Press("Home"), Press("Enter"), See("token 0"), Press("Esc"), Key, Press("Enter"), Gone("token 0 ")]),
-    (Panel, A::PageUp, &[Press("Enter"), Press("PgDn"), Key, See("  0  ")]),
-    (Panel, A::PageDown, &[Press("Enter"), See("  0  "), Key, Gone("  0  ")]),
-    (Panel, A::Choose, &[Key, See("  0  ")]),
+    (Panel, A::PageUp, &[Press("Up"), Press("Up"), Press("Enter"), See("layer 0 of"), Press("PgDn"), Becomes(|_, now| first_expert(now) > Some(0)), Key, Becomes(|_, now| first_expert(now) == Some(0))]),
+    (Panel, A::PageDown, &[Press("Up"), Press("Up"), Press("Enter"), See("layer 0 of"), Key, Becomes(|_, now| first_expert(now) > Some(0))]),
+    (Panel, A::Choose, &[Key, See("! missing")]),
     (Panel, A::Collapse, &[Key, See("+ tokens"), Key, Gone("+ tokens")]),
     (Panel, A::Expand, &[Key, Gone("memory ─"), Key, See("memory ─")]),
     (Panel, A::Freeze, &[Key, See("frozen: the engine goes on"), Key, Gone("frozen: the engine goes on")]),
@@ -203,8 +227,8 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Sessions, A::Choose, &[Type("number-20-"), See("“number-20-"), Gone("title 11"), Key, Gone("Conversations"), See("number-20- was said"), Type("/new\r"), Idle]),
     (Sessions, A::Up, &[Press("End"), Chosen("title 11"), Key, Chosen("title 12")]),
     (Sessions, A::Down, &[Press("End"), Press("Up"), Chosen("title 12"), Key, Chosen("title 11")]),
-    (Sessions, A::PageUp, &[Press("End"), Chosen("title 11"), Key, Press("Down"), Becomes(|_, now| !now.contains("title 11 ") || now.contains("title 11  "))]),
-    (Sessions, A::PageDown, &[Press("End"), Press("PgUp"), Chosen("title 2"), Key, Chosen("title 11")]),
+    (Sessions, A::PageUp, &[Press("End"), Chosen("title 11"), Key, Unchosen("title 11"), Unchosen("title 12")]),
+    (Sessions, A::PageDown, &[Press("End"), Chosen("title 11"), Press("PgUp"), Press("Up"), Key, Press("Down"), Chosen("title 11")]),
     (Sessions, A::First, &[Press("End"), Chosen("title 11"), Key, Gone("title 11 ")]),
     (Sessions, A::Last, &[Press("Home"), Key, Chosen("title 11")]),
     (Sessions, A::DeleteLetter, &[Type("xyzzy"), See("look for xyzzy"), See("None holds this."), Key, See("look for xyzz ")]),
