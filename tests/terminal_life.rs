@@ -95,6 +95,21 @@ fn two_hundred_sizes_while_a_reply_streams_break_nothing() {
     pty.quit();
 }
 
+#[test]
+fn the_log_goes_to_its_file_and_not_to_the_screen() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("chat.log");
+    let command = at_home(home.path(), &[tiny_model(), "--debug", "--log", path.to_str().unwrap()]);
+    let mut pty = Pty::start(command, (100, 30), Answers::Plain);
+    pty.wait_for("the model", |s| s.contains("ready"));
+    pty.quit();
+    let log = std::fs::read_to_string(&path).unwrap();
+    let first = log.lines().next().unwrap_or_default();
+    assert!(first.contains("wayinfer"), "{log}");
+    let said = first.rsplit(": ").next().unwrap();
+    assert!(!pty.output().contains(said), "`{said}` is on the screen");
+}
+
 /// Keys that are pressed at random: all but those that quit.
 fn harmless_keys() -> Vec<String> {
     let quits = ["\x03", "\x04"];
