@@ -9,6 +9,8 @@ mod command_cases;
 mod driver;
 #[path = "terminal/key_cases.rs"]
 mod key_cases;
+#[path = "terminal/program.rs"]
+mod program;
 #[path = "terminal/pty.rs"]
 mod pty;
 

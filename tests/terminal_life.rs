@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
-#[path = "terminal/driver.rs"]
-mod driver;
+#[path = "terminal/program.rs"]
+mod program;
 #[path = "terminal/pty.rs"]
 mod pty;
 #[path = "terminal/random.rs"]
@@ -13,8 +13,7 @@ mod random;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use driver::{ENDLESS, at_home, tiny_model};
-use portable_pty::CommandBuilder;
+use program::{ENDLESS, at_home, tiny_model};
 use pty::{Answers, Pty};
 use random::Random;
 use wayinfer::transcript::{self, Role, Transcript};
@@ -113,7 +112,10 @@ fn the_log_goes_to_its_file_and_not_to_the_screen() {
 /// Keys that are pressed at random: all but those that quit.
 fn harmless_keys() -> Vec<String> {
     let quits = ["\x03", "\x04"];
-    keys::all().map(|(.., key)| driver::bytes(key)).filter(|key| !quits.contains(&key.as_str()) && key != "q").collect()
+    keys::all()
+        .map(|(.., key)| program::bytes(key))
+        .filter(|key| !quits.contains(&key.as_str()) && key != "q")
+        .collect()
 }
 
 #[test]
@@ -301,10 +303,121 @@ fn a_disk_that_takes_no_more_is_told_and_what_it_took_is_whole() {
     }
 }
 
+fn only_transcript(folder: &Path) -> Transcript {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    transcript::read(&files.remove(0)).unwrap()
+}
+
+fn said(transcript: &Transcript) -> Vec<(Role, &str)> {
+    transcript.entries.iter().map(|e| (e.message.role, e.message.content.as_str())).collect()
+}
+
+/// The program itself on a tiny model, at home in `home`. What was said grows likelier and the context is long, so that
+/// replies repeat themselves until they are stopped.
+fn real_chat(home: &Path, size: (u16, u16)) -> Pty {
+    let mut pty = start_real_chat(home, size, &[]);
+    pty.wait_for("the model is loaded", |s| s.contains("ready"));
+    pty
+}
+
+fn start_real_chat(home: &Path, size: (u16, u16), more: &[&str]) -> Pty {
+    let options = ["--greedy", "--frequency-penalty=-10", "--ctx", "100000", "--isa", "scalar", "--threads", "1"];
+    let command = at_home(home, &[&[tiny_model()], &options[..], more].concat());
+    Pty::start(command, size, Answers::Plain)
+}
+
+fn sessions(home: &Path) -> PathBuf {
+    home.join("data/wayinfer/sessions")
+}
+
+#[test]
+fn the_real_engine_answers_stops_and_remembers() {
+    let home = tempfile::tempdir().unwrap();
+    let mut pty = real_chat(home.path(), (120, 40));
+    pty.send("hello there\r");
+    pty.wait_for("a reply under way", |s| s.contains("replying ·"));
+    pty.wait_for("the experts of the panel", |s| s.contains("8 experts, 2 used"));
+    pty.resize((80, 24));
+    pty.resize((200, 60));
+    pty.send("\x1b");
+    pty.wait_for("the stop", |s| s.contains("stopped"));
+    pty.send("and again\r");
+    pty.wait_for("the second reply", |s| s.contains("replying ·"));
+    pty.send("\x1b");
+    pty.wait_for("the second stop", |s| s.matches("· stopped").count() >= 2);
+    pty.quit();
+    let transcript = only_transcript(&sessions(home.path()));
+    let said = said(&transcript);
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert_eq!((said[0], said[2]), ((Role::User, "hello there"), (Role::User, "and again")));
+    assert!(said.iter().all(|(_, text)| !text.is_empty()), "{said:?}");
+}
+
+#[test]
+fn a_signal_while_the_real_engine_computes_leaves_the_terminal_whole() {
+    for signal in ["TERM", "HUP"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut pty = real_chat(home.path(), (80, 24));
+        pty.send("hello there\r");
+        pty.wait_for("a reply under way", |s| s.contains("replying ·"));
+        pty.signal(signal);
+        pty.wait_for_exit();
+        pty.check_restored();
+        let transcript = only_transcript(&sessions(home.path()));
+        let said = said(&transcript);
+        assert_eq!((said.len(), said[0]), (2, (Role::User, "hello there")), "{said:?}");
+    }
+}
+
+#[test]
+fn the_real_engine_goes_on_with_a_session_where_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("chat.jsonl");
+    let args = ["--session", path.to_str().unwrap()];
+    for round in 1..=3 {
+        let mut pty = start_real_chat(home.path(), (120, 40), &args);
+        pty.wait_for("the model is loaded", |s| s.contains("ready"));
+        pty.send(&format!("hello {round}\r"));
+        pty.wait_for("a reply under way", |s| s.contains("replying ·"));
+        pty.send("\x1b");
+        pty.wait_for("the stop", |s| s.matches("· stopped").count() >= round.min(2) && s.contains("ready"));
+        if round > 1 {
+            pty.wait_for("what was not read again", |s| s.contains(" reus"));
+        }
+        pty.quit();
+    }
+    assert!(home.path().join("chat.jsonl.kv").exists() && !sessions(home.path()).exists());
+    // Another one at the same time is told so, before the screen is taken.
+    let held = transcript::SessionFile::open(&path).unwrap();
+    let mut pty = start_real_chat(home.path(), (120, 40), &args);
+    assert_eq!(pty.wait_for_exit().exit_code(), 1);
+    pty.wait_for("the reason", |s| s.contains("in use by another process"));
+    drop(held);
+}
+
+#[test]
+fn a_model_that_is_truncated_while_it_is_in_use_ends_the_reply_and_not_the_chat() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("tiny.gguf");
+    std::fs::copy(tiny_model(), &model).unwrap();
+    let command = at_home(folder.path(), &[model.to_str().unwrap(), "--threads", "1"]);
+    let mut pty = Pty::start(command, (240, 30), Answers::Plain);
+    pty.wait_for("the model is loaded", |s| s.contains("· ready"));
+    std::fs::OpenOptions::new().write(true).open(&model).unwrap().set_len(500_000).unwrap();
+    pty.send("hello there\r");
+    pty.wait_for("the error", |s| s.contains("open the model again"));
+    pty.on_screen(|s| assert!(s.alternate_screen() && s.contents().contains("hello there")));
+    pty.send("\x04");
+    let status = pty.wait_for_exit();
+    assert!(status.success(), "{status}");
+    pty.check_restored();
+}
+
 #[test]
 fn the_program_at_home_reads_no_settings_of_the_person_who_tests() {
     let home = tempfile::tempdir().unwrap();
-    let command: CommandBuilder = at_home(home.path(), &["config"]);
+    let command = at_home(home.path(), &["config"]);
     let mut pty = Pty::start(command, (200, 60), Answers::Nothing);
     assert!(pty.wait_for_exit().success());
     let folder = home.path().to_str().unwrap().to_owned();

@@ -254,7 +254,7 @@ pub fn modes_left_on(output: &str) -> Vec<String> {
         let (numbers, last) = (&sequence[..end], &sequence[end..=end]);
         match (numbers.split_at_checked(1), last) {
             (Some(("?", numbers)), "h" | "l") => {
-                numbers.split(';').for_each(|mode| drop(modes.insert(mode.to_owned(), last == "h")));
+                modes.extend(numbers.split(';').map(|mode| (mode.to_owned(), last == "h")));
             }
             (Some((">", _)), "u") => keyboards += 1,
             (Some(("<", _)), "u") => keyboards -= 1,

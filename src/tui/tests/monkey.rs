@@ -87,10 +87,10 @@ impl Random {
         let mut text = String::new();
         for _ in 0..=self.below(most) {
             match self.below(12) {
-                0 => text.push_str(self.of(&HOSTILE)),
+                0 => text.push_str(self.of::<&str>(&HOSTILE)),
                 1 => text.push('\n'),
                 2..4 => text.push_str(" word "),
-                _ => text.push_str(self.of(&LETTERS)),
+                _ => text.push_str(self.of::<&str>(&LETTERS)),
             }
         }
         text
