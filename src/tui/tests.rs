@@ -412,28 +412,6 @@ fn the_model_in_the_binary_is_offered_last_and_says_what_it_is() {
 }
 
 #[test]
-fn the_temperature_of_the_model_in_the_binary_stays_with_it_and_one_that_was_set_stays() {
-    let now = Instant::now();
-    let own = |path: &str| Event::Loaded(ModelSummary { path: path.into(), ..summary() });
-    let temperature = |d: &mut Driver| {
-        d.type_text("/temp");
-        d.press("Enter");
-        d.app.notice().unwrap().to_owned()
-    };
-    let options = ChatOptions { embedded: Some("/c/demo.gguf".into()), ..ChatOptions::new("/m".into()) };
-    let mut d = Driver { app: App::new(options, Theme::dark(ColorDepth::True), now).0, now };
-    d.app.picker = None;
-    d.worker(own("/c/demo.gguf"));
-    assert_eq!(temperature(&mut d), "The temperature is 0.2");
-    d.worker(own("/m/a.gguf"));
-    assert_eq!(temperature(&mut d), "The temperature is 0.8");
-    d.type_text("/temp 0.5");
-    d.press("Enter");
-    d.worker(own("/c/demo.gguf"));
-    assert_eq!(temperature(&mut d), "The temperature is 0.5");
-}
-
-#[test]
 fn enter_on_an_empty_list_does_nothing() {
     let mut d = Driver::new(None).0;
     d.tell(Msg::Scanned(Scan::default()));

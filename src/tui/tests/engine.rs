@@ -109,3 +109,25 @@ fn a_model_that_cannot_be_opened_leads_to_the_list_with_the_reason() {
     assert_eq!(d.app.picker.as_ref().unwrap().error.as_deref(), Some("model.gguf: it is not a GGUF file"));
     assert_eq!(d.app.composer.text(), "early");
 }
+
+#[test]
+fn the_temperature_of_the_model_in_the_binary_stays_with_it_and_one_that_was_set_stays() {
+    let now = Instant::now();
+    let own = |path: &str| Event::Loaded(ModelSummary { path: path.into(), ..summary() });
+    let temperature = |d: &mut Driver| {
+        d.type_text("/temp");
+        d.press("Enter");
+        d.app.notice().unwrap().to_owned()
+    };
+    let options = ChatOptions { embedded: Some("/c/demo.gguf".into()), ..ChatOptions::new("/m".into()) };
+    let mut d = Driver { app: App::new(options, Theme::dark(ColorDepth::True), now).0, now };
+    d.app.picker = None;
+    d.worker(own("/c/demo.gguf"));
+    assert_eq!(temperature(&mut d), "The temperature is 0.2");
+    d.worker(own("/m/a.gguf"));
+    assert_eq!(temperature(&mut d), "The temperature is 0.8");
+    d.type_text("/temp 0.5");
+    d.press("Enter");
+    d.worker(own("/c/demo.gguf"));
+    assert_eq!(temperature(&mut d), "The temperature is 0.5");
+}
