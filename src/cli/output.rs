@@ -116,6 +116,7 @@ pub(super) fn paging_json(paging: &PagingSnapshot) -> serde_json::Value {
         "evicted_bytes": paging.evicted_bytes,
         "passes": paging.passes,
         "stall_ms": ms(paging.stall),
+        "stall_read_bytes": paging.stall_read_bytes,
         "compute_ms": ms(paging.compute),
         "last_stall_ms": ms(paging.last_stall),
         "last_compute_ms": ms(paging.last_compute),

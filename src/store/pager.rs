@@ -299,10 +299,19 @@ impl Pager {
 
     /// Waits until something has ended, and counts the time.
     fn wait_counted(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
-        let began = Instant::now();
+        let (began, arrived) = (Instant::now(), self.arrived_bytes());
         let waited = self.wait(places);
         self.paging.add_stall(self.layer, began.elapsed());
+        self.paging.stall_read_bytes.add(self.arrived_bytes() - arrived);
         waited
+    }
+
+    /// Bytes that direct reads have brought.
+    fn arrived_bytes(&self) -> u64 {
+        match &self.backing {
+            Backing::Direct(reader) => reader.read_bytes(),
+            Backing::Mapped => 0,
+        }
     }
 
     /// Takes an expert back.

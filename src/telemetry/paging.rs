@@ -45,6 +45,8 @@ pub struct Paging {
     pub unforeseen_experts: Counter,
     /// Time in which a pass could only wait for experts.
     stall_ns: Counter,
+    /// Bytes that direct reads brought in that time.
+    pub stall_read_bytes: Counter,
     passes: Counter,
     /// Time of passes, waiting included.
     pass_ns: Counter,
@@ -80,6 +82,7 @@ pub struct PagingSnapshot {
     pub unforeseen_experts: u64,
     pub passes: u64,
     pub stall: Duration,
+    pub stall_read_bytes: u64,
     /// Of all passes, waiting not included.
     pub compute: Duration,
     /// Of the last pass.
@@ -106,6 +109,7 @@ impl Paging {
             foreseen_experts: Counter::default(),
             unforeseen_experts: Counter::default(),
             stall_ns: Counter::default(),
+            stall_read_bytes: Counter::default(),
             passes: Counter::default(),
             pass_ns: Counter::default(),
             last_stall_ns: AtomicU64::new(0),
@@ -167,6 +171,7 @@ impl Paging {
             unforeseen_experts: self.unforeseen_experts.get(),
             passes: self.passes.get(),
             stall,
+            stall_read_bytes: self.stall_read_bytes.get(),
             compute: pass.saturating_sub(stall),
             last_stall,
             last_compute: last_pass.saturating_sub(last_stall),

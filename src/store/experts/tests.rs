@@ -144,6 +144,8 @@ fn every_budget_gives_every_expert_its_own_bytes_in_both_ways() {
             assert!(paging.resident_bytes.unwrap() <= budget, "{paging:?}");
             if !store.is_whole() {
                 assert!(paging.demand_bytes > 0, "{paging:?}");
+                // Only what is read past the page cache is known to have come while a pass waited.
+                assert_eq!(paging.stall_read_bytes > 0, paging.way.name == "direct", "{paging:?}");
                 assert_eq!(paging.evicted_bytes > 0, budget < total, "{paging:?}");
             }
         }
