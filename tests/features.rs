@@ -68,7 +68,7 @@ fn nothing_that_is_asked_for_is_left_out() {
     for line in table {
         let list = plain(line.trim_matches('|').split_once('|').unwrap().1);
         // Commas within an item are looked for piece by piece.
-        wanted.extend(list.split(", ").map(str::to_owned));
+        wanted.extend(list.split("; ").flat_map(|item| item.split(", ")).map(str::to_owned));
     }
     let numbered = own.lines().filter_map(|line| line.split_once(". ")).filter(|(n, _)| n.parse::<u8>().is_ok());
     wanted.extend(numbered.map(|(_, item)| plain(item)));

@@ -355,6 +355,8 @@ impl Monkey {
     fn draw(&mut self) {
         let (app, now) = (&mut self.d.app, self.d.now);
         app.observe(Snapshot::default(), now);
+        // Where it stays, should it be hidden.
+        self.screen.backend_mut().set_cursor_position((0, 0)).unwrap();
         self.screen.draw(|frame| view::draw(frame, app, now)).unwrap();
         let buffer = self.screen.backend().buffer().clone();
         for y in 0..buffer.area.height {
@@ -387,7 +389,7 @@ impl Before {
                 match action {
                     // A command is done and gone; a message is somewhere.
                     Some(Action::Send | Action::Queue) => app.composer.text().starts_with('/'),
-                    Some(Action::Edit(_) | Action::Complete | Action::OpenEditor) => true,
+                    Some(Action::Edit(_) | Action::Newline | Action::Complete | Action::OpenEditor) => true,
                     Some(_) => app.input_state() == InputState::Recalled,
                     // Typed into its middle.
                     None => true,
