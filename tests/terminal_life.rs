@@ -163,8 +163,8 @@ fn two_thousand_random_events_leave_a_program_that_quits_and_a_terminal_as_it_wa
 }
 
 /// A chat with the model that is in the binary, in the session at `path`.
-fn embedded(home: &Path, path: &Path, more: &[&str]) -> Pty {
-    let arguments = [&["demo", "--threads", "1", "--ctx", "2048", "--session", path.to_str().unwrap()], more].concat();
+fn embedded(home: &Path, path: &Path) -> Pty {
+    let arguments = ["demo", "--threads", "1", "--ctx", "2048", "--session", path.to_str().unwrap()];
     Pty::start(at_home(home, &arguments), (80, 24), Answers::Plain)
 }
 
@@ -187,7 +187,7 @@ fn kill_at_random(home: &Path, thread: u64, rounds: u64) -> (u64, u64) {
             path = home.join(format!("{thread}-{round}.jsonl"));
             kept = Kept::default();
         }
-        let mut pty = embedded(home, &path, &["--max-tokens", "24"]);
+        let mut pty = embedded(home, &path);
         pty.wait_for("the model", |s| s.contains("ready"));
         let text = format!("tell me {thread} {round}");
         pty.send(&text);
@@ -239,7 +239,7 @@ fn two_hundred_kills_at_random_moments_lose_no_finished_message_and_no_draft() {
     const THREADS: u64 = 4;
     let home = tempfile::tempdir().unwrap();
     // The model is written out once.
-    let mut first = embedded(home.path(), &home.path().join("first.jsonl"), &[]);
+    let mut first = embedded(home.path(), &home.path().join("first.jsonl"));
     first.wait_for("the model", |s| s.contains("ready"));
     first.quit();
     let results: Vec<(u64, u64)> = std::thread::scope(|scope| {
@@ -256,7 +256,7 @@ fn two_hundred_kills_at_random_moments_lose_no_finished_message_and_no_draft() {
     // Gone on with, all of it is there.
     let path = home.path().join("0-0.jsonl");
     let before = transcript::read(&path).unwrap();
-    let mut pty = embedded(home.path(), &path, &[]);
+    let mut pty = embedded(home.path(), &path);
     let last = before.path().iter().rev().find(|e| e.message.role == Role::User).unwrap().message.content.clone();
     pty.wait_for("what was said", |s| s.contains(&last));
     pty.quit();
@@ -269,7 +269,7 @@ fn a_disk_that_takes_no_more_is_told_and_what_it_took_is_whole() {
     // Files that already lie there may be read, and none may grow beyond this.
     let script = "trap '' XFSZ; ulimit -f 12; exec \"$0\" \"$@\"";
     let program = env!("CARGO_BIN_EXE_wayinfer");
-    let arguments = ["--threads", "1", "--greedy", "--frequency-penalty=-10", "--max-tokens", "4", "--ctx", "100000"];
+    let arguments = ["--threads", "1", "--greedy", "--frequency-penalty=-10", "--ctx", "100000"];
     let mut command = at_home(home.path(), &[]);
     *command.get_argv_mut() =
         [&["bash", "-c", script, program, tiny_model(), "--session", path.to_str().unwrap()], &arguments[..]]
@@ -279,6 +279,8 @@ fn a_disk_that_takes_no_more_is_told_and_what_it_took_is_whole() {
             .collect();
     let mut pty = Pty::start(command, (120, 40), Answers::Plain);
     pty.wait_for("the model", |s| s.contains("ready"));
+    pty.send("/max-tokens 4\r");
+    pty.wait_for("the limit", |s| s.contains("of a reply is 4"));
     for n in 0..12 {
         let words = "many words ".repeat(140);
         pty.send(&format!("\x1b[200~number {n} {words}\x1b[201~\r"));
