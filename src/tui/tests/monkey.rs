@@ -348,8 +348,8 @@ impl Monkey {
         if text.is_empty() || before.may_change {
             return;
         }
-        let in_history = app.composer.earlier_with("").iter().any(|earlier| earlier.trim_end() == text);
-        assert!(kept(text) || in_history, "`{text}` was typed and is gone; it is now `{now}` after {msg:?}");
+        let in_history = || app.composer.earlier_with("").iter().any(|earlier| earlier.trim_end() == text);
+        assert!(kept(text) || in_history(), "`{text}` was typed and is gone; it is now `{now}` after {msg:?}");
     }
 
     fn draw(&mut self) {
