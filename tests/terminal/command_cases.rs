@@ -3,12 +3,17 @@
 
 use super::driver::*;
 
+/// The first words of a reply are there: the line below it counts the seconds.
+fn speaks(_: &str, now: &str) -> bool {
+    now.split("tok/s · ").skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 /// Name and script. The order is that of the table of commands; a new command is a new line.
 #[rustfmt::skip]
 pub static COMMANDS: &[(&str, &[Step])] = &[
     ("/help", &[Type("/help"), Key, See("╭ Keys ─")]),
     ("/retry", &[Type("/new\r"), See("Ask something."), Say("tell"), Type("/retry"), Key, See("‹2/2›"), Idle]),
-    ("/continue", &[Type("/max-tokens -\rgo on\r"), See("Esc stop"), Press("Esc"), See("· stopped"), Idle, Type("/continue"), Key, See("Esc stop"), Press("Esc"), Gone("Esc stop"), Idle, Type("/max-tokens 8\r")]),
+    ("/continue", &[Type("/max-tokens -\rgo on\r"), Becomes(speaks), Press("Esc"), See("· stopped"), Idle, Type("/continue"), Key, See("Esc stop"), Press("Esc"), Gone("Esc stop"), Idle, Type("/max-tokens 8\r")]),
     ("/edit", &[Say("put this otherwise"), Type("/edit"), Key, See(" put otherwise "), See("› put this otherwise"), Type(" now\r"), Gone("› put"), See("otherwise now"), Idle]),
     ("/branch", &[Type("/new\r"), See("Ask something."), Say("to and fro"), Type("/retry\r"), See("‹2/2›"), Idle, Type("/branch 1"), Key, See("Branch 1 of 2"), See("‹1/2›")]),
     ("/save", &[Type("/save"), Key, See("Saved as it is said, in ")]),
