@@ -238,7 +238,7 @@ fn bytes(home: &Path) {
             chat.wait("its end", |s| s.contains("token limit") || s.contains("end of turn"));
             let (bytes, seconds) = (chat.bytes - bytes, begin.elapsed().as_secs_f64());
             let text = chat.screen.screen().contents();
-            let tokens = text.split(" tokens").next().and_then(|s| s.rsplit([' ', '\n']).next()?.parse::<f64>().ok());
+            let tokens = text.lines().find_map(|line| line.split_once(" tokens · ")?.0.trim().parse::<f64>().ok());
             let tokens = tokens.expect("how many tokens it has");
             let (a_token, rate) = (bytes as f64 / tokens, bytes as f64 / seconds / 1024.0);
             println!(
