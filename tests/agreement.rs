@@ -272,6 +272,7 @@ fn perplexity_is_the_references() {
     let Some(path) = common::real_model("perplexity", name) else { return };
     let output = assert_cmd::Command::cargo_bin("wayinfer")
         .unwrap()
+        .envs(common::STRANGE_HOME)
         .args(["perplexity", path.to_str().unwrap(), folder.join("text.txt").to_str().unwrap(), "--json"])
         .output()
         .unwrap();

@@ -139,7 +139,7 @@ fn run(model: &Path, ids: &Path, more: &[&str]) -> (Output, u64, Option<u64>) {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{join}; exec \"$@\""), "sh"]).arg(cargo_bin("wayinfer")).arg("run").arg(model);
     command.arg("--ids-file").arg(ids).args(["--greedy", "--max-tokens", "40", "--ctx", "1024", "--json"]).args(more);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.envs(common::STRANGE_HOME).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {

@@ -118,6 +118,7 @@ fn program_while(spoil: fn(&Path)) -> (std::process::ExitStatus, String) {
     let text = folder.path().join("text");
     std::fs::write(&text, "the quick brown fox jumps over the lazy dog. ".repeat(40_000)).unwrap();
     let child = std::process::Command::new(cargo_bin("wayinfer"))
+        .envs(common::STRANGE_HOME)
         .args(["perplexity", path.to_str().unwrap(), text.to_str().unwrap(), "--threads", "1", "--isa", "scalar"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())

@@ -540,6 +540,7 @@ fn a_killed_download_resumes_and_its_checksum_holds() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wayinfer"))
         .args(["pull", "o/r", "--folder", folder.path().to_str().unwrap()])
+        .env("XDG_CONFIG_HOME", folder.path())
         .env("HF_ENDPOINT", &server.url)
         .env_remove("HF_TOKEN")
         .stderr(std::process::Stdio::null())

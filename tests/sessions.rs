@@ -302,7 +302,7 @@ fn a_save_that_is_killed_at_any_moment_leaves_a_whole_file() {
 
 fn wayinfer(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wayinfer"));
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).envs(common::STRANGE_HOME);
     command
 }
 
@@ -420,8 +420,9 @@ fn a_limit_on_file_sizes_like_a_full_disk_keeps_the_old_cache_and_the_reply() {
     let arguments = run_arguments(model.to_str().unwrap(), &path, "and more");
     // In blocks of 1 KiB: enough for the words and not for the cache. Ignored, the signal becomes an error of the write.
     let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", before.len() / 1024 - 1);
-    let output =
-        Command::new("bash").args(["-c", &limit, env!("CARGO_BIN_EXE_wayinfer")]).args(&arguments).output().unwrap();
+    let mut limited = Command::new("bash");
+    limited.args(["-c", &limit, env!("CARGO_BIN_EXE_wayinfer")]).args(&arguments);
+    let output = limited.envs(common::STRANGE_HOME).output().unwrap();
     report(&output);
     assert!(stderr(&output).contains("the KV cache could not be saved"), "{}", stderr(&output));
     assert_eq!((fs::read(kv_of(&path)).unwrap() == before, said(&path).len()), (true, 4));
@@ -443,6 +444,7 @@ fn a_full_disk_is_told_with_its_numbers_before_anything_is_written() {
     let output = Command::new("unshare")
         .args(["-rm", "bash", "-c", script, env!("CARGO_BIN_EXE_wayinfer")])
         .args(&arguments)
+        .envs(common::STRANGE_HOME)
         .env("DISK", &disk)
         .output();
     let Some(output) = output.ok().filter(|o| o.status.success()) else {

@@ -44,6 +44,9 @@ const NOTICE_TIME: Duration = Duration::from_secs(4);
 const QUIT_TIME: Duration = Duration::from_secs(2);
 /// Text of a reply under way goes to the transcript this often.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// What is typed and not sent goes to the transcript this often.
+const DRAFT_TIME: Duration = Duration::from_secs(2);
+const DRAFT_BYTES_A_SECOND: u64 = 4096;
 /// More messages than this are not queued.
 const MAX_QUEUE: usize = 32;
 const WHEEL_LINES: isize = 3;
@@ -260,10 +263,10 @@ pub struct App {
     told: Transcript,
     /// The text whose completions were looked through, and which of them is chosen.
     suggested: (String, usize),
-    /// The transcript has a draft that has not been sent since.
-    has_draft: bool,
     /// Code is being coloured.
     coloring: bool,
+    /// The draft that the transcript has, and since when. A message that is recorded takes its place.
+    drafted: (String, Instant),
 }
 
 impl App {
@@ -305,8 +308,8 @@ impl App {
             max_tokens: None,
             told: Transcript::new(Header::new(options.system, options.sampling.json())),
             suggested: Default::default(),
-            has_draft: false,
             coloring: false,
+            drafted: (String::new(), now),
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
         match options.model {
@@ -336,7 +339,7 @@ impl App {
         }
         if let Some(draft) = &transcript.draft {
             self.composer.set_text(&pasted(draft));
-            self.has_draft = true;
+            self.drafted.0.clone_from(draft);
         }
     }
 
@@ -465,6 +468,12 @@ impl App {
             self.notice = None;
         }
         let mut effects: Vec<Effect> = self.record_piece(Some(now)).into_iter().collect();
+        // A long one is not written again for every letter.
+        let patience = DRAFT_TIME + Duration::from_secs(self.drafted.0.len() as u64 / DRAFT_BYTES_A_SECOND);
+        if now.saturating_duration_since(self.drafted.1) >= patience {
+            self.drafted.1 = now;
+            effects.extend(self.draft());
+        }
         if self.is_stopping() {
             // The worker forgets an earlier wish when it takes up a command, so it is said until it is heard.
             effects.push(Effect::Cancel);
@@ -532,11 +541,7 @@ impl App {
     /// Saves what is not yet saved and ends.
     fn quit(&mut self, reason: ExitReason) -> Vec<Effect> {
         let mut effects: Vec<Effect> = self.save_unfinished().into_iter().collect();
-        let typed = if self.composer.is_blank() { None } else { Some(self.composer.text()) };
-        let unsent: Vec<String> = self.queue.drain(..).chain(typed).collect();
-        if !unsent.is_empty() || self.has_draft {
-            effects.push(Effect::Record(Record::Draft { text: unsent.join("\n") }));
-        }
+        effects.extend(self.draft());
         effects.extend([Effect::Cancel, Effect::Send(Command::Quit), Effect::Quit(reason)]);
         effects
     }

@@ -58,7 +58,8 @@ const fn command(name: &'static str, arguments: &'static str, deed: Deed, help: 
     SlashCommand { name, arguments, help, deed, words: &[] }
 }
 
-/// Every command, in the order of help.
+/// Every command, in the order of help. `tests/terminal/command_cases.rs` has a line for each, which is tried in the program
+/// itself; a new one needs a line there.
 #[rustfmt::skip]
 pub static COMMANDS: &[SlashCommand] = &[
     command("/help", "", Deed::Help, "keys and commands"),

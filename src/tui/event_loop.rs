@@ -288,8 +288,9 @@ impl<'a> Screen<'a> {
         self.dirty = true;
         let busy = self.app.is_busy();
         let effects = self.app.update(msg, Instant::now());
-        if !busy && self.app.is_busy() {
-            self.next_tick = self.next_tick.min(Instant::now() + BUSY_TICK);
+        if busy != self.app.is_busy() {
+            // At the end too: the panel is to show the last figures soon.
+            self.next_tick = self.next_tick.min(Instant::now() + if busy { READING } else { BUSY_TICK });
         }
         self.carry_out(effects);
     }

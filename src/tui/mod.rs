@@ -24,7 +24,7 @@ mod event_loop;
 mod export;
 mod gauges;
 mod grid;
-mod keys;
+pub mod keys;
 mod markdown;
 mod outlook;
 mod output;

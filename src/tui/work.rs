@@ -2,11 +2,13 @@
 //! written, models looked for.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::catalog::{self, Folders};
 use crate::disk;
 use crate::embedded;
-use crate::transcript::{SessionFile, TranscriptWriter, library};
+use crate::transcript::{SessionFile, TranscriptError, TranscriptWriter, library};
 
 use super::app::{Answer, Work};
 use super::theme;
@@ -29,6 +31,9 @@ pub enum Outcome {
     Answer(Answer),
     Opened(Result<Box<SessionFile>, String>),
 }
+
+/// How long a conversation that this program has left may take to be closed.
+const CLOSING: Duration = Duration::from_secs(2);
 
 const NOT_KEPT: &str = "this chat keeps no conversations";
 
@@ -83,15 +88,21 @@ fn write(path: &Path, text: &str) -> Result<String, String> {
     }
 }
 
-/// Opens a conversation by its name, to go on with it.
+/// Opens a conversation by its name, to go on with it. The one before is being closed meanwhile, and may be the same.
 pub fn open(name: &str, places: &Places) -> Result<Box<SessionFile>, String> {
     let dir = places.sessions.as_deref().ok_or(NOT_KEPT)?;
     let listed = library::find(dir, name).map_err(|e| e.to_string())?;
-    SessionFile::open(&listed.path).map(Box::new).map_err(|e| e.to_string())
+    let began = Instant::now();
+    loop {
+        match SessionFile::open(&listed.path) {
+            Err(TranscriptError::InUse { .. }) if began.elapsed() < CLOSING => thread::sleep(CLOSING / 100),
+            opened => return opened.map(Box::new).map_err(|e| e.to_string()),
+        }
+    }
 }
 
 /// Lets a writer finish, and deletes its file where that is wished. What there is to tell comes out.
-pub fn close(writer: TranscriptWriter, delete_it: Option<PathBuf>, patience: std::time::Duration) -> Option<Answer> {
+pub fn close(writer: TranscriptWriter, delete_it: Option<PathBuf>, patience: Duration) -> Option<Answer> {
     let saved = writer.finish(patience);
     if let Some(path) = delete_it {
         return Some(Answer::Changed(delete(&path)));

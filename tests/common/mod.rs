@@ -13,6 +13,15 @@ pub fn shared(test: &str, part: &str) -> Option<PathBuf> {
     None
 }
 
+/// A home without settings, models or conversations, for programs that are run: those of the person who tests are neither
+/// read nor written.
+pub const STRANGE_HOME: [(&str, &str); 4] = [
+    ("HOME", env!("CARGO_TARGET_TMPDIR")),
+    ("XDG_CONFIG_HOME", env!("CARGO_TARGET_TMPDIR")),
+    ("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR")),
+    ("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")),
+];
+
 /// A file of `tests/data`.
 pub fn data(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data")).join(name)

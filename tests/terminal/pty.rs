@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the terminal answers when it is asked what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "each test binary uses its own part")]
 pub enum Answers {
     /// Its attributes, as every terminal does.
     Plain,
@@ -28,6 +29,7 @@ struct State {
     output: Vec<u8>,
 }
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
 pub struct Pty {
     master: Option<Box<dyn MasterPty + Send>>,
     child: Box<dyn Child + Send + Sync>,
@@ -48,6 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
 impl Pty {
     pub fn start(command: CommandBuilder, columns_rows: (u16, u16), answers: Answers) -> Pty {
         let pair = native_pty_system().openpty(size(columns_rows)).unwrap();
@@ -112,6 +115,17 @@ impl Pty {
     /// All that the program has written.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&lock(&self.state).output).into_owned()
+    }
+
+    /// How many bytes the program has written.
+    pub fn written(&self) -> usize {
+        lock(&self.state).output.len()
+    }
+
+    /// Whether `bytes` are among what was written after the first `from` bytes.
+    pub fn has_written(&self, from: usize, bytes: &str) -> bool {
+        let state = lock(&self.state);
+        state.output[from..].windows(bytes.len()).any(|w| w == bytes.as_bytes())
     }
 
     #[track_caller]
@@ -213,13 +227,50 @@ impl Pty {
             assert!(!s.hide_cursor(), "the cursor is still hidden");
             assert_eq!(s.mouse_protocol_mode(), MouseProtocolMode::None);
         });
-        let output = self.output();
-        let last = |on: &str, off: &str| (output.rfind(on), output.rfind(off));
-        for (on, off) in [("\x1b[?2026h", "\x1b[?2026l"), ("\x1b[>1u", "\x1b[<u"), ("\x1b[?1006h", "\x1b[?1006l")] {
-            let (on_at, off_at) = last(on, off);
-            assert!(on_at <= off_at, "{on:?} is still on");
+        let on = modes_left_on(&self.output());
+        assert!(on.is_empty(), "still on: {on:?}");
+    }
+
+    /// Takes the program away without a word.
+    pub fn kill_9(&mut self) {
+        self.child.kill().unwrap();
+        let _ = self.child.wait();
+    }
+
+    /// Whether the program still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+/// What was switched on by `output` and not off again: private modes by their numbers, kitty's keyboard protocol, a shape of
+/// the cursor.
+#[allow(dead_code, reason = "each test binary uses its own part")]
+pub fn modes_left_on(output: &str) -> Vec<String> {
+    let mut modes = std::collections::BTreeMap::new();
+    let (mut keyboards, mut shape) = (0_i32, 0);
+    for sequence in output.split("\x1b[").skip(1) {
+        let Some(end) = sequence.find(|c: char| c.is_ascii_alphabetic()) else { continue };
+        let (numbers, last) = (&sequence[..end], &sequence[end..=end]);
+        match (numbers.split_at_checked(1), last) {
+            (Some(("?", numbers)), "h" | "l") => {
+                modes.extend(numbers.split(';').map(|mode| (mode.to_owned(), last == "h")));
+            }
+            (Some((">", _)), "u") => keyboards += 1,
+            (Some(("<", _)), "u") => keyboards -= 1,
+            (_, "q") if numbers.ends_with(' ') => shape = numbers.trim_end().parse().unwrap_or(0),
+            _ => {}
         }
     }
+    // The cursor is to be seen.
+    let cursor_hidden = modes.insert("25".to_owned(), false) == Some(false);
+    let on = modes.into_iter().filter(|(_, on)| *on).map(|(mode, _)| format!("mode {mode}"));
+    let rest = [
+        (cursor_hidden, "a hidden cursor".to_owned()),
+        (keyboards > 0, "kitty's keyboard protocol".to_owned()),
+        (shape != 0, format!("cursor shape {shape}")),
+    ];
+    on.chain(rest.into_iter().filter(|(on, _)| *on).map(|(_, what)| what)).collect()
 }
 
 impl Drop for Pty {

@@ -18,10 +18,12 @@ use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
 impl App {
     pub(super) fn on_key(&mut self, key: KeyEvent, now: Instant) -> Vec<Effect> {
         let context = self.context();
-        if let Some(action) = self.keys.action(context, self.input_state(), key) {
-            return self.act(context, action, now);
-        }
-        self.insert(context, key)
+        let effects = match self.keys.action(context, self.input_state(), key) {
+            Some(action) => self.act(context, action, now),
+            None => self.insert(context, key),
+        };
+        self.forget_old_choice();
+        effects
     }
 
     /// A key that means nothing else is typed.
@@ -254,7 +256,7 @@ impl App {
                 let text = self.take_message();
                 let remembered = Effect::Remember(commands::escaped(&text));
                 self.queue.push_back(text);
-                self.queue_draft().into_iter().chain([remembered]).collect()
+                self.draft().into_iter().chain([remembered]).collect()
             }
             Engine::Absent | Engine::Gone => {
                 self.notify("No engine is running; what you typed is kept as a draft", now);
@@ -272,10 +274,15 @@ impl App {
         }
     }
 
-    /// The queue as a draft, so that it outlives the program.
-    pub(super) fn queue_draft(&self) -> Option<Effect> {
-        let text = self.queue.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
-        (!text.is_empty()).then_some(Effect::Record(Record::Draft { text }))
+    /// What waits and what is typed, as a draft that outlives the program, where the transcript has another one.
+    pub(super) fn draft(&mut self) -> Option<Effect> {
+        let typed = (!self.composer.is_blank()).then(|| self.composer.text());
+        let text = self.queue.iter().cloned().chain(typed).collect::<Vec<_>>().join("\n");
+        if text == self.drafted.0 {
+            return None;
+        }
+        self.drafted.0.clone_from(&text);
+        Some(Effect::Record(Record::Draft { text }))
     }
 
     /// Puts queued messages back into the input: whoever stopped a reply will want to look at them again.
@@ -365,8 +372,7 @@ impl App {
         let question = self.conversation.add(Kind::User, "you", &text);
         let id = self.conversation.items()[question].id;
         let mut effects = vec![self.record(Record::User { id, parent, text })];
-        self.has_draft = false;
-        effects.extend(self.queue_draft());
+        effects.extend(self.draft());
         effects.extend(self.generate(question, Way::First, now));
         effects
     }

@@ -31,6 +31,9 @@ impl App {
     /// Takes note of a record and has it written.
     pub(super) fn record(&mut self, record: Record) -> Effect {
         self.told.note(record.clone());
+        if let Record::User { .. } = record {
+            self.drafted.0.clear();
+        }
         Effect::Record(record)
     }
 

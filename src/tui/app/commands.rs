@@ -46,6 +46,13 @@ impl App {
         self.suggested = (self.composer.text(), (chosen as isize + rows).rem_euclid(n) as usize);
     }
 
+    /// Whoever begins another command chooses anew.
+    pub(super) fn forget_old_choice(&mut self) {
+        if self.input_state() != InputState::Command {
+            self.suggested = Default::default();
+        }
+    }
+
     /// Takes the chosen line into the input.
     pub(super) fn complete(&mut self) {
         let fill = self.suggestions().and_then(|(lines, chosen)| lines[chosen].fill.clone());

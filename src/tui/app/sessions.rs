@@ -177,7 +177,7 @@ impl App {
         self.editing = None;
         self.sessions = None;
         self.dialog = None;
-        self.has_draft = false;
+        self.drafted.0.clear();
         self.unqueue();
     }
 
