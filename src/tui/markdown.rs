@@ -146,13 +146,8 @@ struct Window {
     end: usize,
     /// It is as long as a unit may get.
     is_full: bool,
-}
-
-impl Window {
-    /// Whether no whole line comes after it.
-    fn is_last(&self, whole: usize) -> bool {
-        self.end >= whole && !self.is_full
-    }
+    /// No whole line comes after it.
+    is_last: bool,
 }
 
 /// One unit, laid out.
@@ -310,11 +305,10 @@ impl Document {
             if !self.settle_fence(text) {
                 return;
             }
-            let window = self.window(text, length);
-            let is_last = window.is_last(self.whole);
-            if is_last && self.whole <= self.judged.max(self.next) {
+            if self.whole <= self.judged.max(self.next) && text.len() - self.next <= LONGEST_UNIT {
                 return;
             }
+            let window = self.window(text, length);
             let start = self.next;
             let units = units::split(&text[start..window.end], self.number);
             if let Some((at, opened)) =
@@ -338,7 +332,7 @@ impl Document {
                 self.next = units.get(settled).map_or(window.end, |unit| start + unit.start);
                 self.count_rows();
                 length = SHORTEST_WINDOW;
-            } else if is_last {
+            } else if window.is_last {
                 self.judged = self.whole;
                 return;
             } else {
@@ -377,12 +371,12 @@ impl Document {
     fn window(&self, text: &str, length: usize) -> Window {
         let start = self.next;
         if text.len() - start <= length {
-            return Window { end: self.whole.max(start), is_full: false };
+            return Window { end: self.whole.max(start), is_full: false, is_last: true };
         }
         let is_full = length >= LONGEST_UNIT;
         let part = &text[start..text.floor_char_boundary(start + length)];
         let end = part.rfind('\n').or_else(|| part.rfind(' ').filter(|_| is_full)).map(|i| i + 1);
-        Window { end: start + end.unwrap_or(if is_full { part.len() } else { 0 }), is_full }
+        Window { end: start + end.unwrap_or(if is_full { part.len() } else { 0 }), is_full, is_last: false }
     }
 
     fn open_fence(&mut self, text: &str, start: usize, opened: units::Opened) {
