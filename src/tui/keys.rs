@@ -4,7 +4,7 @@
 mod chord;
 mod remap;
 
-use crossterm::event::{KeyCode, KeyModifiers};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 pub use self::chord::Chord;
 pub use self::remap::{Arrows, Keys, KeysError, Wish};
