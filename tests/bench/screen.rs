@@ -173,7 +173,7 @@ fn frames(home: &Path) {
         chat.pass(Duration::from_millis(200));
         let frames = chat.frames - frames;
         if frames > 0 {
-            costs.push((chat.screen_time() - time).as_secs_f64() * 1e3 / frames as f64);
+            costs.push(chat.screen_time().saturating_sub(time).as_secs_f64() * 1e3 / frames as f64);
         }
     }
     let (median, p95) = median(costs);

@@ -81,8 +81,8 @@ fn no_new_model(home: &Path) {
 
 /// The number behind `word` on the screen.
 fn number(screen: &str, word: &str) -> Option<f64> {
-    let after = screen.match_indices(word).map(|(at, _)| &screen[at + word.len()..]);
-    after.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).next()
+    let mut after = screen.match_indices(word).map(|(at, _)| &screen[at + word.len()..]);
+    after.find_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
 }
 
 /// The first expert in the list of a layer.
