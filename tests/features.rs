@@ -41,7 +41,7 @@ fn every_feature_names_tests_that_exist_or_says_that_it_is_not_there_yet() {
             let lines: Vec<&str> = source.lines().map(str::trim).collect();
             let is_test =
                 |i: usize| i > 0 && lines[..i].iter().rev().take_while(|l| !l.is_empty()).any(|l| *l == "#[test]");
-            let name = format!("fn {}()", pair[1]);
+            let name = format!("fn {}(", pair[1]);
             if !lines.iter().enumerate().any(|(i, line)| line.starts_with(&name) && is_test(i)) {
                 wrong.push(format!("{item}: there is no test {} in {}", pair[1], pair[0]));
             }
