@@ -51,6 +51,8 @@ pub enum Event {
         prompt_tokens: usize,
         reused_tokens: usize,
     },
+    /// The prompt leaves the model's thinking open: the reply begins within it, without a tag. It comes before any text.
+    ThinkingBegun,
     /// More text of the reply.
     Text(String),
     ReplyFinished {
@@ -332,12 +334,16 @@ impl Worker {
             self.tell(Event::ContextFull { needed: prompt.len(), capacity, droppable_turns });
             return Ok(());
         }
+        let thinks = chat.begins_with_thinking(&prompt);
         let sink = ReplySink {
             on_prompt: &mut |stats: PromptStats| {
                 self.tell(Event::ReplyStarted {
                     prompt_tokens: stats.reused + stats.computed,
                     reused_tokens: stats.reused,
                 });
+                if thinks {
+                    self.tell(Event::ThinkingBegun);
+                }
             },
             on_text: &mut |text: &str| self.tell(Event::Text(text.to_owned())),
         };

@@ -144,7 +144,11 @@ fn new_model(owner: Owner, name: String, repository: Option<String>, path: PathB
 }
 
 fn facts(path: &Path) -> Result<Facts, String> {
-    let gguf = Gguf::open(path).map_err(|error| error.to_string())?;
+    Ok(facts_of(&Gguf::open(path).map_err(|error| error.to_string())?))
+}
+
+/// What a header says of its model.
+pub fn facts_of(gguf: &Gguf) -> Facts {
     let architecture = gguf.metadata.str("general.architecture").ok().flatten().unwrap_or("unknown").to_owned();
     let file_type = gguf.metadata.u32("general.file_type").ok().flatten();
     let mix = file_type.and_then(|ty| Mix::ALL.into_iter().find(|mix| mix.file_type == ty));
@@ -155,7 +159,7 @@ fn facts(path: &Path) -> Result<Facts, String> {
     let most = by_type.into_iter().max_by_key(|&(_, bytes)| bytes).map(|(ty, _)| ty.name());
     let n_experts = gguf.metadata.u64(&format!("{architecture}.expert_count")).ok().flatten().filter(|&n| n > 0);
     let format = mix.map(|mix| mix.name).or(most).unwrap_or("empty").to_owned();
-    Ok(Facts { architecture, format, parameters: gguf.parameters(), n_experts })
+    Facts { architecture, format, parameters: gguf.parameters(), n_experts }
 }
 
 /// The file that `name` means: a path that exists, or the only model of that name.

@@ -8,11 +8,12 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::look::LookArgs;
 use super::options::{Common, ModelArg, SamplingArgs, Screen, data_folder, embedded_model, model_folders, note_use};
 use super::output;
 use super::session::SessionArg;
 use crate::catalog;
-use crate::tui::{self, ChatOptions, ExitReason};
+use crate::tui::{self, ChatOptions, ExitReason, Keys};
 use crate::worker::{self, Event};
 
 /// How long the worker may take to save the KV cache at the end, and after what time the person is told of it.
@@ -35,6 +36,8 @@ pub(super) struct ChatArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 /// Whether the command line says how tokens are chosen; a session has its own word on that.
@@ -44,10 +47,11 @@ pub(super) enum Sampling {
     NotAsked,
 }
 
-pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
+pub(super) fn chat(args: ChatArgs, asked: Sampling, keys: Keys) -> anyhow::Result<()> {
     let mut model = args.model.path()?;
     let mut sampling = args.sampling.params()?;
     let options = args.common.engine()?;
+    let appearance = args.look.appearance()?;
     args.common.start_log(Screen::Taken)?;
     let data = data_folder()?;
     let sessions = data.join("sessions");
@@ -71,6 +75,7 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
     if let Some(model) = &model {
         note_use(&data, model);
     }
+    let plan = Some(options.plan());
     let handle = worker::spawn(options)?;
     let events = handle.events.clone();
     let options = ChatOptions {
@@ -84,6 +89,9 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling) -> anyhow::Result<()> {
         models: model_folders()?,
         keep_kv: args.session.is_named(),
         prompts: Some(data.join("prompts.jsonl")),
+        appearance,
+        keys,
+        plan,
         ..ChatOptions::new(models)
     };
     let exit = tui::run(handle, options)?;

@@ -13,14 +13,19 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Parser};
 use serde_json::json;
 use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
+use super::look::{LOOK, LookArgs};
 use super::options::{Common, SamplingArgs};
 use super::output::{self, usage};
 use crate::disk::{self, PartFile};
+use crate::tui::{Keys, Wish, theme};
 
 /// Names the file, in the place of the usual one.
 const FILE_VARIABLE: &str = "WAYINFER_CONFIG";
 const PREFIX: &str = "WAYINFER_";
+/// The table of keys, which no option stands for.
+const KEYS_TABLE: &str = "keys";
 const MAX_FILE: u64 = 1 << 20;
 /// A name is close to another that so many letters put in, left out, changed or swapped turn it into.
 const CLOSE: usize = 3;
@@ -39,7 +44,7 @@ const fn key(name: &'static str, built_in: &'static str, example: &'static str, 
     Key { name, built_in, example, what }
 }
 
-const KEYS: [Key; 13] = [
+const KEYS: [Key; 17] = [
     key("threads", "all cores", "8", "Compute threads."),
     key("ctx", "the model's own", "8192", "Context length in tokens."),
     key("isa", "the best there is", "\"avx2\"", "Instruction set of the kernels: scalar, avx2, avx512 or amx."),
@@ -53,16 +58,32 @@ const KEYS: [Key; 13] = [
     key("repeat_penalty", "1", "1.0", "Penalty on repeated tokens; 1: off."),
     key("frequency_penalty", "0", "0.0", "Penalty a token for each time it was said."),
     key("presence_penalty", "0", "0.0", "Penalty on every token that was said."),
+    key(
+        "theme",
+        "auto",
+        "\"auto\"",
+        "Colours: auto, dark, light, high-contrast, or NAME of themes/NAME.toml in this folder.",
+    ),
+    key("symbols", "auto", "\"auto\"", "Signs to draw with: auto, unicode or ascii."),
+    key("motion", "true", "true", "Whether bars grow and figures run."),
+    key("synchronized_updates", "true", "true", "Whether frames are marked to be shown whole (DEC mode 2026)."),
 ];
 
-/// Budgets of a replay are a question, not a setting.
-const WITHOUT_SETTINGS: &str = "replay";
+/// Budgets of a replay are a question, not a setting; how it looks is one.
+const LOOKS_ONLY: &str = "replay";
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(super) struct ConfigArgs {
     /// Write a file with every key, commented out
     #[arg(long)]
     init: bool,
+    /// A theme file with every role, commented out, on stdout
+    #[arg(long, conflicts_with_all = ["init", "json"])]
+    init_theme: bool,
+    /// The keys in force as the settings' file has them, commented out, on stdout
+    #[arg(long, conflicts_with_all = ["init", "json", "init_theme"])]
+    keys: bool,
     /// As JSON
     #[arg(long, conflicts_with = "init")]
     json: bool,
@@ -77,6 +98,8 @@ struct SettableOptions {
     common: Common,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 /// A command line of nothing but those options, to check a value as its option is checked.
@@ -105,7 +128,7 @@ impl fmt::Display for Source {
 
 /// Settings by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Settings(BTreeMap<&'static str, (String, Source)>);
+pub(super) struct Settings(BTreeMap<&'static str, (String, Source)>, Keys);
 
 impl Settings {
     /// The settings of the file and of the environment, each checked as its option is.
@@ -141,6 +164,9 @@ impl Settings {
         let mut settings = Settings::default();
         for (name, value) in table {
             let line = line_of(name.span().start);
+            if name.get_ref() == KEYS_TABLE {
+                continue;
+            }
             let refuse = |what: String| usage(format!("{}, line {line}: {what}", file.display()));
             let Some(key) = KEYS.iter().map(|key| key.name).find(|key| key == name.get_ref()) else {
                 return Err(refuse(format!("there is no key `{}`; {}", name.get_ref(), instead_of(name.get_ref()))));
@@ -149,13 +175,21 @@ impl Settings {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
                 toml::Value::Float(number) => number.to_string(),
+                toml::Value::Boolean(is_on) => is_on.to_string(),
                 other => {
                     let found = other.type_str();
-                    return Err(refuse(format!("key `{key}` is of the type {found}, expected a text or a number")));
+                    return Err(refuse(format!(
+                        "key `{key}` is of the type {found}, expected a text, a number, true or false"
+                    )));
                 }
             };
             settings.0.insert(key, (value, Source::File { path: file.to_owned(), line }));
         }
+        let wishes =
+            wishes(text).map_err(|(at, what)| usage(format!("{}, line {}: {what}", file.display(), line_of(at))))?;
+        let wishes: Vec<Wish> = wishes.into_iter().map(|wish| Wish { line: line_of(wish.line), ..wish }).collect();
+        settings.1 =
+            Keys::with(&wishes).map_err(|error| usage(format!("{}, line {}: {error}", file.display(), error.line)))?;
         for key in &KEYS {
             let name = variable_of(key.name);
             let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
@@ -165,12 +199,20 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The keys in force.
+    pub(super) fn keys(&self) -> Keys {
+        self.1.clone()
+    }
+
     /// Each value as its option would take it.
     fn check(&self) -> anyhow::Result<()> {
         for (key, (value, source)) in &self.0 {
             let option = format!("--{}={value}", key.replace('_', "-"));
             let judged = match Judge::try_parse_from(["wayinfer", &option]) {
-                Ok(judge) => judge.options.sampling.params().map_err(|error| error.to_string()),
+                Ok(judge) => {
+                    let sampling = judge.options.sampling.params().map(drop);
+                    sampling.and_then(|()| judge.options.look.appearance().map(drop)).map_err(|e| e.to_string())
+                }
                 Err(error) => Err(error.render().to_string()),
             };
             if let Err(why) = judged {
@@ -188,7 +230,7 @@ impl Settings {
             None => arg,
         };
         command.mut_args(set).mut_subcommands(|subcommand| match subcommand.get_name() {
-            WITHOUT_SETTINGS => subcommand,
+            LOOKS_ONLY => subcommand.mut_args(|arg| if is_look(&arg) { set(arg) } else { arg }),
             _ => subcommand.mut_args(set),
         })
     }
@@ -197,7 +239,52 @@ impl Settings {
 /// Whether a command has an option that a key stands for. For others nobody needs to have the settings right.
 pub(super) fn takes_settings(command: &clap::Command) -> bool {
     let is_key = |arg: &clap::Arg| KEYS.iter().any(|key| key.name == arg.get_id().as_str());
-    command.get_name() != WITHOUT_SETTINGS && command.get_arguments().any(is_key)
+    command.get_arguments().any(is_key)
+}
+
+fn is_look(arg: &clap::Arg) -> bool {
+    LOOK.contains(&arg.get_id().as_str())
+}
+
+/// The folder of theme files, beside the settings' file.
+pub(super) fn themes_folder() -> Option<PathBuf> {
+    Some(disk::folder_of(&file().ok()?).join("themes"))
+}
+
+/// What the table of keys wants, with the place of each as its line; errors with their place in the text.
+fn wishes(text: &str) -> Result<Vec<Wish>, (usize, String)> {
+    let whole = DeTable::parse(text).map_err(|e| (e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
+    let Some((name, table)) = whole.get_ref().iter().find(|(name, _)| name.get_ref() == KEYS_TABLE) else {
+        return Ok(Vec::new());
+    };
+    let Some(table) = table.get_ref().as_table() else {
+        let example = format!("`{KEYS_TABLE}` is a table: {KEYS_TABLE}.stop = \"Ctrl+X\"");
+        return Err((name.span().start, example));
+    };
+    let mut wishes = Vec::new();
+    let mut wish = |context: Option<&str>, name: &Spanned<DeString<'_>>, value: &DeValue<'_>| {
+        let at = name.span().start;
+        let keys: Option<Vec<String>> = match value {
+            DeValue::String(key) => Some(vec![key.to_string()]),
+            DeValue::Array(list) => list.iter().map(|key| key.get_ref().as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        let what =
+            || format!("key `{KEYS_TABLE}.{}`: expected a key like \"Ctrl+X\", a list of keys, or []", name.get_ref());
+        let keys = keys.ok_or_else(|| (at, what()))?;
+        wishes.push(Wish { context: context.map(str::to_owned), action: name.get_ref().to_string(), keys, line: at });
+        Ok(())
+    };
+    // What holds everywhere comes before what holds in one place.
+    for (name, value) in table.iter().filter(|(_, value)| !value.get_ref().is_table()) {
+        wish(None, name, value.get_ref())?;
+    }
+    for (context, actions) in table {
+        for (name, value) in actions.get_ref().as_table().into_iter().flat_map(DeTable::iter) {
+            wish(Some(context.get_ref()), name, value.get_ref())?;
+        }
+    }
+    Ok(wishes)
 }
 
 /// What somebody may have meant by `name`.
@@ -247,6 +334,12 @@ pub(super) fn config(args: &ConfigArgs, settings: &Settings, matches: &ArgMatche
         return Ok(output::print(&format!("{}\n", path.display()))?);
     }
     misspelled(std::env::vars_os().map(|(name, _)| name)).iter().for_each(|warning| output::warn(warning));
+    if args.init_theme {
+        return Ok(output::print(&theme::commented())?);
+    }
+    if args.keys {
+        return Ok(output::print(&settings.keys().table())?);
+    }
     // The subcommand's own options are what this call was told.
     let matches = matches.subcommand().map_or(matches, |(_, own)| own);
     args.options.sampling.params()?;
@@ -257,7 +350,7 @@ pub(super) fn config(args: &ConfigArgs, settings: &Settings, matches: &ArgMatche
     }
     let there = if path.exists() { "" } else { " (not there; `wayinfer config --init` writes one)" };
     let mut page = format!("{}{there}\nan option wins over a variable, a variable over the file\n\n", path.display());
-    page.extend(rows.map(|row| format!("{:<18} {:<18} {}\n", row.key, row.value, row.origin())));
+    page.extend(rows.map(|row| format!("{:<20} {:<18} {}\n", row.key, row.value, row.origin())));
     Ok(output::print(&page)?)
 }
 
@@ -329,6 +422,9 @@ fn commented() -> String {
         format!("\n# {what} Default: {built_in}. ({})\n# {name} = {example}\n", variable_of(name))
     };
     text.extend(KEYS.iter().map(entry));
+    text.push_str(
+        "\n# Other keys, by what they do; `wayinfer config --keys` lists all.\n# [keys]\n# # retry = \"Alt+R\"\n",
+    );
     text
 }
 
@@ -389,6 +485,22 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_given_by_action_and_errors_name_the_line() {
+        let settings = of("kv = \"f16\"\n[keys]\nretry = \"F9\"\npanel.freeze = []\n", &[]).unwrap();
+        let keys = settings.keys().table();
+        assert!(keys.contains("# retry = [\"F9\"]") && keys.contains("# freeze = []"), "{keys}");
+        assert!(of("", &[]).unwrap().keys() == Keys::default());
+        let wrong = problem("kv = \"f16\"\n[keys]\nretry = \"Ctrl+M\"\n", &[]);
+        assert!(wrong.contains("c.toml, line 3: key `keys.retry`: `Ctrl+M` cannot be bound"), "{wrong}");
+        assert!(
+            problem("[keys.panel]\nfreese = \"x\"", &[]).contains("line 2: key `keys.panel.freese`: there is no such")
+        );
+        assert!(problem("[keys]\nretry = 7", &[]).contains("line 2: key `keys.retry`: expected a key like"));
+        assert!(problem("keys = 7", &[]).contains("line 1: `keys` is a table"));
+        assert!(problem("[keys]\nretry = \"Alt+E\"", &[]).contains("also the key of `edit-turn`"));
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_the_nearest_name() {
         for (wrong, meant) in
             [("thread", "threads"), ("top-k", "top_k"), ("Temp", "temp"), ("presense_penalty", "presence")]
@@ -442,7 +554,7 @@ mod tests {
     fn commands_without_settings_do_not_read_them() {
         let command = super::super::command();
         let takes = |name: &str| takes_settings(command.find_subcommand(name).unwrap());
-        assert!(takes_settings(&command) && takes("run") && takes("config") && takes("quantize"));
-        assert!(["replay", "pull", "models", "doctor", "completions", "man"].iter().all(|name| !takes(name)));
+        assert!(takes_settings(&command) && takes("run") && takes("config") && takes("quantize") && takes("replay"));
+        assert!(["pull", "models", "doctor", "completions", "man"].iter().all(|name| !takes(name)));
     }
 }

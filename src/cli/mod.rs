@@ -11,6 +11,7 @@ mod doctor;
 mod inspect;
 mod licenses;
 mod logits;
+mod look;
 mod models;
 mod options;
 mod output;
@@ -107,7 +108,8 @@ fn run() -> anyhow::Result<()> {
         None => {
             let said = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
             let is_asked = options::SAMPLING.iter().any(|name| said(name));
-            chat::chat(cli.chat, if is_asked { chat::Sampling::Asked } else { chat::Sampling::NotAsked })
+            let asked = if is_asked { chat::Sampling::Asked } else { chat::Sampling::NotAsked };
+            chat::chat(cli.chat, asked, settings.keys())
         }
         Some(Command::Sessions(args)) => sessions::run(&args),
         Some(Command::Run(args)) => run::run(args),
@@ -116,7 +118,7 @@ fn run() -> anyhow::Result<()> {
         Some(Command::Logits(args)) => logits::logits(&args),
         Some(Command::Tokenize(args)) => tokenize::tokenize(&args),
         Some(Command::Render(args)) => render::render(&args),
-        Some(Command::Replay(args)) => replay::replay(&args),
+        Some(Command::Replay(args)) => replay::replay(&args, settings.keys()),
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Pull(args)) => pull::run(&args),
         Some(Command::Models(args)) => models::run(&args),

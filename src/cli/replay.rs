@@ -8,11 +8,13 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
+use super::look::LookArgs;
 use super::options::parse_size;
 use super::output::{self, usage};
 use crate::disk;
 use crate::store::{Counts, Phase, Policy, Replay, ReplayOutcome, Rule, Scope, TraceReader};
-use crate::tui::{self, ColorDepth, ExitReason, Player, ReplayScreen, Theme};
+use crate::tui::theme::Palette;
+use crate::tui::{self, ColorDepth, ExitReason, Keys, Player, ReplayScreen, Theme};
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -56,6 +58,8 @@ pub(super) struct ReplayArgs {
     /// The figures as one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 const SHARES: [f64; 8] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.2];
@@ -67,9 +71,9 @@ struct Run {
     outcome: ReplayOutcome,
 }
 
-pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+pub(super) fn replay(args: &ReplayArgs, keys: Keys) -> anyhow::Result<()> {
     if args.tui || args.svg.is_some() || args.cast.is_some() {
-        return play(args);
+        return play(args, keys);
     }
     let scope = if args.scope == "layer" { Scope::PerLayer } else { Scope::Global };
     let rules = rules(args.policy.as_deref(), scope)?;
@@ -105,7 +109,7 @@ fn for_experts(ram: u64, dense_bytes: u64) -> anyhow::Result<u64> {
 }
 
 /// The trace through the panel: on the screen, or as files.
-fn play(args: &ReplayArgs) -> anyhow::Result<()> {
+fn play(args: &ReplayArgs, keys: Keys) -> anyhow::Result<()> {
     let player = || -> anyhow::Result<Player> {
         let reader = TraceReader::open(&args.trace)?;
         let budget = args.ram.map(|ram| for_experts(ram, reader.shape().dense_bytes)).transpose()?;
@@ -113,7 +117,9 @@ fn play(args: &ReplayArgs) -> anyhow::Result<()> {
         anyhow::ensure!(player.n_passes() > 0, "{} has no pass to play", args.trace.display());
         Ok(player)
     };
-    let screen = || Ok::<_, anyhow::Error>(ReplayScreen::new(player()?, Theme::dark(ColorDepth::True)));
+    let appearance = args.look.appearance()?;
+    let theme = Theme::new(appearance.theme.clone().unwrap_or_else(Palette::dark), ColorDepth::True);
+    let screen = || Ok::<_, anyhow::Error>(ReplayScreen::new(player()?, theme.clone()));
     if let Some(path) = &args.svg {
         write(path, &screen()?.picture(args.at.unwrap_or(Duration::MAX), args.size))?;
     }
@@ -121,7 +127,7 @@ fn play(args: &ReplayArgs) -> anyhow::Result<()> {
         write(path, &screen()?.cast(args.length, args.speed, args.size))?;
     }
     if args.tui
-        && let ExitReason::Signal(signal) = tui::run_replay(player()?)?
+        && let ExitReason::Signal(signal) = tui::run_replay(player()?, &appearance, keys)?
     {
         signal_hook::low_level::emulate_default_handler(signal)?;
     }

@@ -8,6 +8,7 @@ use super::{PromptStats, ReplyRequest, ReplyStats, Session, SessionError, StopRe
 use crate::model::Control;
 use crate::sampler::{Sampler, SamplingParams};
 use crate::text::chat::{self, ChatFormat};
+use crate::text::thinking;
 use crate::text::tokenizer::{ControlText, TokenStream, Tokenizer};
 use crate::transcript::{Message, Role};
 
@@ -41,6 +42,12 @@ impl Chat<'_> {
         let prompt = self.format.encode(self.tokenizer, messages, now)?;
         let bytes_of = |token, bytes: &mut Vec<u8>| self.tokenizer.append_bytes(token, ControlText::Show, bytes);
         Ok(self.session.respelled(&prompt, bytes_of))
+    }
+
+    /// Whether a prompt ends with the tag that opens a model's thinking, so that the reply begins within it.
+    pub fn begins_with_thinking(&self, prompt: &[u32]) -> bool {
+        let tail = &prompt[prompt.len().saturating_sub(thinking::LONGEST + 4)..];
+        thinking::is_left_open(&self.tokenizer.decode(tail, ControlText::Show))
     }
 
     /// How many of the oldest turns must go so that the prompt fits with room for a reply; `None`: the last message alone is

@@ -2,4 +2,5 @@
 
 pub mod chat;
 pub mod template;
+pub mod thinking;
 pub mod tokenizer;

@@ -4,6 +4,8 @@ mod actions;
 mod branches;
 mod commands;
 mod history;
+mod looks;
+mod reading;
 mod replies;
 mod sessions;
 
@@ -22,13 +24,15 @@ use crate::worker::{Command, Event, ModelSummary};
 use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
-use super::keys::Context;
+use super::keys::{Context, Keys};
+use super::markdown::highlight::{Colored, Job};
+use super::outlook::Outlook;
 use super::panel::{Panel, Preset};
 use super::picker::{Picker, Scan};
 use super::sanitize::pasted;
 use super::session_list::SessionList;
-use super::theme::Theme;
-use super::{ChatOptions, ExitReason};
+use super::theme::{self, Ground, Palette, Theme};
+use super::{ChatOptions, ExitReason, Motion};
 
 pub use branches::Way;
 pub use history::Search;
@@ -51,6 +55,8 @@ const WHEEL_LINES: isize = 3;
 #[derive(Debug, Clone)]
 pub enum Msg {
     Terminal(TerminalEvent),
+    /// The terminal has told its background.
+    Ground(Ground),
     Worker(Event),
     /// The engine's thread has ended.
     WorkerGone,
@@ -88,6 +94,8 @@ pub enum Work {
     },
     /// Look for a model by its name.
     FindModel(String),
+    /// Read a theme's file.
+    ReadTheme(String),
 }
 
 /// What came of it; errors are for the person.
@@ -101,6 +109,14 @@ pub enum Answer {
     Changed(Result<String, String>),
     Told(Result<String, String>),
     Model(Result<PathBuf, String>),
+    Theme(Result<Box<Palette>, String>),
+    /// What a model that can be picked would be here.
+    Outlook(PathBuf, Result<Outlook, String>),
+    /// The colours of code in this item of the conversation.
+    Colored {
+        item: usize,
+        colored: Colored,
+    },
     /// What an editor made of the input; `None`: nothing else than was there.
     Edited(Result<Option<String>, String>),
 }
@@ -114,6 +130,11 @@ pub enum Effect {
     Record(Record),
     Scan(PathBuf),
     Work(Work),
+    /// Find the colours of code in this item of the conversation.
+    Color {
+        item: usize,
+        job: Job,
+    },
     /// Go on with the conversation of this name.
     Open(String),
     /// Begin another conversation, and delete the file of the one before.
@@ -123,6 +144,8 @@ pub enum Effect {
     },
     /// Keep a prompt for being looked up.
     Remember(String),
+    /// Put this into the terminal's clipboard.
+    Copy(String),
     /// Let the person's own editor have this text.
     EditText(String),
     /// Report the mouse to us, or leave it to the terminal.
@@ -196,7 +219,14 @@ pub struct ContextFull {
 /// All that the screen shows.
 #[derive(Debug)]
 pub struct App {
+    pub keys: Keys,
     pub theme: Theme,
+    /// Nobody chose a theme: it is as the terminal's background is.
+    theme_is_auto: bool,
+    ground: Ground,
+    /// The names of the themes there are.
+    theme_names: Vec<String>,
+    pub motion: Motion,
     pub engine: Engine,
     pub model: Option<ModelSummary>,
     pub models_dir: PathBuf,
@@ -233,6 +263,8 @@ pub struct App {
     told: Transcript,
     /// The text whose completions were looked through, and which of them is chosen.
     suggested: (String, usize),
+    /// Code is being coloured.
+    coloring: bool,
     /// The draft that the transcript has, and since when. A message that is recorded takes its place.
     drafted: (String, Instant),
 }
@@ -240,8 +272,14 @@ pub struct App {
 impl App {
     /// The first state, and what to begin with.
     pub fn new(options: ChatOptions, theme: Theme, now: Instant) -> (App, Vec<Effect>) {
+        let appearance = options.appearance;
         let mut app = App {
+            keys: options.keys.with_arrows(theme.symbols.arrows()),
+            ground: theme.ground(),
             theme,
+            theme_is_auto: appearance.theme.is_none(),
+            theme_names: theme::names(appearance.themes.as_deref()),
+            motion: appearance.motion,
             engine: Engine::Absent,
             model: None,
             models_dir: options.models_dir,
@@ -270,6 +308,7 @@ impl App {
             max_tokens: None,
             told: Transcript::new(Header::new(options.system, options.sampling.json())),
             suggested: Default::default(),
+            coloring: false,
             drafted: (String::new(), now),
         };
         let mut effects = vec![Effect::SetMouse(options.mouse)];
@@ -316,8 +355,23 @@ impl App {
 
     /// Takes one message.
     pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
+        let mut effects = self.take(msg, now);
+        if !self.coloring
+            && let Some((item, job)) = self.conversation.next_job()
+        {
+            self.coloring = true;
+            effects.push(Effect::Color { item, job });
+        }
+        effects
+    }
+
+    fn take(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
         match msg {
             Msg::Terminal(event) => self.on_terminal(event, now),
+            Msg::Ground(ground) => {
+                self.on_ground(ground);
+                Vec::new()
+            }
             Msg::Worker(event) => self.on_worker(event, now),
             Msg::WorkerGone => self.on_worker_gone(now),
             Msg::Panicked(what) => {
@@ -363,6 +417,8 @@ impl App {
             Context::Dialog
         } else if self.search.is_some() {
             Context::Search
+        } else if self.conversation.find().is_some() {
+            Context::Find
         } else if self.panel.focus.is_some() && self.shows_panel() {
             Context::Panel
         } else {
@@ -428,7 +484,9 @@ impl App {
     fn on_terminal(&mut self, event: TerminalEvent, now: Instant) -> Vec<Effect> {
         match event {
             TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key, now),
-            TerminalEvent::Paste(text) if matches!(self.context(), Context::Search | Context::Sessions) => {
+            TerminalEvent::Paste(text)
+                if matches!(self.context(), Context::Search | Context::Find | Context::Sessions) =>
+            {
                 self.insert_text(&text)
             }
             TerminalEvent::Paste(text) if self.picker.is_none() => {

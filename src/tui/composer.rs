@@ -8,15 +8,29 @@ use ratatui_textarea::{CursorMove, TextArea, WrapMode};
 
 use super::keys::{Edit, InputState};
 use super::sanitize;
+use super::units;
 
 /// More than this is refused: a file belongs in a file.
 pub const MAX_BYTES: usize = 1 << 20;
 const MAX_HISTORY: usize = 1000;
+/// A paste of more than this is folded to one line.
+const FOLD_LINES: usize = 10;
+const FOLD_BYTES: usize = 2000;
+
+/// A paste that is shown as one line.
+#[derive(Debug)]
+struct Fold {
+    /// What stands for it; it is changed as a whole.
+    sign: String,
+    text: String,
+}
 
 /// What a person types, with history.
 #[derive(Debug)]
 pub struct Composer {
     area: TextArea<'static>,
+    /// Pastes that are folded, those too that an undo may bring back.
+    folds: Vec<Fold>,
     /// Earlier inputs, the oldest first.
     history: Vec<String>,
     /// Which of them is shown, unchanged.
@@ -27,7 +41,13 @@ pub struct Composer {
 
 impl Default for Composer {
     fn default() -> Self {
-        Composer { area: area(vec![String::new()]), history: Vec::new(), recalled: None, measured: None }
+        Composer {
+            area: area(vec![String::new()]),
+            folds: Vec::new(),
+            history: Vec::new(),
+            recalled: None,
+            measured: None,
+        }
     }
 }
 
@@ -54,8 +74,22 @@ impl Composer {
         }
     }
 
+    /// All that was typed and pasted.
     pub fn text(&self) -> String {
-        self.area.lines().join("\n")
+        let text = self.area.lines().join("\n");
+        if self.folds.is_empty() {
+            return text;
+        }
+        // One pass: a paste may hold what looks like the sign of another.
+        let (mut out, mut rest) = (String::with_capacity(text.len()), text.as_str());
+        while let Some((at, fold)) =
+            self.folds.iter().filter_map(|f| Some((rest.find(&f.sign)?, f))).min_by_key(|f| f.0)
+        {
+            out.push_str(&rest[..at]);
+            out.push_str(&fold.text);
+            rest = &rest[at + fold.sign.len()..];
+        }
+        out + rest
     }
 
     /// The line, where there is one alone.
@@ -72,6 +106,7 @@ impl Composer {
     /// Puts `text` in place of what is there, the cursor at its end.
     pub fn set_text(&mut self, text: &str) {
         self.area = area(text.split('\n').map(str::to_owned).collect());
+        self.folds.clear();
         self.changed();
     }
 
@@ -126,18 +161,66 @@ impl Composer {
         self.changed();
     }
 
-    /// Inserts pasted text; its line ends do not send. Errors: it is too long, with its size.
+    /// Inserts pasted text; its line ends do not send. Much of it is folded. Errors: it is too long, with its size.
     pub fn paste(&mut self, text: &str) -> Result<(), usize> {
-        let held: usize = self.area.lines().iter().map(|line| line.len() + 1).sum();
+        let lines: usize = self.area.lines().iter().map(|line| line.len() + 1).sum();
+        let held = lines + self.folds.iter().map(|fold| fold.text.len()).sum::<usize>();
         if held + text.len() > MAX_BYTES {
             return Err(text.len());
         }
-        self.area.insert_str(sanitize::pasted(text));
+        let text = sanitize::pasted(text);
+        let lines = text.split('\n').count();
+        if lines > FOLD_LINES || text.len() > FOLD_BYTES {
+            let sign = self.sign(lines, text.len());
+            self.area.insert_str(&sign);
+            self.folds.push(Fold { sign, text });
+        } else {
+            self.area.insert_str(text);
+        }
         self.changed();
         Ok(())
     }
 
+    /// What stands for a paste; no two are alike.
+    fn sign(&self, lines: usize, bytes: usize) -> String {
+        let head = format!("[pasted {}, {}", units::plural(lines, "line"), units::bytes(bytes as u64));
+        let sign = |n: usize| if n == 1 { format!("{head}]") } else { format!("{head}, {n}]") };
+        let is_free = |sign: &String| self.folds.iter().all(|fold| fold.sign != *sign);
+        (1..).map(sign).find(is_free).unwrap_or(head)
+    }
+
+    /// The characters of the sign that stands at the cursor: those before it and those behind.
+    fn sign_at_cursor(&self) -> Option<(usize, usize)> {
+        let (row, column) = (self.area.cursor().0, self.area.cursor().1);
+        let line = self.area.lines().get(row)?;
+        let cursor = line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
+        self.folds.iter().find_map(|fold| {
+            let hit = line.match_indices(&fold.sign).find(|(at, sign)| (*at..=at + sign.len()).contains(&cursor));
+            hit.map(|(at, sign)| (line[at..cursor].chars().count(), line[cursor..at + sign.len()].chars().count()))
+        })
+    }
+
+    /// Where an edit would cut into a sign, it takes all of it.
+    fn edit_sign(&mut self, edit: Edit) -> bool {
+        let (before, behind) = match (edit, self.sign_at_cursor()) {
+            (Edit::DeleteBack | Edit::DeleteWordBack, Some((before, behind))) if before > 0 => (before, behind),
+            (Edit::DeleteForward | Edit::DeleteWordForward, Some((before, behind))) if behind > 0 => (before, behind),
+            _ => return false,
+        };
+        self.move_by(before, CursorMove::Back);
+        self.area.delete_str(before + behind);
+        self.changed();
+        true
+    }
+
+    fn move_by(&mut self, times: usize, to: CursorMove) {
+        (0..times).for_each(|_| self.area.move_cursor(to));
+    }
+
     pub fn edit(&mut self, edit: Edit) {
+        if !self.folds.is_empty() && self.edit_sign(edit) {
+            return;
+        }
         let area = &mut self.area;
         match edit {
             Edit::Left => area.move_cursor(CursorMove::Back),
@@ -157,6 +240,15 @@ impl Composer {
             Edit::PutBack => drop(area.paste()),
             Edit::Undo => drop(area.undo()),
             Edit::Redo => drop(area.redo()),
+        }
+        // The cursor does not stand within a sign.
+        if !self.folds.is_empty()
+            && let Some((before, behind)) = self.sign_at_cursor().filter(|&(before, behind)| before > 0 && behind > 0)
+        {
+            match edit {
+                Edit::Left | Edit::WordLeft => self.move_by(before, CursorMove::Back),
+                _ => self.move_by(behind, CursorMove::Forward),
+            }
         }
         self.changed();
     }
@@ -242,13 +334,64 @@ mod tests {
     }
 
     #[test]
+    fn a_large_paste_is_one_line_and_is_sent_whole() {
+        let long = "line\n".repeat(312);
+        let mut c = composer("look: ");
+        c.paste(&long).unwrap();
+        assert_eq!(c.area.lines(), ["look: [pasted 313 lines, 1.52 KiB]"]);
+        assert_eq!(c.text(), format!("look: {long}"));
+        c.paste(&long).unwrap();
+        c.insert('!');
+        assert_eq!(c.text(), format!("look: {long}{long}!"));
+        assert_eq!(c.take(), format!("look: {long}{long}!"));
+        assert_eq!(c.text(), "");
+        c.recall_previous();
+        assert_eq!(c.text(), format!("look: {long}{long}!"));
+    }
+
+    #[test]
+    fn one_backspace_takes_a_folded_paste_away_and_undo_brings_it_back() {
+        let long = "x".repeat(FOLD_BYTES + 1);
+        for (at_its_end, key) in [(true, Edit::DeleteBack), (true, Edit::DeleteWordBack), (false, Edit::DeleteForward)]
+        {
+            let mut c = composer("a ");
+            c.paste(&long).unwrap();
+            if !at_its_end {
+                // One step goes over all of it.
+                c.edit(Edit::Left);
+            }
+            c.edit(key);
+            assert_eq!(c.text(), "a ", "{key:?}");
+            c.edit(Edit::Undo);
+            assert_eq!(c.text(), format!("a {long}"), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_typed_into_a_folded_paste() {
+        let long = "x".repeat(FOLD_BYTES + 1);
+        let mut c = composer("a\n");
+        c.paste(&long).unwrap();
+        for moves in [
+            &[Edit::Left][..],
+            &[Edit::WordLeft],
+            &[Edit::Up, Edit::LineEnd, Edit::Down],
+            &[Edit::WordLeft, Edit::Right],
+        ] {
+            moves.iter().for_each(|&edit| c.edit(edit));
+            c.insert('!');
+            assert!(c.text().contains(&long), "{moves:?}: {:?}", c.area.lines());
+        }
+    }
+
+    #[test]
     fn rows_grow_with_the_text_up_to_the_limit_and_shrink_again() {
         let mut c = composer("");
         assert_eq!(c.rows(10, 5), 1);
         c.paste("aaaa bbbb cccc").unwrap();
         assert_eq!(c.rows(10, 5), 2);
         assert_eq!(c.rows(5, 5), 3);
-        c.paste(&"\nline".repeat(20)).unwrap();
+        (0..20).for_each(|_| c.paste("\nline").unwrap());
         assert_eq!(c.rows(10, 5), 5);
         for _ in 0..20 {
             c.edit(Edit::DeleteWordBack);

@@ -1,124 +1,21 @@
 //! The conversation as it is shown: messages, replies under way and notices, wrapped once per width, and the place that is
 //! looked at. What is drawn costs what is visible; text that arrives costs its own length.
 
+pub mod find;
+mod item;
+#[cfg(test)]
+mod tests;
+mod thinking;
+
+use std::time::Instant;
+
 use crate::transcript::{Message, Role};
 
-use super::sanitize::Sanitizer;
-use super::wrap::Wrapped;
+use super::markdown::highlight::{Colored, Job};
 
-/// What an item is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    User,
-    Reply,
-    Note,
-    Warning,
-    Error,
-}
-
-/// Whether a message is part of what is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    Sent,
-    /// No longer: the context was full.
-    Dropped,
-    /// Never answered.
-    Withdrawn,
-}
-
-/// One message, reply or notice.
-#[derive(Debug)]
-pub struct Item {
-    /// The number of a message in the transcript; 0 for notices.
-    pub id: u64,
-    pub kind: Kind,
-    pub standing: Standing,
-    /// Who speaks; empty for notices.
-    pub label: String,
-    /// Which of several branches it is on, beside the label; empty where there is one.
-    pub mark: String,
-    /// The text as it was said.
-    pub raw: String,
-    /// What stands below it: figures of a reply.
-    pub foot: String,
-    /// The text as it is drawn.
-    shown: String,
-    sanitizer: Sanitizer,
-    wrapped: Wrapped,
-}
-
-impl Item {
-    fn new(id: u64, kind: Kind, label: String) -> Item {
-        Item {
-            id,
-            kind,
-            standing: Standing::Sent,
-            label,
-            mark: String::new(),
-            raw: String::new(),
-            foot: String::new(),
-            shown: String::new(),
-            sanitizer: Sanitizer::default(),
-            wrapped: Wrapped::new(1),
-        }
-    }
-
-    fn push(&mut self, text: &str) {
-        self.raw.push_str(text);
-        self.sanitizer.push(text, &mut self.shown);
-        if self.shown.starts_with('\n') {
-            // Replies often begin with line ends, which would only push the text away from its label.
-            self.shown = self.shown.trim_start_matches('\n').to_owned();
-        }
-        self.wrapped.extend(&self.shown);
-    }
-
-    fn wrap(&mut self, width: u16) {
-        self.wrapped = Wrapped::new(width);
-        self.wrapped.extend(&self.shown);
-    }
-
-    fn is_message(&self) -> bool {
-        matches!(self.kind, Kind::User | Kind::Reply)
-    }
-
-    fn head_lines(&self) -> usize {
-        usize::from(self.is_message())
-    }
-
-    /// Head, text, foot, and an empty line after it.
-    fn lines(&self) -> usize {
-        self.head_lines() + self.wrapped.len() + usize::from(!self.foot.is_empty()) + 1
-    }
-
-    fn spot(&self, line: usize) -> Spot {
-        let body = line.checked_sub(self.head_lines());
-        match body {
-            None => Spot::Head,
-            Some(i) if i < self.wrapped.len() => Spot::Text(self.wrapped.line(i).start),
-            Some(i) => Spot::After(i - self.wrapped.len()),
-        }
-    }
-
-    fn line_of(&self, spot: Spot) -> usize {
-        let line = match spot {
-            Spot::Head => 0,
-            Spot::Text(byte) => self.head_lines() + self.wrapped.line_of(byte),
-            Spot::After(n) => self.head_lines() + self.wrapped.len() + n,
-        };
-        line.min(self.lines() - 1)
-    }
-}
-
-/// A place in an item that stays the same when the width changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spot {
-    Head,
-    /// A byte of the text as drawn.
-    Text(usize),
-    /// Lines after the text.
-    After(usize),
-}
+use self::find::Find;
+use self::item::Spot;
+pub use self::item::{Item, Kind, Line, Shown, Standing};
 
 /// A place in the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,15 +31,6 @@ enum Scroll {
     Follow,
     /// `top` is the first line seen; `end` is where the conversation ended when this began.
     At { top: Anchor, end: Anchor },
-}
-
-/// One line to draw.
-#[derive(Debug, Clone, Copy)]
-pub enum Line<'a> {
-    Label(&'a Item),
-    Text(&'a Item, &'a str),
-    Foot(&'a Item),
-    Gap,
 }
 
 /// What lies below the part that is looked at.
@@ -163,11 +51,27 @@ pub struct Conversation {
     height: u16,
     scroll: Scroll,
     next_id: u64,
+    how: Shown,
+    thinking_open: bool,
+    /// Replies that may hold code without colours.
+    colorless: Vec<usize>,
+    find: Option<Find>,
 }
 
 impl Default for Conversation {
     fn default() -> Self {
-        Conversation { items: Vec::new(), ends: Vec::new(), width: 80, height: 24, scroll: Scroll::Follow, next_id: 1 }
+        Conversation {
+            items: Vec::new(),
+            ends: Vec::new(),
+            width: 80,
+            height: 24,
+            scroll: Scroll::Follow,
+            next_id: 1,
+            how: Shown::default(),
+            thinking_open: false,
+            colorless: Vec::new(),
+            find: None,
+        }
     }
 }
 
@@ -188,16 +92,24 @@ impl Conversation {
         } else {
             0
         };
-        let mut item = Item::new(id, kind, label.to_owned());
-        item.wrap(self.width);
-        item.push(match kind {
+        let mut item = Item::new(id, kind, label.to_owned(), self.width, self.how);
+        let head = match kind {
             Kind::Warning => "Warning: ",
             Kind::Error => "Error: ",
             Kind::User | Kind::Reply | Kind::Note => "",
-        });
-        item.push(text);
+        };
+        item.push(head, None);
+        item.push(text, None);
+        if let Some(thinking) = item.thinking_mut() {
+            thinking.leave();
+            thinking.toggle(self.thinking_open);
+        }
+        if kind == Kind::Reply {
+            self.colorless.push(self.items.len());
+        }
         self.ends.push(self.total() + item.lines());
         self.items.push(item);
+        self.spoil_find(self.items.len() - 1);
         self.items.len() - 1
     }
 
@@ -221,9 +133,73 @@ impl Conversation {
     }
 
     /// Appends text to item `i`.
-    pub fn append(&mut self, i: usize, text: &str) {
-        self.items[i].push(text);
+    pub fn append(&mut self, i: usize, text: &str, now: Instant) {
+        self.items[i].push(text, Some(now));
         self.recount(i);
+        if self.colorless.last() != Some(&i) {
+            self.colorless.push(i);
+        }
+    }
+
+    /// Item `i`, a reply, begins with thinking.
+    pub fn begin_thinking(&mut self, i: usize, now: Instant) {
+        self.items[i].begin_thinking(self.width, now);
+        self.recount(i);
+    }
+
+    /// No more comes to item `i`.
+    pub fn finish(&mut self, i: usize) {
+        self.catch_up(i);
+        if let Some(thinking) = self.items[i].thinking_mut() {
+            thinking.leave();
+        }
+    }
+
+    /// Unfolds what was thought, or folds it; the place that is looked at stays. True where it is open now.
+    pub fn toggle_thinking(&mut self) -> bool {
+        self.thinking_open = !self.thinking_open;
+        for item in &mut self.items {
+            if let Some(thinking) = item.thinking_mut() {
+                thinking.toggle(self.thinking_open);
+            }
+        }
+        self.recount(0);
+        self.thinking_open
+    }
+
+    /// Shows replies as they were said, or as Markdown again; the place that is looked at stays.
+    pub fn toggle_raw(&mut self) -> Shown {
+        self.how = if self.how == Shown::Raw { Shown::Markdown } else { Shown::Raw };
+        for (i, item) in self.items.iter_mut().enumerate() {
+            item.show(self.how, self.width);
+            if let Some(thinking) = item.thinking_mut() {
+                thinking.toggle(self.thinking_open);
+            }
+            if item.kind == Kind::Reply {
+                self.colorless.push(i);
+            }
+        }
+        self.recount(0);
+        self.how
+    }
+
+    /// Code that waits for its colours, and the item that it is in. What was said last comes first.
+    pub fn next_job(&mut self) -> Option<(usize, Job)> {
+        while let Some(i) = self.colorless.pop() {
+            if let Some(job) = self.items.get_mut(i).and_then(Item::next_job) {
+                self.colorless.push(i);
+                return Some((i, job));
+            }
+        }
+        None
+    }
+
+    /// Takes the colours of some code in item `i`.
+    pub fn take_colors(&mut self, i: usize, colored: Colored) {
+        if let Some(item) = self.items.get_mut(i) {
+            item.take_colors(colored);
+            self.colorless.push(i);
+        }
     }
 
     /// Sets the line below item `i`.
@@ -250,6 +226,7 @@ impl Conversation {
     pub fn truncate(&mut self, n: usize) {
         self.items.truncate(n);
         self.ends.truncate(n);
+        self.spoil_find(n);
     }
 
     /// What is sent to the model, after `system`.
@@ -281,22 +258,38 @@ impl Conversation {
     /// Sets the size that it is drawn at.
     pub fn resize(&mut self, width: u16, height: u16) {
         self.height = height.max(1);
-        if width.max(1) == self.width {
-            return;
+        // Text comes to one of the last items: behind a reply under way there are notices at most.
+        (self.items.len().saturating_sub(8)..self.items.len()).for_each(|i| self.catch_up(i));
+        if width.max(1) != self.width {
+            self.width = width.max(1);
+            for item in &mut self.items {
+                item.wrap(self.width);
+            }
+            self.recount(0);
         }
-        self.width = width.max(1);
-        for item in &mut self.items {
-            item.wrap(self.width);
+        self.refresh_find();
+    }
+
+    /// Lays out what has come to item `i` since the last frame.
+    fn catch_up(&mut self, i: usize) {
+        if self.items.get_mut(i).is_some_and(Item::catch_up) {
+            self.recount(i);
         }
-        self.recount(0);
     }
 
     /// Counts the lines anew from item `from` on.
     fn recount(&mut self, from: usize) {
+        self.spoil_find(from);
         let mut total = if from == 0 { 0 } else { self.ends[from - 1] };
         for (item, end) in self.items.iter().zip(&mut self.ends).skip(from) {
             total += item.lines();
             *end = total;
+        }
+    }
+
+    fn spoil_find(&mut self, from: usize) {
+        if let Some(find) = &mut self.find {
+            find.spoil(from);
         }
     }
 
@@ -391,7 +384,7 @@ impl Conversation {
     /// Where the text ends now.
     fn end(&self) -> Anchor {
         let item = self.items.len().saturating_sub(1);
-        let spot = self.items.last().map_or(Spot::Head, |i| Spot::Text(i.shown.len()));
+        let spot = self.items.last().map_or(Spot::Head, Item::end);
         Anchor { item, spot }
     }
 
@@ -414,155 +407,8 @@ impl Conversation {
             .enumerate()
             .flat_map(move |(i, item)| {
                 let hidden = if i == 0 { top - start } else { 0 };
-                (hidden..item.lines()).map(move |line| draw(item, line))
+                (hidden..item.lines()).map(move |line| item.line(first + i, line))
             })
             .take(bottom.saturating_sub(top))
-    }
-}
-
-fn draw(item: &Item, line: usize) -> Line<'_> {
-    let Some(line) = line.checked_sub(item.head_lines()) else { return Line::Label(item) };
-    if line < item.wrapped.len() {
-        return Line::Text(item, &item.shown[item.wrapped.line(line)]);
-    }
-    if line == item.wrapped.len() && !item.foot.is_empty() { Line::Foot(item) } else { Line::Gap }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shown(c: &Conversation) -> Vec<String> {
-        c.visible()
-            .map(|line| match line {
-                Line::Label(item) => format!("[{}]", item.label),
-                Line::Text(_, text) => text.to_owned(),
-                Line::Foot(item) => format!("({})", item.foot),
-                Line::Gap => String::new(),
-            })
-            .collect()
-    }
-
-    /// Ten turns, each "question N" and three lines of answer.
-    fn ten_turns() -> Conversation {
-        let mut c = Conversation::default();
-        c.resize(40, 6);
-        for n in 0..10 {
-            c.add(Kind::User, "you", &format!("question {n}"));
-            let reply = c.add(Kind::Reply, "model", &format!("a{n}\nb{n}\nc{n}"));
-            c.set_foot(reply, format!("{n} tokens"));
-        }
-        c
-    }
-
-    #[test]
-    fn the_end_is_followed_until_someone_scrolls_up() {
-        let mut c = ten_turns();
-        assert_eq!(shown(&c), ["", "[model]", "a9", "b9", "c9", "(9 tokens)"]);
-        c.append(19, "\nd9");
-        assert_eq!(shown(&c), ["[model]", "a9", "b9", "c9", "d9", "(9 tokens)"]);
-        c.scroll_by(-3);
-        let before = shown(&c);
-        c.append(19, "\ne9\nf9");
-        assert_eq!(shown(&c), before);
-        assert_eq!(c.below(), Some(Below { lines: 5, new_lines: 2 }));
-        c.scroll_by(5);
-        assert_eq!(c.below(), None);
-        assert_eq!(c.below(), None);
-    }
-
-    #[test]
-    fn pages_overlap_by_a_line_and_stop_at_both_ends() {
-        let mut c = ten_turns();
-        c.scroll_pages(-1);
-        assert_eq!(shown(&c).last().map(String::as_str), Some(""));
-        c.scroll_pages(-100);
-        assert_eq!(shown(&c)[..2], ["[you]", "question 0"]);
-        c.scroll_pages(100);
-        assert_eq!(c.below(), None);
-        c.scroll_to_top();
-        assert_eq!(shown(&c)[0], "[you]");
-    }
-
-    #[test]
-    fn the_view_goes_from_one_message_of_the_person_to_the_next_and_back() {
-        let mut c = ten_turns();
-        c.scroll_to_prompt_before();
-        assert_eq!(shown(&c)[..2], ["[you]", "question 9"]);
-        c.scroll_to_prompt_before();
-        assert_eq!(shown(&c)[..2], ["[you]", "question 8"]);
-        c.scroll_by(2);
-        c.scroll_to_prompt_before();
-        assert_eq!(shown(&c)[..2], ["[you]", "question 8"]);
-        c.scroll_to_prompt_after();
-        assert_eq!(shown(&c)[..2], ["[you]", "question 9"]);
-        c.scroll_to_prompt_after();
-        assert_eq!(c.below(), None);
-        c.scroll_to_top();
-        c.scroll_to_prompt_before();
-        assert_eq!(shown(&c)[..2], ["[you]", "question 0"]);
-        c.scroll_to_top();
-        Conversation::default().scroll_to_prompt_after();
-    }
-
-    #[test]
-    fn the_place_that_is_read_stays_when_the_width_changes() {
-        let mut c = Conversation::default();
-        c.resize(80, 4);
-        for n in 0..20 {
-            c.add(Kind::Reply, "model", &format!("start{n} {}end{n}", "lorem ipsum dolor ".repeat(20)));
-        }
-        c.scroll_to_top();
-        c.scroll_by(40);
-        let Scroll::At { top, .. } = c.scroll else { panic!("it follows") };
-        for width in [30, 7, 200, 13, 80] {
-            c.resize(width, 4);
-            assert!(matches!(c.scroll, Scroll::At { top: t, .. } if t == top));
-            assert_eq!(c.anchor_at(c.top()).item, top.item, "width {width}");
-        }
-    }
-
-    #[test]
-    fn text_in_pieces_lies_as_the_whole_does() {
-        let text = "The quick brown fox\n\njumps over\nthe lazy dog 日本語の文章。 and on and on it goes";
-        for width in [3, 10, 17, 80] {
-            let mut c = Conversation::default();
-            c.resize(width, 100);
-            let pieces = c.add(Kind::Reply, "", "");
-            for ch in text.chars() {
-                c.append(pieces, ch.encode_utf8(&mut [0; 4]));
-            }
-            let whole = c.add(Kind::Reply, "", text);
-            assert_eq!(c.ends[pieces], c.ends[whole] - c.ends[pieces]);
-        }
-    }
-
-    #[test]
-    fn oldest_turns_are_dropped_from_what_is_sent_and_stay_to_be_read() {
-        let mut c = ten_turns();
-        assert_eq!(c.drop_oldest(2), [1, 2, 3, 4]);
-        assert_eq!(c.messages(None).len(), 16);
-        assert_eq!(c.messages(Some("Be kind."))[1].content, "question 2");
-        assert_eq!(c.items().len(), 20);
-        assert_eq!(c.drop_oldest(100).len(), 16);
-    }
-
-    #[test]
-    fn nothing_is_shown_of_an_empty_conversation() {
-        let mut c = Conversation::default();
-        c.resize(0, 0);
-        c.scroll_pages(-1);
-        assert_eq!(shown(&c).len(), 0);
-        assert_eq!(c.below(), None);
-    }
-
-    #[test]
-    fn line_ends_at_the_start_of_a_reply_are_left_out() {
-        let mut c = Conversation::default();
-        let reply = c.add(Kind::Reply, "model", "");
-        for piece in ["\n", "\n\n", "Hi"] {
-            c.append(reply, piece);
-        }
-        assert_eq!(shown(&c), ["[model]", "Hi"]);
     }
 }

@@ -10,19 +10,23 @@ use crossterm::event::Event as TerminalEvent;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
+use crate::model::PlanOptions;
 use crate::transcript::{Finished, Header, PromptHistory, SessionFile, TranscriptWriter};
 use crate::worker::{Command, WorkerHandle};
 
 use super::app::{Answer, App, Effect, Msg, Work};
+use super::clipboard::{self, Between};
+use super::markdown::highlight;
+use super::outlook;
 use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::picture;
-use super::reader::{Input, Reader};
+use super::reader::{Input, Questions, Reader};
 use super::signals::{Notice, SignalThread};
 use super::terminal::{self, Guard};
-use super::theme::{ColorDepth, Theme};
+use super::theme::{ColorDepth, GroundQuestion, Theme};
 use super::work::{self, Outcome, Places};
-use super::{ChatOptions, Exit, ExitReason, TuiError, editor, view};
+use super::{ChatOptions, Exit, ExitReason, Motion, TuiError, editor, view};
 
 /// Frames are at least this far apart: 60 a second.
 const FRAME: Duration = Duration::from_micros(16_667);
@@ -30,6 +34,7 @@ const FRAME: Duration = Duration::from_micros(16_667);
 const ECHO: Duration = Duration::from_millis(4);
 /// The panel takes a reading this often, or less often where the map would cost the line more bytes a second than this.
 const READING: Duration = Duration::from_millis(200);
+const CALM_READING: Duration = Duration::from_secs(1);
 const LOCAL_BYTES_PER_SECOND: u32 = 256 << 10;
 const REMOTE_BYTES_PER_SECOND: u32 = 32 << 10;
 /// How often the screen looks at the gauges while something runs, and while nothing does.
@@ -37,6 +42,8 @@ const BUSY_TICK: Duration = Duration::from_millis(100);
 const IDLE_TICK: Duration = Duration::from_secs(1);
 /// Messages of one kind taken before the next frame is drawn.
 const MAX_BURST: usize = 4096;
+/// Headers that are read for the list of models.
+const MAX_OUTLOOKS: usize = 200;
 /// How long the transcript may take to reach the disk at the end.
 const SAVE_PATIENCE: Duration = Duration::from_secs(4);
 /// After coming back from the shell, news of that stop and its end may still be on their way.
@@ -64,9 +71,14 @@ pub(super) fn run(handle: WorkerHandle, mut options: ChatOptions) -> Result<Exit
         _ => TuiError::Terminal(error),
     })?;
     let env = |name: &str| std::env::var(name).ok();
-    let reader = Reader::start(env("TERM").as_deref() != Some("dumb")).map_err(TuiError::Terminal)?;
-    let depth = options.colors.unwrap_or_else(|| ColorDepth::detect(env));
-    let outcome = Screen::new(handle, options, guard, signals, reader, &mut writer, depth).and_then(|mut screen| {
+    let theme = options.appearance.first_theme(env);
+    let question = GroundQuestion::ask(env).filter(|_| theme.depth != ColorDepth::Mono);
+    if let Some(question) = question {
+        guard.write(question);
+    }
+    let questions = Questions { keyboard: env("TERM").as_deref() != Some("dumb"), ground: question.is_some() };
+    let reader = Reader::start(questions).map_err(TuiError::Terminal)?;
+    let outcome = Screen::new(handle, options, guard, signals, reader, &mut writer, theme).and_then(|mut screen| {
         if let Some(prompts) = &screen.prompts {
             screen.app.know_prompts(&prompts.read());
         }
@@ -96,6 +108,7 @@ struct Screen<'a> {
     reader: Reader,
     scans: (Sender<Scan>, Receiver<Scan>),
     places: Places,
+    plan: Option<PlanOptions>,
     prompts: Option<PromptHistory>,
     outcomes: (Sender<Outcome>, Receiver<Outcome>),
     /// The person's own editor has the terminal.
@@ -110,6 +123,7 @@ struct Screen<'a> {
     last_frame: Instant,
     next_frame: Instant,
     next_reading: Instant,
+    reading: Duration,
     bytes_per_second: u32,
     next_tick: Instant,
     echoes_until: Instant,
@@ -124,20 +138,23 @@ impl<'a> Screen<'a> {
         signals: SignalThread,
         reader: Reader,
         writer: &'a mut Option<TranscriptWriter>,
-        depth: ColorDepth,
+        theme: Theme,
     ) -> Result<Screen<'a>, TuiError> {
         let frames = FrameBuffer::default();
         let terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
         let now = Instant::now();
         let remote = std::env::var_os("SSH_CONNECTION").is_some();
-        let synchronized = options.synchronized;
+        let synchronized = options.appearance.synchronized;
+        let reading = if options.appearance.motion == Motion::Off { CALM_READING } else { READING };
         let places = Places {
             sessions: options.sessions_dir.clone(),
             models: options.models.clone(),
             embedded: options.embedded.clone(),
+            themes: options.appearance.themes.clone(),
         };
         let prompts = options.prompts.clone().map(PromptHistory::new);
-        let (app, effects) = App::new(options, Theme::dark(depth), now);
+        let plan = options.plan;
+        let (app, effects) = App::new(options, theme, now);
         let mut screen = Screen {
             handle,
             synchronized,
@@ -147,6 +164,7 @@ impl<'a> Screen<'a> {
             reader,
             scans: bounded(4),
             places,
+            plan,
             prompts,
             outcomes: unbounded(),
             in_editor: false,
@@ -159,6 +177,7 @@ impl<'a> Screen<'a> {
             last_frame: now,
             next_frame: now,
             next_reading: now,
+            reading,
             bytes_per_second: if remote { REMOTE_BYTES_PER_SECOND } else { LOCAL_BYTES_PER_SECOND },
             next_tick: now,
             echoes_until: now,
@@ -220,6 +239,7 @@ impl<'a> Screen<'a> {
                     self.tell(Msg::Terminal(event));
                 }
                 Ok(Input::KeyboardProtocol) => self.guard.enable_keyboard_protocol(),
+                Ok(Input::Ground(ground)) => self.tell(Msg::Ground(ground)),
                 Ok(Input::Closed) => self.tell(Msg::TerminalClosed),
                 Err(_) => break,
             }
@@ -302,6 +322,10 @@ impl<'a> Screen<'a> {
                     }
                 }
                 Effect::Work(work) => self.work(work),
+                Effect::Color { item, job } => {
+                    let color = move || Answer::Colored { item, colored: highlight::color(job) };
+                    self.on_a_thread(move || Some(Outcome::Answer(color())));
+                }
                 Effect::Open(name) => {
                     let places = self.places.clone();
                     self.on_a_thread(move || Some(Outcome::Opened(work::open(&name, &places))));
@@ -313,10 +337,27 @@ impl<'a> Screen<'a> {
                         writer.after_saving(move || drop(prompts.add(&prompt)));
                     }
                 }
+                Effect::Copy(text) => {
+                    let between = Between::detect(|name| std::env::var(name).ok());
+                    self.guard.write(clipboard::sequence(&text, between));
+                }
                 Effect::EditText(text) => self.edit(text),
                 Effect::Scan(dir) => {
                     let sender = self.scans.0.clone();
-                    let scan = move || drop(sender.send(picker::scan(&dir)));
+                    let (outcomes, plan, embedded) = (self.outcomes.0.clone(), self.plan, self.places.embedded.clone());
+                    let scan = move || {
+                        let scan = picker::scan(&dir);
+                        let paths = scan.models.iter().map(|model| model.path.clone()).take(MAX_OUTLOOKS);
+                        let paths: Vec<_> = paths.chain(embedded).collect();
+                        let (true, Some(plan)) = (sender.send(scan).is_ok(), plan) else { return };
+                        let rate = outlook::memory_rate(plan.n_threads);
+                        for path in paths {
+                            let outlook = outlook::of(&path, &plan, rate);
+                            if outcomes.send(Outcome::Answer(Answer::Outlook(path, outlook))).is_err() {
+                                return;
+                            }
+                        }
+                    };
                     if let Err(error) = thread::Builder::new().name("model search".into()).spawn(scan) {
                         let scan = Scan { error: Some(error.to_string()), ..Scan::default() };
                         let _ = self.scans.0.try_send(scan);
@@ -426,7 +467,7 @@ impl<'a> Screen<'a> {
         self.in_editor = false;
         self.signals.set_keys_elsewhere(false);
         self.come_back();
-        if self.reader.resume(false).is_err() {
+        if self.reader.resume(Questions::NONE).is_err() {
             self.tell(Msg::TerminalClosed);
         }
     }
@@ -461,7 +502,7 @@ impl<'a> Screen<'a> {
         let bytes = self.frames.take(self.synchronized);
         if read_gauges {
             let cost = Duration::from_secs(bytes.len() as u64) / self.bytes_per_second;
-            self.next_reading = now + READING.max(cost);
+            self.next_reading = now + self.reading.max(cost);
         }
         if !bytes.is_empty() {
             self.guard.write(bytes);

@@ -1,6 +1,13 @@
-//! The keys: one table says what each does, where it holds and how help describes it. Keys in, actions out.
+//! The keys: one table says what each does, where it holds and how help describes it; [`Keys`] is the table with what the
+//! settings want otherwise. Keys in, actions out.
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+mod chord;
+mod remap;
+
+use crossterm::event::{KeyCode, KeyModifiers};
+
+pub use self::chord::Chord;
+pub use self::remap::{Arrows, Keys, KeysError, Wish};
 
 /// What a key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +36,12 @@ pub enum Action {
     CompletionPrevious,
     CompletionNext,
     SearchHistory,
+    /// Look for a text in the conversation.
+    Find,
+    ToggleRaw,
+    ToggleThinking,
+    CopyReply,
+    CopyCode,
     OpenEditor,
     Sessions,
     Retry,
@@ -109,6 +122,8 @@ pub enum Context {
     Confirm,
     /// Looking for an earlier prompt.
     Search,
+    /// Looking for a text in the conversation.
+    Find,
     Panel,
     /// A trace on the panel; the panel's own keys hold too.
     Replay,
@@ -126,58 +141,8 @@ enum When {
     InputCommand,
 }
 
-/// A key with its modifiers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chord {
-    code: KeyCode,
-    modifiers: KeyModifiers,
-}
-
-impl Chord {
-    /// The chord of a key event. Shift says nothing on top of a character that it made.
-    fn of(key: KeyEvent) -> Chord {
-        let mut modifiers = key.modifiers & (KeyModifiers::CONTROL | KeyModifiers::ALT | KeyModifiers::SHIFT);
-        let mut code = key.code;
-        if let KeyCode::Char(c) = code {
-            modifiers -= KeyModifiers::SHIFT;
-            if modifiers.contains(KeyModifiers::CONTROL) {
-                code = KeyCode::Char(c.to_ascii_lowercase());
-            }
-        }
-        if code == KeyCode::BackTab {
-            modifiers -= KeyModifiers::SHIFT;
-        }
-        Chord { code, modifiers }
-    }
-
-    fn name(self) -> String {
-        let mut name = String::new();
-        for (modifier, word) in
-            [(KeyModifiers::CONTROL, "Ctrl+"), (KeyModifiers::ALT, "Alt+"), (KeyModifiers::SHIFT, "Shift+")]
-        {
-            if self.modifiers.contains(modifier) {
-                name.push_str(word);
-            }
-        }
-        let code = match self.code {
-            KeyCode::Char(' ') => "Space".into(),
-            KeyCode::Char(c) if self.modifiers.is_empty() => c.to_string(),
-            KeyCode::Char(c) => c.to_ascii_uppercase().to_string(),
-            KeyCode::F(n) => format!("F{n}"),
-            KeyCode::Up => "↑".into(),
-            KeyCode::Down => "↓".into(),
-            KeyCode::Left => "←".into(),
-            KeyCode::Right => "→".into(),
-            KeyCode::PageUp => "PgUp".into(),
-            KeyCode::PageDown => "PgDn".into(),
-            other => format!("{other:?}"),
-        };
-        name + &code
-    }
-}
-
 /// One line of the table.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Binding {
     context: Context,
     when: When,
@@ -213,7 +178,7 @@ const fn bind(context: Context, when: When, chords: &'static [Chord], action: Ac
 }
 
 use self::Action as A;
-use self::Context::{Chat, Confirm, Dialog, Help, Panel, Picker, Replay, Search, Sessions};
+use self::Context::{Chat, Confirm, Dialog, Find, Help, Panel, Picker, Replay, Search, Sessions};
 use self::Edit as E;
 use self::When::{Always, InputCommand, InputEmpty, InputUntouched};
 use crossterm::event::KeyCode as K;
@@ -233,6 +198,11 @@ static BINDINGS: &[Binding] = &[
     bind(Chat, InputUntouched, &[key(K::Up)], A::HistoryPrevious, "earlier inputs, when nothing is typed"),
     bind(Chat, InputUntouched, &[key(K::Down)], A::HistoryNext, ""),
     bind(Chat, Always, &[ctrl(char('r'))], A::SearchHistory, "look for an earlier prompt"),
+    bind(Chat, Always, &[ctrl(char('f'))], A::Find, "look for a text in the conversation"),
+    bind(Chat, Always, &[alt(char('m'))], A::ToggleRaw, "replies as they were said, and as Markdown again"),
+    bind(Chat, Always, &[alt(char('t'))], A::ToggleThinking, "unfold what was thought, and back"),
+    bind(Chat, Always, &[alt(char('c'))], A::CopyReply, "copy the last reply"),
+    bind(Chat, Always, &[alt(char('k'))], A::CopyCode, "copy the last code"),
     bind(Chat, Always, &[ctrl(char('g'))], A::OpenEditor, "write in your own editor ($VISUAL or $EDITOR)"),
     bind(Chat, Always, &[alt(char('r'))], A::Retry, "another reply, on a branch beside the last"),
     bind(Chat, Always, &[alt(char('e'))], A::EditTurn, "put your last message otherwise; again: earlier"),
@@ -259,7 +229,7 @@ static BINDINGS: &[Binding] = &[
     bind(Chat, InputEmpty, &[key(char('?'))], A::Help, ""),
 
     bind(Chat, Always, &[key(K::Left), ctrl(char('b'))], A::Edit(E::Left), ""),
-    bind(Chat, Always, &[key(K::Right), ctrl(char('f'))], A::Edit(E::Right), ""),
+    bind(Chat, Always, &[key(K::Right)], A::Edit(E::Right), ""),
     bind(Chat, Always, &[key(K::Up)], A::Edit(E::Up), ""),
     bind(Chat, Always, &[key(K::Down), ctrl(char('n'))], A::Edit(E::Down), ""),
     bind(Chat, Always, &[ctrl(K::Left), alt(char('b')), alt(K::Left)], A::Edit(E::WordLeft), "a word left"),
@@ -373,6 +343,17 @@ static BINDINGS: &[Binding] = &[
     bind(Search, Always, &[ctrl(char('l'))], A::Redraw, ""),
     bind(Search, Always, &[ctrl(char('z'))], A::Suspend, ""),
     bind(Search, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Find, Always, &[key(K::Enter), key(K::Down), ctrl(char('f')), key(K::Tab)], A::Next, "the next place"),
+    bind(Find, Always, &[shift(K::Enter), key(K::Up), key(K::BackTab)], A::Previous, "the place before"),
+    bind(Find, Always, &[key(K::Backspace), ctrl(char('h'))], A::DeleteLetter, ""),
+    bind(Find, Always, &[key(K::PageUp)], A::ScrollPageUp, "scroll up"),
+    bind(Find, Always, &[key(K::PageDown)], A::ScrollPageDown, "scroll down"),
+    bind(Find, Always, &[key(K::Esc), ctrl(char('g'))], A::Close, "close; the place stays"),
+    bind(Find, Always, &[key(K::F(1))], A::Help, "help"),
+    bind(Find, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Find, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Find, Always, &[ctrl(char('c'))], A::Interrupt, ""),
 ];
 
 /// Every key: where it holds, what it does, and what a terminal says when it is pressed. `tests/terminal/key_cases.rs` has
@@ -393,37 +374,14 @@ pub enum InputState {
     Typed,
 }
 
-/// What `key` does in `context`; `None` where it has no meaning there.
-pub fn action(context: Context, input: InputState, key: KeyEvent) -> Option<Action> {
-    let chord = Chord::of(key);
-    let holds = |when| match when {
-        Always => true,
-        InputEmpty => input == InputState::Empty,
-        InputUntouched => matches!(input, InputState::Empty | InputState::Recalled),
-        InputCommand => input == InputState::Command,
-    };
-    BINDINGS.iter().find(|b| b.context == context && b.chords.contains(&chord) && holds(b.when)).map(|b| b.action)
-}
-
-/// The lines of help for `context`: keys and what they do. At most two keys each.
-pub fn help(context: Context) -> impl Iterator<Item = (String, &'static str)> {
-    BINDINGS.iter().filter(move |b| b.context == context && !b.help.is_empty()).map(|b| {
-        let keys: Vec<String> = b.chords.iter().take(2).map(|c| c.name()).collect();
-        (keys.join("  "), b.help)
-    })
-}
-
-/// The first key of `action` in `context`, for hints.
-pub fn name_of(context: Context, action: Action) -> Option<String> {
-    BINDINGS.iter().find(|b| b.context == context && b.action == action).map(|b| b.chords[0].name())
-}
-
 #[cfg(test)]
 mod tests {
+    use crossterm::event::KeyEvent;
+
     use super::*;
 
     fn press(context: Context, input: InputState, code: KeyCode, modifiers: KeyModifiers) -> Option<Action> {
-        action(context, input, KeyEvent::new(code, modifiers))
+        Keys::default().action(context, input, KeyEvent::new(code, modifiers))
     }
 
     #[test]
@@ -468,5 +426,22 @@ mod tests {
                 assert!(!taken, "{}", c.name());
             }
         }
+    }
+
+    #[test]
+    fn the_readme_names_keys_that_are_in_the_table() {
+        let readme = include_str!("../../README.md");
+        let table = readme.split("| key | what it does |").nth(1).unwrap().split("\n\n").next().unwrap();
+        let mut n = 0;
+        for row in table.lines().filter(|line| line.starts_with("| ") && !line.contains("---")) {
+            let keys = row.split('|').nth(1).unwrap().replace(", or ", ", ").replace(", mouse wheel", "");
+            for name in keys.split(", ") {
+                let chord = Chord::parse(name).unwrap_or_else(|why| panic!("{row}: {why}"));
+                let bound = BINDINGS.iter().any(|b| b.context == Chat && b.chords.contains(&chord));
+                assert!(bound, "{name} is in README.md and not in the table");
+                n += 1;
+            }
+        }
+        assert!(n > 10);
     }
 }

@@ -6,12 +6,16 @@
 //! - `terminal`, `output`, `reader`, `signals`: the terminal's modes, what is written, what is typed, what the system says.
 //! - `conversation`, `composer`, `picker`, `gauges`, `grid`: the parts of the state.
 //! - `commands`: what each slash command is called, takes and does; `session_list`: the conversations to choose from.
+//! - `outlook`: what a model that can be picked would be on this machine.
 //! - `work`, `editor`: what happens on other threads and in other programs.
 //! - `panel`, `picture`, `export`: what the person made of the panel; it as a file.
 //! - `player`, `replay`: a recorded trace through the same panel, without an engine.
-//! - `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
+//! - `markdown`: replies as rows of toned text. `clipboard`: what is copied, by way of the terminal.
+//! - `appearance`, `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
 
 mod app;
+mod appearance;
+mod clipboard;
 pub mod commands;
 mod composer;
 mod conversation;
@@ -21,6 +25,8 @@ mod export;
 mod gauges;
 mod grid;
 pub mod keys;
+mod markdown;
+mod outlook;
 mod output;
 mod panel;
 mod picker;
@@ -32,7 +38,7 @@ mod sanitize;
 mod session_list;
 mod signals;
 pub mod terminal;
-mod theme;
+pub mod theme;
 mod units;
 mod view;
 mod work;
@@ -45,10 +51,13 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::catalog::Folders;
+use crate::model::PlanOptions;
 use crate::sampler::SamplingParams;
 use crate::transcript::SessionFile;
 use crate::worker::WorkerHandle;
 
+pub use self::appearance::{Appearance, Motion};
+pub use self::keys::{Keys, KeysError, Wish};
 pub use self::output::Synchronized;
 pub use self::player::Player;
 pub use self::replay::{ReplayScreen, run as run_replay};
@@ -80,11 +89,12 @@ pub struct ChatOptions {
     pub prompts: Option<PathBuf>,
     /// Where other conversations are saved, without their KV caches; `None`: nowhere.
     pub sessions_dir: Option<PathBuf>,
-    /// `None`: what the environment promises.
-    pub colors: Option<ColorDepth>,
     /// Whether the wheel scrolls from the start. The terminal then selects text only with Shift held.
     pub mouse: bool,
-    pub synchronized: Synchronized,
+    pub appearance: Appearance,
+    pub keys: Keys,
+    /// How memory is planned, to tell what of a model fits; `None`: it is not told.
+    pub plan: Option<PlanOptions>,
 }
 
 impl ChatOptions {
@@ -102,9 +112,10 @@ impl ChatOptions {
             keep_kv: true,
             prompts: None,
             sessions_dir: None,
-            colors: None,
             mouse: true,
-            synchronized: Synchronized::On,
+            appearance: Appearance::default(),
+            keys: Keys::default(),
+            plan: None,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The list of models to choose from: the GGUF files of a folder and of the folders in it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::outlook::Outlook;
 use super::sanitize::one_line;
 pub use crate::catalog::{Candidate, Scan};
 use crate::embedded;
@@ -26,6 +28,8 @@ pub struct Picker {
     pub error: Option<String>,
     /// The file of the model in the binary.
     pub embedded: Option<PathBuf>,
+    /// What each would be on this machine, as far as headers have been read.
+    pub outlooks: HashMap<PathBuf, Result<Outlook, String>>,
 }
 
 impl Picker {
@@ -39,6 +43,10 @@ impl Picker {
         }));
         self.chosen = self.chosen.min(scan.models.len().saturating_sub(1));
         self.scan = Some(scan);
+    }
+
+    pub fn outlook(&self, model: &Candidate) -> Option<&Result<Outlook, String>> {
+        self.outlooks.get(&model.path)
     }
 
     pub fn models(&self) -> &[Candidate] {

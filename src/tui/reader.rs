@@ -11,7 +11,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use crossterm::event::{self, Event};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::theme::{Answer, Ground, GroundQuestion};
+
+/// Between the parts of a terminal's answer there is less time than this.
+const ANSWER_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// What comes from the terminal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +24,23 @@ pub enum Input {
     Event(Event),
     /// The terminal can tell keys apart that others cannot (kitty's keyboard protocol).
     KeyboardProtocol,
+    /// The terminal has told its background.
+    Ground(Ground),
     /// The terminal has gone away.
     Closed,
+}
+
+/// What the terminal is asked at the start, which no one waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Questions {
+    /// Asked here: whether it can tell more keys apart.
+    pub keyboard: bool,
+    /// Asked already: what its background is. The answer comes among what is typed.
+    pub ground: bool,
+}
+
+impl Questions {
+    pub const NONE: Questions = Questions { keyboard: false, ground: false };
 }
 
 /// Reads while it lives.
@@ -33,24 +53,24 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts reading; raw mode must be on. `ask_keyboard`: first ask the terminal what it can do, which no one waits for.
-    pub fn start(ask_keyboard: bool) -> io::Result<Reader> {
+    /// Starts reading; raw mode must be on.
+    pub fn start(questions: Questions) -> io::Result<Reader> {
         let (sender, inputs) = unbounded();
         let mut reader = Reader { inputs, sender, wake: None, thread: None };
-        reader.resume(ask_keyboard)?;
+        reader.resume(questions)?;
         Ok(reader)
     }
 
     /// Reads again after [`Reader::pause`].
-    pub fn resume(&mut self, ask_keyboard: bool) -> io::Result<()> {
+    pub fn resume(&mut self, questions: Questions) -> io::Result<()> {
         let terminal = open_terminal()?;
         let (wake, woken) = UnixStream::pair()?;
         let sender = self.sender.clone();
         let thread = std::thread::Builder::new().name("terminal input".into()).spawn(move || {
-            if ask_keyboard && matches!(crossterm::terminal::supports_keyboard_enhancement(), Ok(true)) {
+            if questions.keyboard && matches!(crossterm::terminal::supports_keyboard_enhancement(), Ok(true)) {
                 let _ = sender.send(Input::KeyboardProtocol);
             }
-            if read_until_woken(&terminal, &woken, &sender).is_err() {
+            if read_until_woken(&terminal, &woken, &sender, questions).is_err() {
                 let _ = sender.send(Input::Closed);
             }
         })?;
@@ -99,19 +119,45 @@ fn open_terminal() -> io::Result<OwnedFd> {
 }
 
 /// Returns when `woken` closes. Errors: the terminal has gone away.
-fn read_until_woken(terminal: &OwnedFd, woken: &UnixStream, sender: &Sender<Input>) -> io::Result<()> {
+fn read_until_woken(
+    terminal: &OwnedFd,
+    woken: &UnixStream,
+    sender: &Sender<Input>,
+    questions: Questions,
+) -> io::Result<()> {
     // How long crossterm is given to make events of bytes that have arrived: with no time at all it looks at none.
     const TAKE: Duration = Duration::from_millis(1);
     let mut patience = TAKE;
+    let mut question = questions.ground.then(GroundQuestion::default);
+    let send = |input| sender.send(input).is_ok();
     loop {
         // First come the events that crossterm holds already, as after the question about the keyboard.
         while event::poll(patience)? {
-            if sender.send(Input::Event(event::read()?)).is_err() {
+            let event = event::read()?;
+            let sent = match question.as_mut().map(|question| question.take(event.clone())) {
+                None => send(Input::Event(event)),
+                Some(Answer::Held) => true,
+                Some(Answer::Ground(ground)) => {
+                    question = None;
+                    send(Input::Ground(ground))
+                }
+                Some(Answer::Typed(events)) => events.into_iter().all(|event| send(Input::Event(event))),
+            };
+            if !sent {
                 return Ok(());
             }
         }
         let mut fds = [PollFd::new(terminal, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        let held = question.as_mut().filter(|question| question.is_holding());
+        match poll(&mut fds, held.is_some().then_some(&ANSWER_PAUSE)) {
+            Ok(0) => {
+                // What was held back was typed after all.
+                let typed = held.map(GroundQuestion::give_up).unwrap_or_default();
+                if !typed.into_iter().all(|event| send(Input::Event(event))) {
+                    return Ok(());
+                }
+                continue;
+            }
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(e.into()),

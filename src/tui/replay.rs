@@ -12,18 +12,18 @@ use ratatui::text::{Line, Span};
 
 use super::export::{self, Cast};
 use super::gauges::Gauges;
-use super::keys::{self, Action, Context, InputState};
-use super::output::{FrameBuffer, Synchronized};
+use super::keys::{Action, Context, InputState, Keys};
+use super::output::FrameBuffer;
 use super::panel::{Panel, Preset, Section};
 use super::picture;
 use super::player::Player;
-use super::reader::{Input, Reader};
+use super::reader::{Input, Questions, Reader};
 use super::sanitize::one_line;
 use super::signals::{Notice, SignalThread};
 use super::terminal::Guard;
-use super::theme::{ColorDepth, Theme};
+use super::theme::{ColorDepth, GroundQuestion, Palette, Theme};
 use super::view::panel::{self, Head};
-use super::{ExitReason, TuiError, units};
+use super::{Appearance, ExitReason, TuiError, units};
 
 /// Time between two frames.
 const FRAME: Duration = Duration::from_millis(50);
@@ -41,6 +41,7 @@ pub struct ReplayScreen {
     player: Player,
     panel: Panel,
     gauges: Gauges,
+    keys: Keys,
     theme: Theme,
     speed: f64,
     paused: bool,
@@ -59,6 +60,7 @@ impl ReplayScreen {
             panel,
             gauges: Gauges::default(),
             theme,
+            keys: Keys::default(),
             speed: 1.0,
             paused: false,
             help: false,
@@ -94,11 +96,11 @@ impl ReplayScreen {
             self.help = false;
             return true;
         }
-        match keys::action(Context::Replay, InputState::Typed, key) {
+        match self.keys.action(Context::Replay, InputState::Typed, key) {
             Some(Action::Quit | Action::Interrupt) => return false,
             Some(action) => self.act(action),
             None => {
-                if let Some(action) = keys::action(Context::Panel, InputState::Typed, key) {
+                if let Some(action) = self.keys.action(Context::Panel, InputState::Typed, key) {
                     self.act_in_panel(action);
                 }
                 // There is nothing else that keys could go to.
@@ -214,7 +216,7 @@ impl ReplayScreen {
         ];
         let mut spans = Vec::new();
         for (action, does) in hints {
-            let key = keys::name_of(Context::Replay, action).unwrap_or_default();
+            let key = self.keys.name_of(Context::Replay, action).unwrap_or_default();
             spans.extend([Span::styled(key, self.theme.key), Span::styled(format!(" {does}  "), self.theme.dim)]);
         }
         let line = Line::from(spans);
@@ -226,10 +228,12 @@ impl ReplayScreen {
 
     fn draw_help(&self, area: Rect, buf: &mut Buffer) {
         // What is about a conversation, and what help itself says already, is none of a replay's.
-        let foreign = [Action::FocusPanel, Action::Help].map(|action| keys::name_of(Context::Panel, action));
-        let own = keys::help(Context::Panel)
+        let foreign = [Action::FocusPanel, Action::Help].map(|action| self.keys.name_of(Context::Panel, action));
+        let own = self
+            .keys
+            .help(Context::Panel)
             .filter(|(keys, _)| !foreign.iter().flatten().any(|key| keys.split("  ").next() == Some(key)));
-        let lines = keys::help(Context::Replay).chain(own);
+        let lines = self.keys.help(Context::Replay).chain(own);
         for ((keys, does), y) in lines.zip(area.top()..area.bottom()) {
             let line = Line::from(vec![
                 Span::styled(format!(" {keys:<14}"), self.theme.key),
@@ -282,17 +286,24 @@ impl ReplayScreen {
 ///
 /// # Errors
 /// What keeps the terminal from being used.
-pub fn run(player: Player) -> Result<ExitReason, TuiError> {
+pub fn run(player: Player, appearance: &Appearance, keys: Keys) -> Result<ExitReason, TuiError> {
     let signals = SignalThread::start().map_err(TuiError::Thread)?;
     let mut guard = Guard::enter().map_err(|error| match error.kind() {
         std::io::ErrorKind::Unsupported => TuiError::NoTerminal(error),
         _ => TuiError::Terminal(error),
     })?;
     let env = |name: &str| std::env::var(name).ok();
-    let reader = Reader::start(false).map_err(TuiError::Terminal)?;
+    let theme = appearance.first_theme(env);
+    let question = GroundQuestion::ask(env).filter(|_| appearance.theme.is_none() && theme.depth != ColorDepth::Mono);
+    if let Some(question) = question {
+        guard.write(question);
+    }
+    let questions = Questions { keyboard: false, ground: question.is_some() };
+    let reader = Reader::start(questions).map_err(TuiError::Terminal)?;
     let mut frames = FrameBuffer::default();
     let mut terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
-    let mut screen = ReplayScreen::new(player, Theme::dark(ColorDepth::detect(env)));
+    let mut screen = ReplayScreen::new(player, theme);
+    screen.keys = keys.with_arrows(screen.theme.symbols.arrows());
     let mut last = Instant::now();
     loop {
         while let Ok(notice) = signals.notices().try_recv() {
@@ -316,9 +327,10 @@ pub fn run(player: Player) -> Result<ExitReason, TuiError> {
                 .draw(|frame| {
                     let area = frame.area();
                     screen.draw(area, frame.buffer_mut());
+                    screen.theme.finish(frame.buffer_mut());
                 })
                 .map_err(TuiError::Terminal)?;
-            let bytes = frames.take(Synchronized::On);
+            let bytes = frames.take(appearance.synchronized);
             if !bytes.is_empty() {
                 guard.write(bytes);
             }
@@ -334,6 +346,7 @@ pub fn run(player: Player) -> Result<ExitReason, TuiError> {
                 }
                 Input::Event(TerminalEvent::Resize(..)) => break,
                 Input::Closed => return Ok(ExitReason::TerminalClosed),
+                Input::Ground(ground) => screen.theme = screen.theme.with_palette(Palette::of_ground(ground)),
                 Input::Event(_) | Input::KeyboardProtocol => {}
             }
         }

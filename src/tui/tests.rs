@@ -3,7 +3,9 @@
 mod branches;
 mod cost;
 mod engine;
+mod looks;
 mod monkey;
+mod reading;
 mod screens;
 
 use std::path::PathBuf;
@@ -35,7 +37,10 @@ impl Driver {
     }
 
     fn new(model: Option<PathBuf>) -> (Driver, Vec<Effect>) {
-        let options = ChatOptions { model, ..ChatOptions::new("/home/you/models".into()) };
+        Driver::with(ChatOptions { model, ..ChatOptions::new("/home/you/models".into()) })
+    }
+
+    fn with(options: ChatOptions) -> (Driver, Vec<Effect>) {
         let now = Instant::now();
         let (app, effects) = App::new(options, Theme::dark(ColorDepth::True), now);
         (Driver { app, now }, effects)
@@ -173,8 +178,9 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Work(work) => format!("{work:?}"),
             Effect::Open(name) => format!("open {name}"),
             Effect::Begin { delete, .. } => format!("begin {delete:?}"),
+            Effect::Copy(text) => format!("copy {text}"),
             Effect::EditText(text) => format!("edit {text}"),
-            Effect::Remember(_) => return None,
+            Effect::Remember(_) | Effect::Color { .. } => return None,
             Effect::Scan(dir) => format!("scan {}", dir.display()),
             Effect::SetMouse(on) => format!("mouse {on}"),
             Effect::Redraw => "redraw".into(),

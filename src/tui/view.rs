@@ -42,6 +42,11 @@ struct Layout {
 
 /// Draws everything.
 pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
+    draw_parts(frame, app, now);
+    app.theme.finish(frame.buffer_mut());
+}
+
+fn draw_parts(frame: &mut Frame, app: &mut App, now: Instant) {
     let area = frame.area();
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
         too_small(frame, app, area);
@@ -59,9 +64,10 @@ pub fn draw(frame: &mut Frame, app: &mut App, now: Instant) {
         chat::queue(app, layout.queue, buf);
         chat::rule(app, layout.rule, buf);
         popup::popup(app, layout.main, buf);
-        cursor = Some(match &app.search {
-            Some(search) => popup::search(app, search, layout.input, buf),
-            None => chat::input(app, layout.input, buf),
+        cursor = Some(match (&app.search, app.conversation.find()) {
+            (Some(search), _) => popup::search(app, search, layout.input, buf),
+            (None, Some(find)) => popup::find(app, find, layout.input, buf),
+            (None, None) => chat::input(app, layout.input, buf),
         });
         if let Some(panel) = layout.panel {
             panel::panel(app, panel, buf);

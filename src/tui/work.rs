@@ -11,6 +11,7 @@ use crate::embedded;
 use crate::transcript::{SessionFile, TranscriptError, TranscriptWriter, library};
 
 use super::app::{Answer, Work};
+use super::theme;
 
 /// Where things are.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,8 @@ pub struct Places {
     pub models: Folders,
     /// The file of the model in the binary.
     pub embedded: Option<PathBuf>,
+    /// The folder of theme files.
+    pub themes: Option<PathBuf>,
 }
 
 /// What came of work on a thread.
@@ -51,6 +54,9 @@ pub fn run(work: Work, places: &Places) -> Answer {
         Work::Delete { path } => Answer::Changed(delete(&path)),
         Work::Write { file, text } => Answer::Told(write(&at_home(&file), &text)),
         Work::FindModel(name) => Answer::Model(find_model(&name, places)),
+        Work::ReadTheme(name) => {
+            Answer::Theme(theme::find(&name, places.themes.as_deref()).map(Box::new).map_err(|error| error.to_string()))
+        }
     }
 }
 

@@ -37,6 +37,10 @@ impl Wrapped {
         }
     }
 
+    pub fn width(&self) -> u16 {
+        self.width as u16
+    }
+
     /// How many lines there are; empty ones at the end, which a text under way often has, do not count.
     pub fn len(&self) -> usize {
         self.lines.len() - self.lines.iter().rev().take_while(|line| line.0 == line.1).count()
@@ -46,11 +50,6 @@ impl Wrapped {
     pub fn line(&self, i: usize) -> Range<usize> {
         let (start, end) = self.lines[i];
         start as usize..end as usize
-    }
-
-    /// The line that byte `offset` stands in.
-    pub fn line_of(&self, offset: usize) -> usize {
-        self.lines.partition_point(|line| line.0 as usize <= offset).saturating_sub(1)
     }
 
     /// Wraps one logical line, the bytes `start..end` of `text`.

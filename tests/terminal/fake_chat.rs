@@ -19,7 +19,7 @@ fn main() {
             "--session" => options.session = Some(SessionFile::open(&value()).expect("a session")),
             "--sessions" => options.sessions_dir = Some(value()),
             "--models" => options.models_dir = value(),
-            "--no-sync" => options.synchronized = Synchronized::Off,
+            "--no-sync" => options.appearance.synchronized = Synchronized::Off,
             "--no-mouse" => options.mouse = false,
             // A panic of the thread that owns the screen.
             "--panic" => {

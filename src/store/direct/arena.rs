@@ -1,6 +1,6 @@
 //! Anonymous memory for expert bytes, cut by the caller: a size in, slices of what was read into it out.
 
-use memmap2::{MmapMut, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw};
 
 use super::ALIGN;
 use crate::store::StoreError;
@@ -20,7 +20,9 @@ impl Arena {
         let refused = |source| StoreError::Arena { bytes, source };
         let length = bytes.max(1).checked_next_multiple_of(ALIGN).and_then(|b| isize::try_from(b).ok());
         let length = length.ok_or_else(|| refused(std::io::ErrorKind::OutOfMemory.into()))?;
-        let map = MmapMut::map_anon(length as usize).map_err(refused)?;
+        // It may well be larger than the machine's memory, which is why experts come and go: a system that counts what might
+        // be written to must not count it.
+        let map = MmapOptions::new().len(length as usize).no_reserve_swap().map_anon().map_err(refused)?;
         // Large pages lie together in memory: reads into them have few parts, which disks and processors are quicker
         // with. A system that has none gives small ones.
         #[cfg(target_os = "linux")]

@@ -9,7 +9,7 @@ use crate::transcript::Record;
 use super::super::ExitReason;
 use super::super::commands::{self, Parsed};
 use super::super::conversation::{Kind, Standing};
-use super::super::keys::{self, Action, Context, InputState};
+use super::super::keys::{Action, Context, InputState};
 use super::super::panel::Preset;
 use super::super::view;
 use super::branches::{Done, Way};
@@ -18,7 +18,7 @@ use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
 impl App {
     pub(super) fn on_key(&mut self, key: KeyEvent, now: Instant) -> Vec<Effect> {
         let context = self.context();
-        let effects = match keys::action(context, self.input_state(), key) {
+        let effects = match self.keys.action(context, self.input_state(), key) {
             Some(action) => self.act(context, action, now),
             None => self.insert(context, key),
         };
@@ -48,6 +48,10 @@ impl App {
                 self.insert_in_search(text);
                 Vec::new()
             }
+            Context::Find => {
+                self.insert_in_find(text);
+                Vec::new()
+            }
             _ => Vec::new(),
         }
     }
@@ -72,6 +76,10 @@ impl App {
             Context::Confirm => self.act_in_confirm(action),
             Context::Search => {
                 self.act_in_search(action);
+                Vec::new()
+            }
+            Context::Find => {
+                self.act_in_find(action);
                 Vec::new()
             }
             Context::Panel => self.act_in_panel(action, now),
@@ -106,6 +114,11 @@ impl App {
             Action::CompletionPrevious => self.choose_suggestion(-1),
             Action::CompletionNext => self.choose_suggestion(1),
             Action::SearchHistory => self.open_search(),
+            Action::Find => self.open_find(""),
+            Action::ToggleRaw => self.toggle_raw(now),
+            Action::ToggleThinking => self.toggle_thinking(now),
+            Action::CopyReply => return self.done(now, |app| app.copy_reply(now)),
+            Action::CopyCode => return self.done(now, |app| app.copy_code(None, now)),
             Action::OpenEditor => return vec![Effect::EditText(self.composer.text())],
             Action::Sessions => return self.if_idle(now, |app| Ok(app.open_sessions(""))),
             Action::Retry => return self.if_idle(now, |app| app.retry(now)),
@@ -121,14 +134,18 @@ impl App {
 
     /// Does what cannot be done while the engine is at work, or tells why not.
     fn if_idle(&mut self, now: Instant, deed: impl FnOnce(&mut App) -> Done) -> Vec<Effect> {
-        let done = self.check_idle().and_then(|()| deed(self));
-        done.unwrap_or_else(|why| {
+        self.done(now, |app| app.check_idle().and_then(|()| deed(app)))
+    }
+
+    /// Does something, or tells why not.
+    fn done(&mut self, now: Instant, deed: impl FnOnce(&mut App) -> Done) -> Vec<Effect> {
+        deed(self).unwrap_or_else(|why| {
             self.notify(why, now);
             Vec::new()
         })
     }
 
-    fn scroll(&mut self, action: Action) {
+    pub(super) fn scroll(&mut self, action: Action) {
         match action {
             Action::ScrollPageUp => self.conversation.scroll_pages(-1),
             Action::ScrollPageDown => self.conversation.scroll_pages(1),
@@ -338,7 +355,7 @@ impl App {
     }
 
     fn toggle_selecting(&mut self, now: Instant) -> Vec<Effect> {
-        let key = keys::name_of(Context::Chat, Action::ToggleSelecting).unwrap_or_default();
+        let key = self.keys.name_of(Context::Chat, Action::ToggleSelecting).unwrap_or_default();
         if self.mouse == Mouse::Scrolls {
             self.mouse = Mouse::Selects;
             self.notify(format!("The mouse selects text; {key} lets the wheel scroll again"), now);

@@ -26,11 +26,16 @@ impl App {
 
     /// The lines above the input while a command is typed, and which of them is chosen.
     pub fn suggestions(&self) -> Option<(Vec<Suggestion>, usize)> {
-        if self.input_state() != InputState::Command || self.dialog.is_some() || self.search.is_some() {
+        if self.input_state() != InputState::Command
+            || self.dialog.is_some()
+            || self.search.is_some()
+            || self.conversation.find().is_some()
+        {
             return None;
         }
         let text = self.composer.text();
-        let lines = commands::suggestions(&text);
+        let mut lines = self.theme_suggestions(&text);
+        lines.extend(commands::suggestions(&text));
         let chosen = if self.suggested.0 == text { self.suggested.1.min(lines.len() - 1) } else { 0 };
         Some((lines, chosen))
     }
@@ -107,6 +112,7 @@ impl App {
                 self.check_idle()?;
                 Ok(vec![Effect::Work(Work::FindModel(arguments.to_owned()))])
             }
+            Deed::Theme => Ok(self.set_theme(arguments, now)),
             Deed::System => Ok(self.set_system(arguments)),
             Deed::Set(knob) => self.set_knob(knob, arguments, now),
             Deed::New => {
@@ -148,6 +154,19 @@ impl App {
                 nothing
             }
             Deed::Export => self.export(arguments),
+            Deed::Copy => self.copy(arguments, now),
+            Deed::Find => {
+                self.open_find(arguments);
+                nothing
+            }
+            Deed::Raw => {
+                self.toggle_raw(now);
+                nothing
+            }
+            Deed::Thinking => {
+                self.toggle_thinking(now);
+                nothing
+            }
             Deed::Retry => self.retry(now),
             Deed::Continue => self.continue_reply(now),
             Deed::Edit => self.edit_turn(number(arguments, 1)?, now),

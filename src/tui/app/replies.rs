@@ -59,7 +59,13 @@ impl App {
             Event::Text(text) => {
                 if let Engine::Replying(reply) = &mut self.engine {
                     reply.text_since.get_or_insert(now);
-                    self.conversation.append(reply.item, &text);
+                    self.conversation.append(reply.item, &text, now);
+                }
+                Vec::new()
+            }
+            Event::ThinkingBegun => {
+                if let Engine::Replying(reply) = self.engine {
+                    self.conversation.begin_thinking(reply.item, now);
                 }
                 Vec::new()
             }
@@ -157,6 +163,7 @@ impl App {
 
     fn reply_finished(&mut self, stop: StopReason, stats: ReplyStats, now: Instant) -> Vec<Effect> {
         let Engine::Replying(reply) = self.engine else { return Vec::new() };
+        self.conversation.finish(reply.item);
         self.engine = Engine::Ready;
         let mut effects = Vec::new();
         if !self.has_text(&reply) && stop == StopReason::Cancelled {
@@ -179,6 +186,7 @@ impl App {
             self.conversation.add(Kind::Error, "", error);
             return Vec::new();
         };
+        self.conversation.finish(reply.item);
         self.engine = Engine::Ready;
         let mut effects = Vec::new();
         if self.has_text(&reply) {
@@ -247,6 +255,7 @@ impl App {
         }
         let mut effects: Vec<Effect> = self.save_unfinished().into_iter().collect();
         if let Engine::Replying(reply) = self.engine {
+            self.conversation.finish(reply.item);
             if effects.is_empty() {
                 effects.extend(self.withdraw_turn(&reply, "the engine has stopped", now));
             } else {

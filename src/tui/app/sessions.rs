@@ -139,6 +139,17 @@ impl App {
             Answer::Model(Ok(path)) if self.check_idle().is_ok() => return self.load(path, now),
             Answer::Model(Ok(_)) => self.notify("A reply is under way: the model is not changed", now),
             Answer::Model(Err(error)) => self.add_notice(Kind::Error, &one_line(&error)),
+            Answer::Outlook(path, outlook) => {
+                if let Some(picker) = &mut self.picker {
+                    picker.outlooks.insert(path, outlook);
+                }
+            }
+            Answer::Theme(Ok(palette)) => self.take_theme(*palette),
+            Answer::Theme(Err(error)) => self.add_notice(Kind::Error, &one_line(&error)),
+            Answer::Colored { item, colored } => {
+                self.coloring = false;
+                self.conversation.take_colors(item, colored);
+            }
             Answer::Edited(Ok(Some(text))) => self.composer.set_text(&super::super::sanitize::pasted(&text)),
             Answer::Edited(Ok(None)) => {}
             Answer::Edited(Err(error)) => self.add_notice(Kind::Error, &one_line(&error)),

@@ -103,3 +103,50 @@ fn a_word_sends_few_bytes_and_nothing_new_sends_none() {
     println!("120x40: whole screen {first} bytes, a streamed word {} bytes on average", total / 100);
     assert!(total / 100 < 400, "{total}");
 }
+
+#[test]
+fn one_hundred_thousand_tokens_of_any_markdown_stream_and_scroll_without_slowing() {
+    let snapshot = screens::reading();
+    let row = "| cell one | cell two |\n";
+    let shapes: [(&str, String, &str); 6] = [
+        ("paragraphs", String::new(), "Some **words** and `code` in a line.\n\n"),
+        ("one fence", "```rust\n".into(), "let value = compute(1, 2);\n"),
+        ("one list", String::new(), "- an item of *some* words\n"),
+        ("one table", format!("| a | b |\n|---|---|\n{row}"), row),
+        ("one quote", String::new(), "> quoted words\n"),
+        ("one line", String::new(), "words without an end "),
+    ];
+    for (name, head, piece) in shapes {
+        let mut d = Driver::ready();
+        d.type_text("go on");
+        d.press("Enter");
+        let mut screen = Counted::new(200, 60);
+        d.text(&head);
+        let tokens = piece.len() / 4;
+        let mut written = 0;
+        let begin = Instant::now();
+        // Token by token at the end, in larger pieces before.
+        while written < 100_000 {
+            d.text(piece);
+            written += tokens;
+        }
+        let streamed = begin.elapsed();
+        screen.draw(&mut d, &snapshot);
+        let median = median_frame(&mut d, &mut screen, &snapshot);
+        d.app.conversation.scroll_to_top();
+        let begin = Instant::now();
+        for _ in 0..50 {
+            d.app.conversation.scroll_pages(1);
+            screen.draw(&mut d, &snapshot);
+        }
+        let scrolled = begin.elapsed() / 50;
+        let begin = Instant::now();
+        d.app.conversation.look_for("words");
+        let found = begin.elapsed();
+        println!(
+            "{name}: 100k tokens in {streamed:?}, a word more {median:?}, a page {scrolled:?}, a search {found:?}"
+        );
+        assert!(streamed < Duration::from_secs(30), "{name}: {streamed:?}");
+        assert!(median < Duration::from_millis(16) && scrolled < Duration::from_millis(30), "{name}: {median:?}");
+    }
+}

@@ -11,9 +11,11 @@ use ratatui::style::Color;
 
 use super::*;
 use crate::telemetry::{Choice, ExpertMap, Found, Paging, PagingWay, TokenCost, TokenLog};
+use crate::tui::app::Answer;
+use crate::tui::outlook::{Fits, Outlook};
 use crate::tui::view;
 
-const SIZES: [(u16, u16); 4] = [(80, 24), (120, 40), (200, 60), (30, 8)];
+pub(super) const SIZES: [(u16, u16); 4] = [(80, 24), (120, 40), (200, 60), (30, 8)];
 const GIB: u64 = 1 << 30;
 
 /// Forty tokens, of which some waited for the disk.
@@ -91,14 +93,14 @@ pub(super) fn reading() -> Snapshot {
     }
 }
 
-fn draw(d: &mut Driver, snapshot: &Snapshot, (columns, rows): (u16, u16)) -> Buffer {
+pub(super) fn draw(d: &mut Driver, snapshot: &Snapshot, (columns, rows): (u16, u16)) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
     d.app.observe(snapshot.clone(), d.now);
     terminal.draw(|frame| view::draw(frame, &mut d.app, d.now)).unwrap();
     terminal.backend().buffer().clone()
 }
 
-fn text(buffer: &Buffer) -> String {
+pub(super) fn text(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width);
     let mut out = String::new();
     for row in buffer.content().chunks(width) {
@@ -132,7 +134,7 @@ fn check(name: &str, d: &mut Driver, snapshot: &Snapshot) {
 }
 
 /// A question answered, and a second reply under way.
-fn talk() -> Driver {
+pub(super) fn talk() -> Driver {
     let mut d = Driver::asked("What is the capital of France?");
     d.worker(Event::ReplyStarted { prompt_tokens: 18, reused_tokens: 0 });
     d.text("The capital of France is Paris.");
@@ -216,6 +218,17 @@ fn the_list_of_models() {
     d.tell(Msg::Scanned(Scan { models, ..Scan::default() }));
     d.press("Down");
     check("picker", &mut d, &Snapshot::default());
+    let outlook = Outlook {
+        format: "Q4_K_M".into(),
+        architecture: "qwen3moe".into(),
+        fits: Fits::Experts(0.34),
+        most_tok_s: None,
+    };
+    d.tell(Msg::Answer(Answer::Outlook("Qwen3-30B-A3B-Q4_K_M".into(), Ok(outlook))));
+    d.press("Up");
+    let shown = text(&draw(&mut d, &Snapshot::default(), (120, 40)));
+    assert!(shown.contains("Qwen3-30B-A3B-Q4_K_M  qwen3moe Q4_K_M"), "{shown}");
+    assert!(shown.contains("about 34 % of its experts fit in memory; speed unknown"), "{shown}");
 }
 
 #[test]

@@ -3,17 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use ratatui::buffer::Buffer;
+use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::layout::{Position, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line as TextLine, Span};
 
 use crate::tui::app::{App, Engine, Reply};
 use crate::tui::conversation::{Item, Kind, Line, Standing};
-use crate::tui::keys::{self, Action, Context};
+use crate::tui::keys::{Action, Context};
+use crate::tui::markdown::{Ink, Tone};
 use crate::tui::sanitize::one_line;
 use crate::tui::theme::Theme;
-use crate::tui::units;
+use crate::tui::{Motion, units};
 
 use super::lists::paragraph;
 use super::parts::{Pen, bar, cut};
@@ -32,8 +33,16 @@ pub fn conversation(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
         let width = area.width;
         match line {
             Line::Label(item) => drop(buf.set_line(area.x, y, &label(&app.theme, item), width)),
-            Line::Text(item, text) => {
-                buf.set_stringn(area.x, y, text, usize::from(width), text_style(&app.theme, item));
+            Line::Text(item, (number, line), row) => {
+                let mut x = area.x;
+                for (text, tone) in row.stretches() {
+                    let style = toned(&app.theme, item, tone);
+                    x = buf.set_stringn(x, y, text, usize::from(area.right() - x), style).0;
+                }
+                for (part, is_here) in app.conversation.found_in(number, line) {
+                    let style = if is_here { app.theme.found_here } else { app.theme.found };
+                    mark(row.text, part, style, Rect { y, height: 1, ..area }, buf);
+                }
             }
             Line::Foot(item) => {
                 let line = match live {
@@ -49,7 +58,7 @@ pub fn conversation(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
 
 fn welcome(app: &App, area: Rect, buf: &mut Buffer) {
     let theme = &app.theme;
-    let key = |action| keys::name_of(Context::Chat, action).unwrap_or_default();
+    let key = |action| app.keys.name_of(Context::Chat, action).unwrap_or_default();
     let what = match &app.engine {
         Engine::Loading { .. } => "The model is being opened. You can type already.",
         Engine::Ready => "Ask something.",
@@ -94,6 +103,38 @@ fn text_style(theme: &Theme, item: &Item) -> Style {
     }
 }
 
+/// Draws a part of a row otherwise.
+fn mark(text: &str, part: std::ops::Range<usize>, style: Style, row: Rect, buf: &mut Buffer) {
+    let end = part.end.min(text.len());
+    let (Some(before), Some(found)) = (text.get(..part.start), text.get(part.start..end)) else { return };
+    let x = row.x.saturating_add(before.cell_width());
+    let found = Rect { x, width: found.cell_width(), ..row };
+    buf.set_style(found.intersection(row), style);
+}
+
+/// How a stretch of an item's text is drawn.
+fn toned(theme: &Theme, item: &Item, tone: Tone) -> Style {
+    let style = text_style(theme, item);
+    let ink = match tone.ink {
+        Ink::Text => return style.add_modifier(tone.modifier),
+        // What is not sent any more is dim as a whole.
+        _ if item.standing != Standing::Sent => return style.add_modifier(tone.modifier),
+        Ink::Heading => theme.heading,
+        Ink::Code => theme.code,
+        Ink::Keyword => theme.code_keyword,
+        Ink::Literal => theme.code_string,
+        Ink::Comment => theme.code_comment,
+        Ink::Number => theme.code_number,
+        Ink::Name => theme.code_name,
+        Ink::Quote => theme.quote,
+        Ink::Link => theme.link,
+        Ink::Marker => theme.list_marker,
+        Ink::Dim => theme.dim,
+        Ink::Thinking => theme.thinking,
+    };
+    style.patch(ink).add_modifier(tone.modifier)
+}
+
 /// The line below the reply under way.
 fn live_foot<'a>(app: &App, reply: &Reply, now: Instant, columns: usize) -> TextLine<'a> {
     let (theme, snapshot) = (&app.theme, &app.gauges.snapshot);
@@ -112,6 +153,9 @@ fn live_foot<'a>(app: &App, reply: &Reply, now: Instant, columns: usize) -> Text
     };
     let left = estimate(elapsed, done, total).map(|left| format!(" · about {} left", units::duration(left)));
     let left = left.unwrap_or_default();
+    if app.motion == Motion::Off {
+        return TextLine::styled(format!("reading the prompt · {done} of {total} tokens{left}"), theme.dim);
+    }
     // As many words as leave room for a bar.
     let words = [
         ("reading the prompt ", format!(" {done} of {total} tokens{left}")),
@@ -160,7 +204,7 @@ pub fn rule(app: &App, area: Rect, buf: &mut Buffer) {
         buf.set_stringn(area.x + 2, area.y, " put otherwise ", columns.saturating_sub(2), app.theme.key);
     }
     let Some(below) = app.conversation.below() else { return };
-    let key = keys::name_of(Context::Chat, Action::ScrollPageDown).unwrap_or_default();
+    let key = app.keys.name_of(Context::Chat, Action::ScrollPageDown).unwrap_or_default();
     let (text, style) = if below.new_lines > 0 {
         (format!(" {} below ", units::plural(below.new_lines, "new line")), app.theme.key)
     } else {

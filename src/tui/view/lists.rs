@@ -8,7 +8,7 @@ use ratatui::widgets::{Block, BorderType, Clear, Padding, Widget};
 
 use crate::tui::app::App;
 use crate::tui::commands;
-use crate::tui::keys::{self, Action, Context};
+use crate::tui::keys::{Action, Context};
 use crate::tui::picker::{Candidate, Picker};
 use crate::tui::sanitize::{one_line, sanitize};
 use crate::tui::units;
@@ -52,19 +52,30 @@ pub fn picker(app: &App, area: Rect, buf: &mut Buffer) {
 
 fn rows(app: &App, picker: &Picker, pen: &mut Pen<'_>) {
     let columns = pen.columns();
-    let visible = pen.rows_left().saturating_sub(1).max(1);
+    // The last rows are the chosen one's, where its header has been read.
+    let below = if picker.outlooks.is_empty() { 1 } else { 3 };
+    let visible = pen.rows_left().saturating_sub(below).max(1);
     let first = (picker.chosen + 1).saturating_sub(visible);
     for (i, model) in picker.models().iter().enumerate().skip(first).take(visible) {
-        let mut line = row(app, model, columns);
+        let mut line = row(app, picker, model, columns);
         if i == picker.chosen {
             line = Line::styled(line.to_string(), app.theme.selected);
         }
         pen.line(&line);
     }
+    let outlook = picker.chosen().and_then(|model| picker.outlook(model));
+    if let Some(outlook) = outlook.filter(|_| pen.rows_left() > 1) {
+        let (words, style) = match outlook {
+            Ok(outlook) => (outlook.words(), app.theme.dim),
+            Err(why) => (format!("it cannot be read: {why}"), app.theme.warning),
+        };
+        pen.gap();
+        pen.line(&Line::styled(cut(&format!(" {words}"), columns), style));
+    }
 }
 
 /// Name, folder or what is missing, and the size at the right edge.
-fn row<'a>(app: &App, model: &Candidate, columns: usize) -> Line<'a> {
+fn row<'a>(app: &App, picker: &Picker, model: &Candidate, columns: usize) -> Line<'a> {
     let theme = &app.theme;
     let size = format!("{:>9} ", units::bytes(model.bytes));
     let note = match model.splits {
@@ -72,7 +83,12 @@ fn row<'a>(app: &App, model: &Candidate, columns: usize) -> Line<'a> {
         Some((_, all)) => units::plural(all, "file"),
         None => String::new(),
     };
-    let beside: Vec<&str> = [model.folder.as_str(), note.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
+    let kind = match picker.outlook(model) {
+        Some(Ok(outlook)) => format!("{} {}", outlook.architecture, outlook.format),
+        _ => String::new(),
+    };
+    let beside: Vec<&str> =
+        [kind.as_str(), model.folder.as_str(), note.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
     let room = columns.saturating_sub(size.len() + 3);
     let name = cut(&model.name, room);
     let beside = cut(&beside.join("  "), room.saturating_sub(Span::raw(name.as_str()).width()));
@@ -91,7 +107,7 @@ fn row<'a>(app: &App, model: &Candidate, columns: usize) -> Line<'a> {
 fn no_models(app: &App, pen: &mut Pen<'_>) {
     let theme = &app.theme;
     let folder = one_line(&app.models_dir.to_string_lossy());
-    let key = keys::name_of(Context::Picker, Action::Rescan).unwrap_or_default();
+    let key = app.keys.name_of(Context::Picker, Action::Rescan).unwrap_or_default();
     paragraph(pen, "There are no models here yet.", theme.text);
     pen.gap();
     let how = "Models are files in GGUF format. Their makers and others publish them on model hubs; a good first one is an \
@@ -131,7 +147,7 @@ pub fn window(app: &App, title: &str, columns: u16, rows: u16, area: Rect, buf: 
 pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
     let Some(top) = app.help else { return };
     let context = app.behind_help();
-    let mut lines: Vec<(String, &str)> = keys::help(context).collect();
+    let mut lines: Vec<(String, &str)> = app.keys.help(context).collect();
     if context == Context::Chat {
         lines.extend([(String::new(), ""), ("Commands".into(), "typed like a message; Tab completes")]);
         lines.extend(commands::COMMANDS.iter().map(|command| (commands::synopsis(command), command.help)));
@@ -142,7 +158,7 @@ pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
     let top = top.min(lines.len().saturating_sub(usize::from(inner.height)));
     app.help = Some(top);
     if lines.len() > top + usize::from(inner.height) {
-        let key = keys::name_of(Context::Help, Action::PageDown).unwrap_or_default();
+        let key = app.keys.name_of(Context::Help, Action::PageDown).unwrap_or_default();
         let more = format!(" {key}: more ");
         let x = inner.right().saturating_sub(more.len() as u16);
         buf.set_stringn(x, inner.bottom(), &more, more.len(), app.theme.dim);
@@ -166,7 +182,7 @@ pub fn help(app: &mut App, area: Rect, buf: &mut Buffer) {
 pub fn context_full(app: &App, area: Rect, buf: &mut Buffer) {
     let Some(dialog) = app.dialog else { return };
     let theme = &app.theme;
-    let key = |action| keys::name_of(Context::Dialog, action).unwrap_or_default();
+    let key = |action| app.keys.name_of(Context::Dialog, action).unwrap_or_default();
     let mut what = format!("The conversation takes {} tokens; the context holds {}.", dialog.needed, dialog.capacity);
     let mut choices = Vec::new();
     if let Some(turns) = dialog.droppable_turns {

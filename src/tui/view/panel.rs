@@ -13,7 +13,7 @@ use crate::tui::app::{App, Engine};
 use crate::tui::gauges::{Gauges, HISTORY_CELL};
 use crate::tui::panel::{Panel, Preset, Section, Zoom};
 use crate::tui::sanitize::one_line;
-use crate::tui::theme::{ColorDepth, Theme};
+use crate::tui::theme::Theme;
 use crate::tui::units::{self, UNKNOWN, or_unknown};
 
 use super::parts::{Pen, bar, cut};
@@ -284,16 +284,15 @@ fn experts(theme: &Theme, panel: &Panel, gauges: &Gauges, columns: usize) -> Blo
 
 /// What a cell of the map stands for.
 fn map_scale(theme: &Theme, gauges: &mut Gauges, lines: usize, columns: usize) -> Option<String> {
-    let rows = if theme.depth == ColorDepth::Mono { lines } else { 2 * lines };
+    let rows = if theme.has_half_blocks() { 2 * lines } else { lines };
     gauges.grid(columns, rows.max(1)).map(|grid| map::scale_of(grid, columns))
 }
 
 fn draw_map(theme: &Theme, gauges: &mut Gauges, lines: usize, pen: &mut Pen<'_>) {
-    let mono = theme.depth == ColorDepth::Mono;
-    let rows = if mono { lines } else { 2 * lines };
+    let rows = if theme.has_half_blocks() { 2 * lines } else { lines };
     let columns = pen.columns();
     let Some(grid) = gauges.grid(columns, rows.max(1)) else { return };
-    let text_rows = if mono { grid.rows } else { grid.rows.div_ceil(2) };
+    let text_rows = if theme.has_half_blocks() { grid.rows.div_ceil(2) } else { grid.rows };
     let (area, buf) = pen.take(text_rows.min(lines));
     map::draw_map(theme, grid, area, buf);
     map::legend(theme, pen);

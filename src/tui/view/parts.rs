@@ -6,7 +6,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::tui::theme::{ColorDepth, Theme};
+use crate::tui::theme::Theme;
 
 /// A bar `columns` long of which `fraction` is filled, to half a column.
 pub fn bar(theme: &Theme, columns: usize, fraction: f64) -> Vec<Span<'static>> {
@@ -19,7 +19,8 @@ pub fn bar(theme: &Theme, columns: usize, fraction: f64) -> Vec<Span<'static>> {
     if half == 1 {
         filled.push('╸');
     }
-    let rest = if theme.depth == ColorDepth::Mono { " " } else { "━" };
+    // Where the two parts do not differ by colour, or have one sign each, the rest is left out.
+    let rest = if theme.has_half_blocks() { "━" } else { " " };
     let rest = rest.repeat(columns.saturating_sub(full + half));
     vec![Span::styled(filled, theme.bar), Span::styled(rest, theme.bar_rest)]
 }
@@ -102,6 +103,7 @@ impl<'a> Pen<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tui::theme::ColorDepth;
 
     fn text(spans: &[Span<'_>]) -> String {
         spans.iter().map(|s| s.content.as_ref()).collect()

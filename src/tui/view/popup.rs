@@ -6,6 +6,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Widget};
 
 use crate::tui::app::{App, Search};
+use crate::tui::conversation::find::{self, Find};
 use crate::tui::sanitize::one_line;
 use crate::tui::units;
 
@@ -49,23 +50,37 @@ pub fn popup(app: &App, area: Rect, buf: &mut Buffer) {
     }
 }
 
-/// What is looked for, in the place of the input. Says where the cursor stands.
+/// What is looked for among earlier prompts, in the place of the input. Says where the cursor stands.
 pub fn search(app: &App, search: &Search, area: Rect, buf: &mut Buffer) -> Position {
     let n = search.found.len();
     let count = if n == 0 { "no prompt holds it".to_owned() } else { units::plural(n, "earlier prompt") };
-    let head = "look for ";
+    query_line(app, "look for ", &search.query, &count, area, buf)
+}
+
+/// What is looked for in the conversation, in the place of the input. Says where the cursor stands.
+pub fn find(app: &App, find: &Find, area: Rect, buf: &mut Buffer) -> Position {
+    let count = match find.count() {
+        _ if find.query.is_empty() => String::new(),
+        (_, 0) => "not found".to_owned(),
+        (at, n) if n >= find::MOST => format!("{at}/{n} and more"),
+        (at, n) => format!("{at}/{n}"),
+    };
+    query_line(app, "find ", &find.query, &count, area, buf)
+}
+
+fn query_line(app: &App, head: &str, query: &str, count: &str, area: Rect, buf: &mut Buffer) -> Position {
     buf.set_stringn(area.x, area.y, head, usize::from(area.width), app.theme.you);
     let room = usize::from(area.width).saturating_sub(head.len() + usize::from(PROMPT_COLUMNS));
     // The end of a long text is where one types.
-    let mut query = search.query.as_str();
+    let mut query = query;
     while usize::from(query.cell_width()) > room {
         query = &query[query.chars().next().map_or(0, char::len_utf8)..];
     }
     let x = area.x + head.len() as u16;
     let (end, _) = buf.set_stringn(x.min(area.right()), area.y, query, room, app.theme.text);
     let left = usize::from(area.right().saturating_sub(end + 3));
-    if left >= 8 {
-        buf.set_stringn(end + 3, area.y, cut(&count, left), left, app.theme.dim);
+    if left >= count.len().min(8) {
+        buf.set_stringn(end + 3, area.y, cut(count, left), left, app.theme.dim);
     }
     Position::new(end.min(area.right().saturating_sub(1)), area.y)
 }

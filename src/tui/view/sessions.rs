@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 
 use crate::transcript::library::Listed;
 use crate::tui::app::App;
-use crate::tui::keys::{self, Action, Context};
+use crate::tui::keys::{Action, Context};
 use crate::tui::sanitize::one_line;
 use crate::tui::session_list::{Mode, SessionList};
 use crate::tui::units;
@@ -86,7 +86,7 @@ fn row(app: &App, listed: &Listed, is_chosen: bool, pen: &mut Pen<'_>) {
 pub fn confirm(app: &App, area: Rect, buf: &mut Buffer) {
     let Some(confirm) = &app.confirm else { return };
     let theme = &app.theme;
-    let key = |action| keys::name_of(Context::Confirm, action).unwrap_or_default();
+    let key = |action| app.keys.name_of(Context::Confirm, action).unwrap_or_default();
     let what = format!("“{}” is deleted for good, with its cache.", one_line(&confirm.name));
     let columns = area.width.saturating_sub(4).min(60);
     let mut wrapped = Wrapped::new(columns);

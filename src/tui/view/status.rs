@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 
 use crate::telemetry::Snapshot;
 use crate::tui::app::{App, Engine};
-use crate::tui::keys::{self, Action, Context};
+use crate::tui::keys::{Action, Context};
 use crate::tui::sanitize::one_line;
 use crate::tui::session_list::Mode;
 use crate::tui::units;
@@ -120,6 +120,7 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
             (Action::DeleteSession, "delete"),
         ],
         Context::Confirm => &[(Action::Confirm, "delete"), (Action::Close, "keep")],
+        Context::Find => &[(Action::Next, "next"), (Action::Previous, "before"), (Action::Close, "back")],
         Context::Search => &[(Action::Choose, "take"), (Action::Up, "earlier"), (Action::Close, "back")],
         Context::Dialog => &[(Action::DropOldest, "drop"), (Action::Stop, "stop")],
         Context::Replay => &[],
@@ -134,5 +135,5 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
         Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
     };
     let context = app.context();
-    actions.iter().filter_map(|&(action, does)| Some((keys::name_of(context, action)?, does))).collect()
+    actions.iter().filter_map(|&(action, does)| Some((app.keys.name_of(context, action)?, does))).collect()
 }

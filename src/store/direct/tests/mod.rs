@@ -381,6 +381,18 @@ fn a_model_in_memory_and_a_replaced_file_are_refused() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn an_arena_may_be_larger_than_the_machines_memory() {
+    if std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2") {
+        println!("SKIP: this system counts all that might be written to");
+        return;
+    }
+    let arena = Arena::new(1 << 42).expect("address space is refused");
+    // SAFETY: Nothing reads into it.
+    let last = unsafe { arena.bytes(arena.len() - 8, 8) };
+    assert_eq!(last, [0; 8]);
+}
+
+#[test]
 fn discarded_pages_are_zeros_and_their_neighbours_stay() {
     let page = rustix::param::page_size() as u64;
     let arena = Arena::new(8 * page).unwrap();

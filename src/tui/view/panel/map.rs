@@ -32,10 +32,7 @@ pub fn draw_map(theme: &Theme, grid: &Grid, area: Rect, buf: &mut Buffer) {
     for (line, y) in (area.top()..area.bottom()).enumerate() {
         for column in 0..grid.columns {
             let x = area.x + (column * cell_columns) as u16;
-            let (sign, style) = if theme.depth == ColorDepth::Mono {
-                let cell = grid.cell(line, column);
-                (Theme::map_sign(cell.share), Style::new().add_modifier(Theme::map_modifier(cell.heat)))
-            } else {
+            let (sign, style) = if theme.has_half_blocks() {
                 let color = |row: usize| {
                     let cell = grid.cell(row, column);
                     theme.map_color(cell.share, cell.heat)
@@ -47,6 +44,10 @@ pub fn draw_map(theme: &Theme, grid: &Grid, area: Rect, buf: &mut Buffer) {
                     Some(below) => ("▀", style.bg(below)),
                     None => ("▀", style),
                 }
+            } else {
+                let cell = grid.cell(line, column);
+                let style = Style::new().add_modifier(Theme::map_modifier(cell.heat));
+                (Theme::map_sign(cell.share), Style { fg: theme.map_color(cell.share, cell.heat), ..style })
             };
             for dx in 0..cell_columns as u16 {
                 buf.set_stringn(x + dx, y, sign, 1, style);
@@ -64,7 +65,8 @@ pub fn legend(theme: &Theme, pen: &mut Pen<'_>) {
     }
     for (share, name) in [(Some(0.0), "none"), (Some(0.5), "half"), (Some(1.0), "all"), (None, unknown)] {
         let sign = match theme.map_color(share, Heat::NOW) {
-            Some(color) => Span::styled("█", Style::new().fg(color)),
+            Some(color) if theme.has_half_blocks() => Span::styled("█", Style::new().fg(color)),
+            Some(color) => Span::styled(Theme::map_sign(share), Style::new().fg(color)),
             None => Span::raw(Theme::map_sign(share)),
         };
         spans.extend([sign, Span::styled(format!(" {name}  "), theme.dim)]);
