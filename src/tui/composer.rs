@@ -186,7 +186,7 @@ impl Composer {
         let head = format!("[pasted {}, {}", units::plural(lines, "line"), units::bytes(bytes as u64));
         let sign = |n: usize| if n == 1 { format!("{head}]") } else { format!("{head}, {n}]") };
         let is_free = |sign: &String| self.folds.iter().all(|fold| fold.sign != *sign);
-        (1..).map(sign).find(is_free).unwrap_or(head)
+        (1..=self.folds.len() + 1).map(sign).find(is_free).unwrap_or(head)
     }
 
     /// The characters of the sign that stands at the cursor: those before it and those behind.

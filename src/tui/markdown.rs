@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ratatui::style::Modifier;
 
+use super::sanitize::char_start;
+
 use self::fence::Fence;
 use self::highlight::{Colored, Job};
 use self::layout::{Laid, layout};
@@ -146,13 +148,8 @@ struct Window {
     end: usize,
     /// It is as long as a unit may get.
     is_full: bool,
-}
-
-impl Window {
-    /// Whether no whole line comes after it.
-    fn is_last(&self, whole: usize) -> bool {
-        self.end >= whole && !self.is_full
-    }
+    /// No whole line comes after it.
+    is_last: bool,
 }
 
 /// One unit, laid out.
@@ -190,8 +187,8 @@ pub struct Document {
     next: usize,
     /// The last of these is code whose fence is open.
     fence_open: bool,
-    /// The number of the item at `next`, where it goes on a list.
-    number: Option<Option<u64>>,
+    /// The item at `next`, where it goes on a list.
+    goes_on: Option<Kind>,
     /// Bytes up to the last whole line, and those that were looked at for it.
     whole: usize,
     seen: usize,
@@ -211,7 +208,7 @@ impl Document {
             settled: 0,
             next: 0,
             fence_open: false,
-            number: None,
+            goes_on: None,
             whole: 0,
             seen: 0,
             judged: 0,
@@ -310,13 +307,12 @@ impl Document {
             if !self.settle_fence(text) {
                 return;
             }
-            let window = self.window(text, length);
-            let is_last = window.is_last(self.whole);
-            if is_last && self.whole <= self.judged.max(self.next) {
+            if self.whole <= self.judged.max(self.next) && text.len() - self.next <= LONGEST_UNIT {
                 return;
             }
+            let window = self.window(text, length);
             let start = self.next;
-            let units = units::split(&text[start..window.end], self.number);
+            let units = units::split(&text[start..window.end], self.goes_on);
             if let Some((at, opened)) =
                 units.first().and_then(|unit| Some(start + unit.start).zip(fence_begins(text, start + unit.start)))
             {
@@ -334,11 +330,11 @@ impl Document {
             }
             if settled > 0 || is_cut {
                 self.settled = self.blocks.len();
-                self.number = units.get(settled).and_then(Unit::goes_on_list);
+                self.goes_on = units.get(settled).and_then(Unit::goes_on_list);
                 self.next = units.get(settled).map_or(window.end, |unit| start + unit.start);
                 self.count_rows();
                 length = SHORTEST_WINDOW;
-            } else if is_last {
+            } else if window.is_last {
                 self.judged = self.whole;
                 return;
             } else {
@@ -366,7 +362,7 @@ impl Document {
             let line = text[self.next..].len() - text[self.next..].trim_start_matches([' ', '\n']).len();
             let at = text[..self.next + line].rfind('\n').map_or(0, |i| i + 1);
             // Within a list a fence belongs to its item, unless that is over.
-            match fence_begins(text, at).filter(|_| at >= self.next && self.number.is_none()) {
+            match fence_begins(text, at).filter(|_| at >= self.next && self.goes_on.is_none()) {
                 Some(opened) => self.open_fence(text, at, opened),
                 None => return true,
             }
@@ -377,12 +373,12 @@ impl Document {
     fn window(&self, text: &str, length: usize) -> Window {
         let start = self.next;
         if text.len() - start <= length {
-            return Window { end: self.whole.max(start), is_full: false };
+            return Window { end: self.whole.max(start), is_full: false, is_last: true };
         }
         let is_full = length >= LONGEST_UNIT;
-        let part = &text[start..text.floor_char_boundary(start + length)];
+        let part = &text[start..char_start(text, start + length)];
         let end = part.rfind('\n').or_else(|| part.rfind(' ').filter(|_| is_full)).map(|i| i + 1);
-        Window { end: start + end.unwrap_or(if is_full { part.len() } else { 0 }), is_full }
+        Window { end: start + end.unwrap_or(if is_full { part.len() } else { 0 }), is_full, is_last: false }
     }
 
     fn open_fence(&mut self, text: &str, start: usize, opened: units::Opened) {
@@ -391,7 +387,7 @@ impl Document {
         let fence = Fence::new(opened, code, gap, self.width, next_key());
         self.blocks.push(Block { range: start..code, kind: Kind::Fence, body: Body::Fence(Box::new(fence)) });
         self.settled = self.blocks.len();
-        (self.next, self.number, self.fence_open) = (code, None, true);
+        (self.next, self.goes_on, self.fence_open) = (code, None, true);
     }
 
     /// Lays out a unit behind the others.
@@ -427,7 +423,7 @@ impl Document {
             end = self.whole;
         }
         let window = self.next..end;
-        let units = units::split(&text[window.clone()], self.number);
+        let units = units::split(&text[window.clone()], self.goes_on);
         for (i, unit) in units.iter().enumerate() {
             let end = units.get(i + 1).map_or(window.end, |next| window.start + next.start);
             self.add(text, window.start + unit.start..end, unit.kind);

@@ -71,6 +71,11 @@ pub fn pasted(text: &str) -> String {
     out
 }
 
+/// The start of the character that byte `at` of `text` is in; its end, behind it.
+pub fn char_start(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
 /// `text`, cleaned and on one line: for names, paths and errors.
 pub fn one_line(text: &str) -> String {
     sanitize(text).replace('\n', " ")

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::text::thinking;
 use crate::tui::markdown::highlight::{Colored, Job};
 use crate::tui::markdown::{Document, Ink, Join, RowRef};
-use crate::tui::sanitize::Sanitizer;
+use crate::tui::sanitize::{Sanitizer, char_start};
 use crate::tui::wrap::Wrapped;
 
 use super::thinking::Thinking;
@@ -325,7 +325,7 @@ impl Reply {
     fn extend(&mut self, text: &str, now: Option<Instant>) {
         let width = self.document.width();
         // A tag may have begun in the text before.
-        let from = text.floor_char_boundary(self.searched.saturating_sub(thinking::LONGEST + 1));
+        let from = char_start(text, self.searched.saturating_sub(thinking::LONGEST + 1));
         self.searched = text.len();
         if self.thinking.is_none()
             && from <= thinking::LONGEST
@@ -363,7 +363,7 @@ impl Reply {
 
     /// Rows before the answer: what was thought, and a gap.
     fn head(&self) -> usize {
-        self.thinking.as_ref().map_or(0, |thinking| thinking.len() + usize::from(self.document.len() > 0))
+        self.thinking.as_ref().map_or(0, |thinking| thinking.len() + usize::from(!self.document.is_empty()))
     }
 
     fn row<'a>(&'a self, text: &'a str, i: usize) -> RowRef<'a> {

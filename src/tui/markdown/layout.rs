@@ -80,9 +80,7 @@ pub fn layout(text: &str, base: usize, kind: Kind, width: u16, gap: bool, codes:
         flow.runs.push(text.trim_end(), Ink::Text.into(), base);
         flow.flush();
     } else {
-        if let Kind::Item(number) = kind {
-            flow.first_number = Some(number);
-        }
+        flow.first = Some(kind);
         for (event, range) in Parser::new_ext(&without_definitions(text), OPTIONS).into_offset_iter() {
             flow.take(event, range.start, range.end);
         }
@@ -100,6 +98,13 @@ struct Lead {
     used: bool,
 }
 
+/// Code under way.
+enum Begun {
+    /// With its language.
+    Fenced(String),
+    Indented,
+}
+
 struct Flow<'a> {
     text: &'a str,
     base: usize,
@@ -113,10 +118,9 @@ struct Flow<'a> {
     links: Vec<(String, usize, LinkType)>,
     lists: Vec<Option<u64>>,
     /// The number of the first item of the first list, whatever it says itself.
-    first_number: Option<Option<u64>>,
+    first: Option<Kind>,
     table: Option<Table>,
-    /// The language of the code under way; `None` within: it has no fence.
-    code: Option<Option<String>>,
+    code: Option<Begun>,
     /// Where what was drawn last ended; `None`: nothing was.
     end: Option<usize>,
 }
@@ -135,7 +139,7 @@ impl<'a> Flow<'a> {
             tones: Vec::new(),
             links: Vec::new(),
             lists: Vec::new(),
-            first_number: None,
+            first: None,
             table: None,
             code: None,
             end: None,
@@ -204,15 +208,18 @@ impl<'a> Flow<'a> {
             }
             Tag::List(number) => {
                 self.flush();
-                let number = self.first_number.take().unwrap_or(number);
+                let number = match self.first.take() {
+                    Some(Kind::Item(number)) => number,
+                    _ => number,
+                };
                 self.lists.push(number);
             }
             Tag::Item => self.begin_item(start),
             Tag::CodeBlock(kind) => {
                 self.begin_block(start);
                 self.code = Some(match kind {
-                    CodeBlockKind::Fenced(info) => Some(language(&info)),
-                    CodeBlockKind::Indented => None,
+                    CodeBlockKind::Fenced(info) => Begun::Fenced(language(&info)),
+                    CodeBlockKind::Indented => Begun::Indented,
                 });
                 self.push_tone(|tone| *tone = Ink::Code.into());
             }
@@ -325,8 +332,8 @@ impl<'a> Flow<'a> {
 
     fn finish_code(&mut self, end: usize) {
         let mut runs = std::mem::take(&mut self.runs);
-        let Some(language) = self.code.take() else { return };
-        if let Some(language) = language {
+        let Some(begun) = self.code.take() else { return };
+        if let Begun::Fenced(language) = begun {
             let mut head = Runs::default();
             head.push(label(&language), Ink::Dim.into(), runs.source(0));
             self.push_row(&head, 0..head.text.len(), Join::Line);

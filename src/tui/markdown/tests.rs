@@ -236,6 +236,18 @@ fn hostile_text_costs_little_and_breaks_nothing() {
     }
 }
 
+#[test]
+fn units_that_are_too_long_are_cut_alike_in_pieces_and_as_a_whole() {
+    let texts =
+        ["word ".repeat(20_000), "> quoted *words*\n".repeat(4000), "| a | b |\n".repeat(4000), "x".repeat(50_000)];
+    for text in texts {
+        let whole = document(&text, 60);
+        assert!(whole.settled > 1, "{text:.20}");
+        let (pieces, _) = in_pieces(&text, std::iter::repeat_n(977, 200), 60);
+        assert_eq!(drawn(&pieces, &text), drawn(&whole, &text), "{text:.20}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
 

@@ -47,17 +47,14 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// The number of an item that goes on a list; `None`: it is none.
-    pub fn goes_on_list(&self) -> Option<Option<u64>> {
-        match self.kind {
-            Kind::Item(number) if self.follows => Some(number),
-            _ => None,
-        }
+    /// What it is, where it is an item that goes on a list.
+    pub fn goes_on_list(&self) -> Option<Kind> {
+        self.follows.then_some(self.kind)
     }
 }
 
-/// The units of `text`. `number`: that of the item that it begins with, where it goes on a list.
-pub fn split(text: &str, number: Option<Option<u64>>) -> Vec<Unit> {
+/// The units of `text`. `goes_on`: the item that it begins with, where it goes on a list.
+pub fn split(text: &str, goes_on: Option<Kind>) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
     let (mut depth, mut list) = (0_usize, None);
     // Everything before this is in a unit, or blank.
@@ -66,8 +63,8 @@ pub fn split(text: &str, number: Option<Option<u64>>) -> Vec<Unit> {
         let top = depth == 0;
         match &event {
             Event::Start(Tag::List(first)) if top => {
-                list = Some(match number {
-                    Some(number) if units.is_empty() => (number, true),
+                list = Some(match goes_on {
+                    Some(Kind::Item(number)) if units.is_empty() => (number, true),
                     _ => (*first, false),
                 });
                 depth += 1;
