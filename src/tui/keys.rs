@@ -4,7 +4,7 @@
 mod chord;
 mod remap;
 
-use crossterm::event::{KeyCode, KeyModifiers};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 pub use self::chord::Chord;
 pub use self::remap::{Arrows, Keys, KeysError, Wish};
@@ -376,8 +376,6 @@ pub enum InputState {
 
 #[cfg(test)]
 mod tests {
-    use crossterm::event::KeyEvent;
-
     use super::*;
 
     fn press(context: Context, input: InputState, code: KeyCode, modifiers: KeyModifiers) -> Option<Action> {

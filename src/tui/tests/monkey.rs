@@ -389,7 +389,7 @@ impl Before {
     fn of(app: &App, msg: &Msg) -> Before {
         let may_change = match msg {
             Msg::Terminal(TerminalEvent::Key(key)) => {
-                let action = keys::action(app.context(), app.input_state(), *key);
+                let action = app.keys.action(app.context(), app.input_state(), *key);
                 match action {
                     // A command is done and gone; a message is somewhere.
                     Some(Action::Send | Action::Queue) => app.composer.text().starts_with('/'),
