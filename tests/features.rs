@@ -31,7 +31,7 @@ fn every_feature_names_tests_that_exist_or_says_that_it_is_not_there_yet() {
     let mut wrong = Vec::new();
     for (item, proof) in &rows {
         let quoted: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
-        let tests = quoted.chunks_exact(2).filter(|pair| pair[0].ends_with(".rs"));
+        let tests = quoted.chunks_exact(2).filter(|pair| Path::new(pair[0]).extension().is_some_and(|e| e == "rs"));
         let mut n_tests = 0;
         for pair in tests {
             n_tests += 1;
@@ -41,7 +41,7 @@ fn every_feature_names_tests_that_exist_or_says_that_it_is_not_there_yet() {
             let lines: Vec<&str> = source.lines().map(str::trim).collect();
             let is_test =
                 |i: usize| i > 0 && lines[..i].iter().rev().take_while(|l| !l.is_empty()).any(|l| *l == "#[test]");
-            let name = format!("fn {}()", pair[1]);
+            let name = format!("fn {}(", pair[1]);
             if !lines.iter().enumerate().any(|(i, line)| line.starts_with(&name) && is_test(i)) {
                 wrong.push(format!("{item}: there is no test {} in {}", pair[1], pair[0]));
             }

@@ -34,5 +34,10 @@ pub static COMMANDS: &[(&str, &[Step])] = &[
     ("/new", &[Say("before the new"), See("before the new"), Type("/new"), Key, See("Ask something."), Gone("before the new")]),
     ("/resume", &[Type("/resume walk in the woods"), Key, See("Going on with: A walk in the woods")]),
     ("/delete", &[Type("/new\r"), See("Ask something."), Say("short lived"), Type("/delete"), Key, See("Delete it?"), Type("y"), See("Ask something.")]),
+    ("/copy", &[Say("copy this"), Type("/copy all"), Key, See("Copied the conversation"), Writes("\x1b]52;c;")]),
+    ("/find", &[Say("plum here"), Type("/find plum"), Key, See("Enter next")]),
+    ("/raw", &[Type("/raw"), Key, See("Replies are shown as they were said"), Type("/raw\r"), See("Replies are shown as Markdown")]),
+    ("/thinking", &[Type("/thinking"), Key, See("Thinking is unfolded"), Type("/thinking\r"), See("Thinking is folded")]),
+    ("/theme", &[Type("/theme light\r/theme"), Key, See("The theme is light"), Type("/theme dark\r")]),
     ("/quit", &[Type("/quit"), Key, Ends]),
 ];

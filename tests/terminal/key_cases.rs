@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use wayinfer::tui::keys::Action as A;
-use wayinfer::tui::keys::Context::{self, Chat, Confirm, Dialog, Help, Panel, Picker, Replay, Search, Sessions};
+use wayinfer::tui::keys::Context::{self, Chat, Confirm, Dialog, Find, Help, Panel, Picker, Replay, Search, Sessions};
 use wayinfer::tui::keys::Edit as E;
 
 use super::driver::*;
@@ -40,6 +40,7 @@ pub fn opening(context: Context, action: A) -> &'static [Step] {
             See("Delete it?"),
         ],
         Search => &[Say("plum pear"), Say("plum fig"), Press("Ctrl+R"), See("look for")],
+        Find => &[Say("plum one"), Say("plum two"), Press("Ctrl+F"), See("Enter next"), Type("plum"), See("find plum")],
         // The timeline has its tokens.
         Panel => &[Press("F5"), See("← token"), Becomes(|_, now| now.contains("time    "))],
     }
@@ -81,14 +82,20 @@ fn no_new_model(home: &Path) {
 
 /// The number behind `word` on the screen.
 fn number(screen: &str, word: &str) -> Option<f64> {
-    let after = screen.match_indices(word).map(|(at, _)| &screen[at + word.len()..]);
-    after.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).next()
+    let mut after = screen.match_indices(word).map(|(at, _)| &screen[at + word.len()..]);
+    after.find_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
 }
 
 /// The first expert in the list of a layer.
 fn first_expert(screen: &str) -> Option<u64> {
     let row = screen.lines().skip_while(|line| !line.contains("no.")).nth(1)?;
     row.split_whitespace().find_map(|word| word.parse().ok())
+}
+
+/// Which of the places that hold what is looked for is in view.
+fn find_place(screen: &str) -> Option<u64> {
+    let line = screen.lines().find(|line| line.starts_with("find "))?;
+    line.split('/').next()?.rsplit(' ').next()?.parse().ok()
 }
 
 fn fell(before: &str, now: &str, word: &str) -> bool {
@@ -152,6 +159,11 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Chat, A::Edit(E::PutBack), &[Type("one"), Press("Ctrl+U"), Key, Type("X"), See("› oneX")]),
     (Chat, A::Edit(E::Undo), &[Type("one"), Press("Ctrl+U"), Gone("› one"), Key, See("› one")]),
     (Chat, A::Edit(E::Redo), &[Type("one"), Press("Ctrl+U"), Gone("› one"), Press("Ctrl+7"), See("› one"), Key, Gone("› one")]),
+    (Chat, A::Find, &[Key, See("Enter next")]),
+    (Chat, A::ToggleRaw, &[Key, See("Replies are shown as they were said"), Key, See("Replies are shown as Markdown")]),
+    (Chat, A::ToggleThinking, &[Key, See("Thinking is unfolded"), Key, See("Thinking is folded")]),
+    (Chat, A::CopyReply, &[Say("to be copied"), Key, See("Copied the last reply"), Writes("\x1b]52;c;")]),
+    (Chat, A::CopyCode, &[Key, See("There is no code to copy")]),
     // Where there is but one branch, its mark is this reply's.
     (Chat, A::Retry, &[Key, See("the reply will be the same"), Idle, See("‹2/2›")]),
     (Chat, A::EditTurn, &[Say("put it so"), Key, See(" put otherwise "), See("› put it so")]),
@@ -254,4 +266,15 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Search, A::Redraw, &[Key, Writes(CLEAR)]),
     (Search, A::Suspend, &[Key, See("There is no shell to go back to")]),
     (Search, A::Interrupt, &[Key, See("Ctrl+C again quits"), Key, Ends]),
+
+    (Find, A::Next, &[Key, Becomes(|before, now| find_place(before).is_some() && find_place(before) != find_place(now))]),
+    (Find, A::Previous, &[Key, Becomes(|before, now| find_place(before).is_some() && find_place(before) != find_place(now))]),
+    (Find, A::DeleteLetter, &[Type("x"), See("find plumx"), Key, Gone("find plumx"), See("find plum")]),
+    (Find, A::ScrollPageUp, &[Key, Becomes(|before, now| before != now)]),
+    (Find, A::ScrollPageDown, &[Press("PgUp"), Key, Press("Esc"), Gone("Enter next")]),
+    (Find, A::Close, &[Key, Gone("Enter next")]),
+    (Find, A::Help, &[Key, See("╭ Keys ─")]),
+    (Find, A::Redraw, &[Key, Writes(CLEAR)]),
+    (Find, A::Suspend, &[Key, See("There is no shell to go back to")]),
+    (Find, A::Interrupt, &[Key, See("Ctrl+C again quits"), Key, Ends]),
 ];
