@@ -143,7 +143,13 @@ fn the_notices_are_printed_behind_the_license() {
     let output = assert_cmd::Command::cargo_bin("wayinfer").unwrap().arg("licenses").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.starts_with("MIT License"), "{text:.200}");
-    for name in ["\nratatui 0.", "\ntokenizers 0.", "Permission is hereby granted", "Mozilla Public License"] {
+    for name in [
+        "\nratatui 0.",
+        "\ntokenizers 0.",
+        "Permission is hereby granted",
+        "Mozilla Public License",
+        "The syntaxes that code",
+    ] {
         assert!(text.contains(name), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! `wayinfer licenses`: WayInfer's own license, and those of the crates it is made with.
+//! `wayinfer licenses`: WayInfer's own license, those of the crates it is made with, and of the syntaxes that code is coloured by.
 
 use super::output;
 
@@ -7,5 +7,10 @@ const OWN: &str = include_str!("../../LICENSE");
 const OTHERS: &str = include_str!("../../assets/THIRD-PARTY.txt");
 
 pub(super) fn licenses() -> anyhow::Result<()> {
-    Ok(output::print(&format!("{OWN}\n{OTHERS}"))?)
+    let mut text = format!("{OWN}\n{OTHERS}\n{}\n\nThe syntaxes that code is coloured by:\n", "=".repeat(80));
+    for syntax in two_face::acknowledgement::listing().for_syntaxes() {
+        text.push('\n');
+        syntax.write_md(&mut text);
+    }
+    Ok(output::print(&text)?)
 }

@@ -169,7 +169,7 @@ impl Composer {
             return Err(text.len());
         }
         let text = sanitize::pasted(text);
-        let lines = text.split('\n').count();
+        let lines = text.lines().count();
         if lines > FOLD_LINES || text.len() > FOLD_BYTES {
             let sign = self.sign(lines, text.len());
             self.area.insert_str(&sign);
@@ -338,7 +338,7 @@ mod tests {
         let long = "line\n".repeat(312);
         let mut c = composer("look: ");
         c.paste(&long).unwrap();
-        assert_eq!(c.area.lines(), ["look: [pasted 313 lines, 1.52 KiB]"]);
+        assert_eq!(c.area.lines(), ["look: [pasted 312 lines, 1.52 KiB]"]);
         assert_eq!(c.text(), format!("look: {long}"));
         c.paste(&long).unwrap();
         c.insert('!');
