@@ -42,6 +42,8 @@ pub struct Finished {
 
 enum Job {
     Append(String, Kind),
+    /// To be done when the kernel has all before it, or has been tried: whatever becomes of the program then, it is kept.
+    Written(Box<dyn FnOnce() + Send>),
     /// To be done when all before it is on the disk, or has been tried.
     Then(Box<dyn FnOnce() + Send>),
     Finish(Sender<Finished>),
@@ -124,6 +126,11 @@ impl TranscriptWriter {
         let _ = self.jobs.send(Job::Then(Box::new(then)));
     }
 
+    /// The same, as soon as the kernel has all that was appended: it outlives the program, but not yet the machine.
+    pub fn after_writing(&self, then: impl FnOnce() + Send + 'static) {
+        let _ = self.jobs.send(Job::Written(Box::new(then)));
+    }
+
     /// News of the file, in order.
     pub fn status(&self) -> &Receiver<Status> {
         &self.status
@@ -200,12 +207,13 @@ impl Journal {
             };
             let mut finish = None;
             let mut last = false;
-            let mut then = Vec::new();
+            let (mut written, mut then) = (Vec::new(), Vec::new());
             match job {
                 Ok(job) => {
                     for job in std::iter::once(job).chain(inbox.try_iter()) {
                         match job {
                             Job::Append(line, kind) => self.push(line, kind),
+                            Job::Written(work) => written.push(work),
                             Job::Then(work) => then.push(work),
                             Job::Finish(answer) => finish = Some(answer),
                         }
@@ -215,7 +223,9 @@ impl Journal {
                 Err(RecvTimeoutError::Disconnected) => last = true,
             }
             let created_before = self.path().is_some();
-            let result = self.save();
+            let result = self.write();
+            written.into_iter().for_each(|work| work());
+            let result = result.and_then(|()| self.sync());
             if let (false, Some(path)) = (created_before, self.path()) {
                 let _ = status.send(Status::Created(path.to_owned()));
             }
@@ -252,8 +262,9 @@ impl Journal {
         self.lines.push_back(line);
     }
 
-    /// Brings the file up to date; after an error it holds whole lines only, and the next call goes on from there.
-    fn save(&mut self) -> io::Result<()> {
+    /// Gives the kernel what it does not have yet; after an error the file holds whole lines only, and the next call goes on
+    /// from there.
+    fn write(&mut self) -> io::Result<()> {
         if !self.has_message || self.lines.is_empty() {
             return Ok(());
         }
@@ -261,7 +272,7 @@ impl Journal {
             Place::At(session) => &mut session.file,
             Place::In(dir) => {
                 self.place = Place::At(create(dir)?);
-                return self.save();
+                return self.write();
             }
         };
         if self.written_bytes == 0 && self.lines.front() != Some(&self.header) {
@@ -276,19 +287,23 @@ impl Journal {
             self.written += 1;
             self.written_bytes += line.len() as u64;
         }
-        if self.sync_due {
-            if let Err(error) = file.sync_data() {
-                // What the kernel did not take is no longer certain to be in its cache: write it again.
-                self.written = 0;
-                self.written_bytes = self.synced_bytes;
-                file.set_len(self.synced_bytes)?;
-                return Err(error);
-            }
-            self.synced_bytes = self.written_bytes;
-            self.sync_due = false;
-            self.lines.clear();
+        Ok(())
+    }
+
+    /// Has the kernel put on the disk what was written, where the end of a message is among it.
+    fn sync(&mut self) -> io::Result<()> {
+        let (true, Place::At(session)) = (self.sync_due && self.written > 0, &self.place) else { return Ok(()) };
+        if let Err(error) = session.file.sync_data() {
+            // What the kernel did not take is no longer certain to be in its cache: write it again.
             self.written = 0;
+            self.written_bytes = self.synced_bytes;
+            session.file.set_len(self.synced_bytes)?;
+            return Err(error);
         }
+        self.synced_bytes = self.written_bytes;
+        self.sync_due = false;
+        self.lines.clear();
+        self.written = 0;
         Ok(())
     }
 
@@ -377,6 +392,10 @@ mod tests {
         }
     }
 
+    fn save(journal: &mut Journal) -> io::Result<()> {
+        journal.write().and_then(|()| journal.sync())
+    }
+
     #[test]
     fn what_is_appended_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
@@ -442,20 +461,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::new(Place::In(dir.path().to_owned()), "header\n".into());
         journal.push("one\n".into(), Kind::Message);
-        journal.save().unwrap();
+        save(&mut journal).unwrap();
         let path = journal.path().unwrap().to_owned();
         // A handle that may only read refuses every write, as a full disk does.
         let read_only = SessionFile::created(File::open(&path).unwrap(), path.clone());
         let Place::At(session) = std::mem::replace(&mut journal.place, Place::At(read_only)) else { panic!("no file") };
         journal.push("two\n".into(), Kind::Message);
-        assert!(journal.save().is_err());
+        assert!(save(&mut journal).is_err());
         journal.push("three\n".into(), Kind::Piece);
-        assert!(journal.save().is_err());
+        assert!(save(&mut journal).is_err());
         // Half a line that a full disk let through is cut off before the next try.
         std::fs::write(&path, "header\none\ntw").unwrap();
         session.file.set_len(journal.written_bytes).unwrap();
         journal.place = Place::At(session);
-        journal.save().unwrap();
+        save(&mut journal).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "header\none\ntwo\nthree\n");
     }
 

@@ -1,6 +1,8 @@
 //! The loop: waits for messages from the terminal, the engine, the system and the disk, lets the state take them, carries
 //! out what it wants, and draws. It waits for nothing else; a burst of messages costs one frame.
 
+mod away;
+
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
 use crate::model::PlanOptions;
-use crate::transcript::{Finished, Header, PromptHistory, SessionFile, TranscriptWriter};
+use crate::transcript::{Finished, Header, PromptHistory, Record, SessionFile, TranscriptWriter};
 use crate::worker::{Command, WorkerHandle};
 
 use super::app::{Answer, App, Effect, Msg, Work};
@@ -26,7 +28,7 @@ use super::signals::{Notice, SignalThread};
 use super::terminal::{self, Guard};
 use super::theme::{ColorDepth, GroundQuestion, Theme};
 use super::work::{self, Outcome, Places};
-use super::{ChatOptions, Exit, ExitReason, Motion, TuiError, editor, view};
+use super::{ChatOptions, Exit, ExitReason, Motion, TuiError, view};
 
 /// Frames are at least this far apart: 60 a second.
 const FRAME: Duration = Duration::from_micros(16_667);
@@ -46,6 +48,8 @@ const MAX_BURST: usize = 4096;
 const MAX_OUTLOOKS: usize = 200;
 /// How long the transcript may take to reach the disk at the end.
 const SAVE_PATIENCE: Duration = Duration::from_secs(4);
+/// A message is shown as said when the file has it, or when the disk has been waited for so long.
+const SHOWN_LATEST: Duration = Duration::from_millis(300);
 /// After coming back from the shell, news of that stop and its end may still be on their way.
 const STOP_ECHO: Duration = Duration::from_millis(500);
 
@@ -120,6 +124,8 @@ struct Screen<'a> {
     app: App,
     worker_gone: bool,
     dirty: bool,
+    /// A message is being written: the frame that shows it waits for this, until then.
+    writing: Option<(Receiver<()>, Instant)>,
     last_frame: Instant,
     next_frame: Instant,
     next_reading: Instant,
@@ -174,6 +180,7 @@ impl<'a> Screen<'a> {
             app,
             worker_gone: false,
             dirty: true,
+            writing: None,
             last_frame: now,
             next_frame: now,
             next_reading: now,
@@ -199,17 +206,26 @@ impl<'a> Screen<'a> {
                 self.next_tick = now + if self.app.is_busy() { BUSY_TICK } else { IDLE_TICK };
                 self.tell(Msg::Tick);
             }
-            if self.dirty && self.end.is_none() && !self.in_editor && now >= self.next_frame && self.guard.is_idle() {
+            if self.frame_can_come() && self.end.is_none() && now >= self.next_frame.max(self.shown_at()) {
                 self.draw(now);
             }
         }
     }
 
+    /// There is something new to draw, and while the terminal still takes the frame before, the next one waits for it.
+    fn frame_can_come(&self) -> bool {
+        self.dirty && !self.in_editor && self.guard.is_idle()
+    }
+
+    /// Until when a frame waits for the file, which may have it sooner.
+    fn shown_at(&self) -> Instant {
+        self.writing.as_ref().map_or(self.last_frame, |(_, latest)| *latest)
+    }
+
     /// Waits for a message, the next tick or the next frame.
     fn wait(&mut self) {
-        // While the terminal still takes the frame before, the next one waits for it.
-        let frame_can_come = self.dirty && !self.in_editor && self.guard.is_idle();
-        let deadline = if frame_can_come { self.next_frame.min(self.next_tick) } else { self.next_tick };
+        let next_frame = self.next_frame.max(self.shown_at());
+        let deadline = if self.frame_can_come() { next_frame.min(self.next_tick) } else { self.next_tick };
         let mut select = Select::new();
         select.recv(self.reader.inputs());
         select.recv(self.signals.notices());
@@ -222,6 +238,9 @@ impl<'a> Screen<'a> {
         }
         if let Some(writer) = &*self.writer {
             select.recv(writer.status());
+        }
+        if let Some((written, _)) = &self.writing {
+            select.recv(written);
         }
         let _ = select.ready_deadline(deadline);
     }
@@ -247,6 +266,10 @@ impl<'a> Screen<'a> {
                 return;
             }
         }
+        self.writing = self
+            .writing
+            .take()
+            .filter(|(written, latest)| written.try_recv() == Err(TryRecvError::Empty) && Instant::now() < *latest);
         if let Some(panic) = terminal::take_panic() {
             self.tell(Msg::Panicked(panic));
         }
@@ -316,11 +339,7 @@ impl<'a> Screen<'a> {
             match effect {
                 Effect::Send(command) => self.send(command),
                 Effect::Cancel => self.handle.cancel.store(true, Relaxed),
-                Effect::Record(record) => {
-                    if let Some(writer) = &*self.writer {
-                        writer.append(record);
-                    }
-                }
+                Effect::Record(record) => self.record(record),
                 Effect::Work(work) => self.work(work),
                 Effect::Color { item, job } => {
                     let color = move || Answer::Colored { item, colored: highlight::color(job) };
@@ -372,6 +391,19 @@ impl<'a> Screen<'a> {
                 Effect::Suspend => self.suspend_by_key(),
                 Effect::Quit(reason) => self.end = Some(reason),
             }
+        }
+    }
+
+    /// Has a record written. What is seen to be said is to be found again, whatever becomes of this program: the next frame
+    /// waits for it.
+    fn record(&mut self, record: Record) {
+        let Some(writer) = &*self.writer else { return };
+        let is_said = matches!(record, Record::User { .. } | Record::Reply { .. });
+        writer.append(record);
+        if is_said {
+            let (sender, written) = bounded(1);
+            writer.after_writing(move || drop(sender.send(())));
+            self.writing = Some((written, Instant::now() + SHOWN_LATEST));
         }
     }
 
@@ -453,25 +485,6 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// Gives the terminal to the person's editor, with `text`. The engine goes on meanwhile.
-    fn edit(&mut self, text: String) {
-        let command = editor::command(|name| std::env::var(name).ok());
-        self.reader.pause();
-        self.guard.leave();
-        self.in_editor = true;
-        self.signals.set_keys_elsewhere(true);
-        self.on_a_thread(move || Some(Outcome::Answer(Answer::Edited(editor::edit(&command, &text)))));
-    }
-
-    fn leave_editor(&mut self) {
-        self.in_editor = false;
-        self.signals.set_keys_elsewhere(false);
-        self.come_back();
-        if self.reader.resume(Questions::NONE).is_err() {
-            self.tell(Msg::TerminalClosed);
-        }
-    }
-
     /// A terminal that refuses bytes has gone away.
     fn check(&mut self, result: &std::io::Result<()>) {
         if result.is_err() && self.end.is_none() {
@@ -509,36 +522,4 @@ impl<'a> Screen<'a> {
         }
         self.check(&drawn);
     }
-
-    /// Ctrl+Z: stops the whole job, as the terminal would have done outside raw mode.
-    fn suspend_by_key(&mut self) {
-        if is_alone() {
-            let text = "There is no shell to go back to";
-            self.app.notify(text, Instant::now());
-            return;
-        }
-        self.guard.leave();
-        let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
-        self.suspend();
-    }
-
-    /// Puts the terminal back, stops, and goes on when continued.
-    fn suspend(&mut self) {
-        self.guard.leave();
-        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
-        self.come_back();
-        self.echoes_until = Instant::now() + STOP_ECHO;
-    }
-
-    fn come_back(&mut self) {
-        self.guard.leave();
-        let result = self.guard.resume();
-        self.check(&result);
-        self.redraw();
-    }
-}
-
-/// Nobody could continue this process if it stopped: it leads a session of its own.
-fn is_alone() -> bool {
-    rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid())
 }

@@ -237,6 +237,20 @@ impl Pty {
         let _ = self.child.wait();
     }
 
+    /// What the last whole frame showed of a program that is gone, in a terminal of this size. A frame that came in part is one
+    /// that nobody has seen.
+    pub fn last_frame(&mut self, (columns, rows): (u16, u16)) -> String {
+        const FRAME_END: &[u8] = b"\x1b[?2026l";
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        let output = &lock(&self.state).output;
+        let end = output.windows(FRAME_END.len()).rposition(|w| w == FRAME_END).map_or(0, |at| at + FRAME_END.len());
+        let mut parser = Parser::new(rows, columns, 0);
+        parser.process(&output[..end]);
+        parser.screen().contents()
+    }
+
     /// Whether the program still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
