@@ -119,6 +119,20 @@ fn harmless_keys() -> Vec<String> {
 }
 
 #[test]
+fn control_z_in_an_editor_does_not_stop_a_program_that_nobody_could_continue() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = at_home(home.path(), &[tiny_model()]);
+    command.env("VISUAL", "echo the editor has it; sleep 1; true");
+    let mut pty = Pty::start(command, (100, 30), Answers::Plain);
+    pty.wait_for("the model", |s| s.contains("ready"));
+    pty.send("\x07");
+    pty.wait_for("the editor", |s| s.contains("the editor has it"));
+    pty.send("\x1a");
+    pty.wait_for("the chat again", |s| s.contains("ready"));
+    pty.quit();
+}
+
+#[test]
 fn two_thousand_random_events_leave_a_program_that_quits_and_a_terminal_as_it_was() {
     let home = tempfile::tempdir().unwrap();
     let mut command = at_home(home.path(), &[&[tiny_model()], &ENDLESS[..], &["100000"]].concat());

@@ -24,7 +24,7 @@ use super::output::{FrameBuffer, Progress, Synchronized};
 use super::picker::{self, Scan};
 use super::picture;
 use super::reader::{Input, Questions, Reader};
-use super::signals::{Notice, SignalThread};
+use super::signals::{self, Notice, SignalThread};
 use super::terminal::{self, Guard};
 use super::theme::{ColorDepth, GroundQuestion, Theme};
 use super::work::{self, Outcome, Places};
@@ -322,9 +322,7 @@ impl<'a> Screen<'a> {
         match notice {
             // The editor takes the terminal back by itself.
             Notice::Continued if self.in_editor => {}
-            Notice::Stop if self.in_editor => {
-                let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
-            }
+            Notice::Stop if self.in_editor => signals::stop(),
             Notice::End(signal) => self.tell(Msg::Terminate(signal)),
             Notice::Stop | Notice::Continued if Instant::now() < self.echoes_until => {}
             Notice::Stop => self.suspend(),
@@ -402,7 +400,9 @@ impl<'a> Screen<'a> {
         writer.append(record);
         if is_said {
             let (sender, written) = bounded(1);
-            writer.after_writing(move || drop(sender.send(())));
+            writer.after_writing(move || {
+                let _ = sender.send(());
+            });
             self.writing = Some((written, Instant::now() + SHOWN_LATEST));
         }
     }

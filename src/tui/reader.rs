@@ -125,14 +125,22 @@ fn read_until_woken(
     sender: &Sender<Input>,
     questions: Questions,
 ) -> io::Result<()> {
-    // How long crossterm is given to make events of bytes that have arrived: with no time at all it looks at none.
-    const TAKE: Duration = Duration::from_millis(1);
+    // How long crossterm is given to make events of bytes that have arrived. It looks at none where that time is over before
+    // it begins, as it can be on a busy machine: it is asked until it has had nothing so often in a row.
+    const TAKE: Duration = Duration::from_millis(5);
+    const EMPTY: u32 = 2;
     let mut patience = TAKE;
     let mut question = questions.ground.then(GroundQuestion::default);
     let send = |input| sender.send(input).is_ok();
     loop {
         // First come the events that crossterm holds already, as after the question about the keyboard.
-        while event::poll(patience)? {
+        let mut empty = 0;
+        while empty < EMPTY {
+            if !event::poll(patience)? {
+                empty += 1;
+                continue;
+            }
+            empty = 0;
             let event = event::read()?;
             let sent = match question.as_mut().map(|question| question.take(event.clone())) {
                 None => send(Input::Event(event)),

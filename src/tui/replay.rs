@@ -19,7 +19,7 @@ use super::picture;
 use super::player::Player;
 use super::reader::{Input, Questions, Reader};
 use super::sanitize::one_line;
-use super::signals::{Notice, SignalThread};
+use super::signals::{self, Notice, SignalThread};
 use super::terminal::Guard;
 use super::theme::{ColorDepth, GroundQuestion, Palette, Theme};
 use super::view::panel::{self, Head};
@@ -312,7 +312,7 @@ pub fn run(player: Player, appearance: &Appearance, keys: Keys) -> Result<ExitRe
                 // Ctrl+Z and back: the shell may have changed the modes.
                 Notice::Stop => {
                     guard.leave();
-                    let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
+                    signals::stop();
                     guard.resume().map_err(TuiError::Terminal)?;
                     frames.forget();
                 }

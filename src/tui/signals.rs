@@ -93,3 +93,15 @@ impl Drop for SignalThread {
         }
     }
 }
+
+/// Stops until continued, as the signal would have done by itself: not where nobody could continue it.
+pub fn stop() {
+    if !is_alone() {
+        let _ = emulate_default_handler(SIGTSTP);
+    }
+}
+
+/// Nobody could continue this process if it stopped: it leads a session of its own.
+pub fn is_alone() -> bool {
+    rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid())
+}

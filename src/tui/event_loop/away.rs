@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::super::app::{Answer, Msg};
 use super::super::editor;
 use super::super::reader::Questions;
+use super::super::signals;
 use super::super::work::Outcome;
 use super::{STOP_ECHO, Screen};
 
@@ -30,7 +31,7 @@ impl Screen<'_> {
 
     /// Ctrl+Z: stops the whole job, as the terminal would have done outside raw mode.
     pub(super) fn suspend_by_key(&mut self) {
-        if is_alone() {
+        if signals::is_alone() {
             let text = "There is no shell to go back to";
             self.app.notify(text, Instant::now());
             return;
@@ -43,7 +44,7 @@ impl Screen<'_> {
     /// Puts the terminal back, stops, and goes on when continued.
     pub(super) fn suspend(&mut self) {
         self.guard.leave();
-        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
+        signals::stop();
         self.come_back();
         self.echoes_until = Instant::now() + STOP_ECHO;
     }
@@ -54,9 +55,4 @@ impl Screen<'_> {
         self.check(&result);
         self.redraw();
     }
-}
-
-/// Nobody could continue this process if it stopped: it leads a session of its own.
-fn is_alone() -> bool {
-    rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid())
 }
