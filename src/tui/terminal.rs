@@ -87,13 +87,20 @@ impl Guard {
     /// Whether the terminal reports the mouse. While it does, it selects no text by itself.
     pub fn set_mouse(&mut self, on: bool) {
         self.mouse = on;
-        self.write(if on { MOUSE_ON } else { MOUSE_OFF });
+        self.switch(if on { MOUSE_ON } else { MOUSE_OFF });
     }
 
     /// Asks for unambiguous keys. For a terminal that has said that it can.
     pub fn enable_keyboard_protocol(&mut self) {
         self.keyboard = true;
-        self.write(KEYBOARD_ON);
+        self.switch(KEYBOARD_ON);
+    }
+
+    /// Writes what switches a mode, unless the terminal is in other hands: it is switched when it comes back.
+    fn switch(&self, bytes: &str) {
+        if lock(&ACTIVE).is_some() {
+            self.write(bytes);
+        }
     }
 
     /// Writes without waiting.

@@ -160,7 +160,7 @@ fn frames(home: &Path) {
     let options = ["--greedy", "--frequency-penalty=-10", "--threads", "1", "--ctx", "8192", "--session"];
     let mut chat = Chat::start(home, &[&[TINY], &options[..], &[path.to_str().unwrap()]].concat(), (200, 60));
     let begin = Instant::now();
-    chat.wait("the conversation", |s| s.contains("ready") && s.contains("tok/s · end of turn"));
+    chat.wait("the conversation", |s| s.contains("· ready") && s.contains("tok/s · end of turn"));
     println!("a session of 100k tokens opened in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
     chat.send("and on\r");
     chat.wait("the question", |s| s.contains("The context is full"));
@@ -184,7 +184,7 @@ fn frames(home: &Path) {
 fn with_model(home: &Path, size: (u16, u16)) -> Chat {
     let model = std::env::var("WAYINFER_BENCH_MODEL").unwrap_or_else(|_| "demo".into());
     let mut chat = Chat::start(home, &[&model, "--ctx", "8192", "--temp", "1"], size);
-    chat.wait("the model", |s| s.contains("ready"));
+    chat.wait("the model", |s| s.contains("· ready"));
     chat
 }
 

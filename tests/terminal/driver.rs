@@ -100,7 +100,7 @@ impl Driver {
             pty.wait_for("the replay", |s| s.contains("pass "));
             return pty;
         }
-        pty.wait_for("the model is loaded", |s| s.contains("ready"));
+        pty.wait_for("the model is loaded", |s| s.contains("· ready"));
         pty.send("/max-tokens 8\r");
         pty.wait_for("the limit", |s| s.contains("of a reply is 8"));
         if kind == Kind::Chat {
@@ -183,7 +183,7 @@ impl Driver {
             Idle => {
                 let text = pty.text();
                 let last = text.lines().last().unwrap_or_default();
-                (last.contains("ready") || last.contains("Enter send")) && !last.contains("Esc stop")
+                (last.contains("· ready") || last.contains("Enter send")) && !last.contains("Esc stop")
             }
             File(ending) => fs::read_dir(self.home.path()).unwrap().any(|entry| {
                 let name = entry.unwrap().file_name();
