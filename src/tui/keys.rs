@@ -359,8 +359,7 @@ static BINDINGS: &[Binding] = &[
 /// Every key: where it holds, what it does, and what a terminal says when it is pressed. `tests/terminal/key_cases.rs` has
 /// a line for each context and action, which is tried in the program itself; a new one needs a line there.
 pub fn all() -> impl Iterator<Item = (Context, Action, KeyEvent)> {
-    let event = |chord: &Chord| KeyEvent::new(chord.code, chord.modifiers);
-    BINDINGS.iter().flat_map(move |b| b.chords.iter().map(move |chord| (b.context, b.action, event(chord))))
+    BINDINGS.iter().flat_map(|b| b.chords.iter().map(|chord| (b.context, b.action, chord.event())))
 }
 
 /// What the input holds, for bindings that depend on it.

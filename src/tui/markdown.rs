@@ -225,9 +225,7 @@ impl Document {
         self.ends.truncate(self.settled - open);
         self.settle(text);
         self.show_tail(text);
-        for i in self.ends.len()..self.blocks.len() {
-            self.ends.push(self.blocks[i].len() + i.checked_sub(1).map_or(0, |before| self.ends[before]));
-        }
+        self.count_rows(self.blocks.len());
     }
 
     /// Lays everything out at another width. Colours stay.
@@ -240,11 +238,7 @@ impl Document {
             }
         }
         self.ends.clear();
-        let mut rows = 0;
-        for block in &self.blocks {
-            rows += block.len();
-            self.ends.push(rows);
-        }
+        self.count_rows(self.blocks.len());
     }
 
     pub fn width(&self) -> u16 {
@@ -332,7 +326,7 @@ impl Document {
                 self.settled = self.blocks.len();
                 self.goes_on = units.get(settled).and_then(Unit::goes_on_list);
                 self.next = units.get(settled).map_or(window.end, |unit| start + unit.start);
-                self.count_rows();
+                self.count_rows(self.settled);
                 length = SHORTEST_WINDOW;
             } else if window.is_last {
                 self.judged = self.whole;
@@ -357,7 +351,7 @@ impl Document {
                 let Some(end) = end else { return false };
                 self.fence_open = false;
                 self.next = end;
-                self.count_rows();
+                self.count_rows(self.settled);
             }
             let line = text[self.next..].len() - text[self.next..].trim_start_matches([' ', '\n']).len();
             let at = text[..self.next + line].rfind('\n').map_or(0, |i| i + 1);
@@ -400,9 +394,9 @@ impl Document {
         self.blocks.push(Block { range, kind, body: Body::Laid(laid) });
     }
 
-    /// Counts the rows of blocks that have come, but for an open fence, which grows.
-    fn count_rows(&mut self) {
-        for i in self.ends.len()..self.settled {
+    /// Counts the rows of the first `n` blocks, as far as that is not done.
+    fn count_rows(&mut self, n: usize) {
+        for i in self.ends.len()..n {
             self.ends.push(self.blocks[i].len() + i.checked_sub(1).map_or(0, |before| self.ends[before]));
         }
     }

@@ -12,8 +12,8 @@ use crate::store::is_expert_tensor;
 use super::sanitize::one_line;
 use super::units;
 
-/// Bytes that each thread reads to time the memory: more than its caches hold.
-const TIMED_BYTES: usize = 32 << 20;
+/// Bytes that all threads together read to time the memory: more than most caches hold, and little beside a model.
+const TIMED_BYTES: usize = 128 << 20;
 
 /// What the picker tells of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,7 +95,8 @@ impl Outlook {
 
 /// Bytes a second that `n` threads together read from memory, measured for some milliseconds; 0 where it cannot be.
 pub fn memory_rate(n: usize) -> f64 {
-    let buffers: Vec<Vec<u64>> = (0..n.clamp(1, 64) as u64).map(|seed| vec![seed | 1; TIMED_BYTES / 8]).collect();
+    let n = n.clamp(1, 64);
+    let buffers: Vec<Vec<u64>> = (0..n as u64).map(|seed| vec![seed | 1; TIMED_BYTES / 8 / n]).collect();
     let began = Instant::now();
     let total = std::thread::scope(|scope| {
         let threads: Vec<_> = buffers
@@ -106,7 +107,7 @@ pub fn memory_rate(n: usize) -> f64 {
     });
     let seconds = began.elapsed().as_secs_f64();
     std::hint::black_box(total);
-    if seconds > 0.0 { (buffers.len() * TIMED_BYTES) as f64 / seconds } else { 0.0 }
+    if seconds > 0.0 { TIMED_BYTES as f64 / seconds } else { 0.0 }
 }
 
 #[cfg(test)]

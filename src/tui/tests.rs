@@ -19,6 +19,7 @@ use crate::worker::{Command, Event, ModelSummary, ReplyStats, StopReason};
 
 use super::app::{App, Effect, Engine, Msg};
 use super::conversation::{Kind, Standing};
+use super::keys::Chord;
 use super::panel::Preset;
 use super::picker::{Candidate, Scan};
 use super::theme::{ColorDepth, Theme};
@@ -80,32 +81,8 @@ impl Driver {
 
     /// Presses a key written as help writes it.
     fn press(&mut self, name: &str) -> Vec<Effect> {
-        let mut modifiers = KeyModifiers::NONE;
-        let mut rest = name;
-        for (prefix, modifier) in
-            [("Ctrl+", KeyModifiers::CONTROL), ("Alt+", KeyModifiers::ALT), ("Shift+", KeyModifiers::SHIFT)]
-        {
-            if let Some(tail) = rest.strip_prefix(prefix) {
-                modifiers |= modifier;
-                rest = tail;
-            }
-        }
-        let code = match rest {
-            "Enter" => KeyCode::Enter,
-            "Esc" => KeyCode::Esc,
-            "Tab" => KeyCode::Tab,
-            "Up" => KeyCode::Up,
-            "Down" => KeyCode::Down,
-            "Left" => KeyCode::Left,
-            "Home" => KeyCode::Home,
-            "End" => KeyCode::End,
-            "PgUp" => KeyCode::PageUp,
-            "PgDn" => KeyCode::PageDown,
-            "Backspace" => KeyCode::Backspace,
-            _ if rest.starts_with('F') && rest.len() > 1 => KeyCode::F(rest[1..].parse().unwrap()),
-            _ => KeyCode::Char(rest.chars().next().unwrap().to_ascii_lowercase()),
-        };
-        self.tell(Msg::Terminal(TerminalEvent::Key(KeyEvent::new(code, modifiers))))
+        let key = Chord::parse(name).unwrap().event();
+        self.tell(Msg::Terminal(TerminalEvent::Key(key)))
     }
 
     fn type_text(&mut self, text: &str) {

@@ -18,12 +18,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use portable_pty::{Child, MasterPty, PtySize, native_pty_system};
 use vt100::Parser;
+
+#[path = "../terminal/program.rs"]
+mod program;
 
 /// How long the program may take for anything.
 const PATIENCE: Duration = Duration::from_secs(120);
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mixtral-Q4_K_M.gguf");
 /// What ends each frame.
 const FRAME_END: &[u8] = b"\x1b[?2026l";
 const ECHOES: usize = 200;
@@ -43,18 +45,7 @@ impl Chat {
     fn start(home: &Path, arguments: &[&str], (columns, rows): (u16, u16)) -> Chat {
         let size = PtySize { rows, cols: columns, pixel_width: 0, pixel_height: 0 };
         let pair = native_pty_system().openpty(size).unwrap();
-        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_wayinfer"));
-        command.args(arguments);
-        command.env("TERM", "xterm-256color");
-        command.env("COLORTERM", "truecolor");
-        command.env("HOME", home);
-        for (name, folder) in [("XDG_DATA_HOME", "data"), ("XDG_CONFIG_HOME", "config"), ("XDG_CACHE_HOME", "cache")] {
-            command.env(name, home.join(folder));
-        }
-        for name in ["NO_COLOR", "SSH_TTY", "SSH_CONNECTION"] {
-            command.env_remove(name);
-        }
-        command.cwd(home);
+        let command = program::at_home(home, arguments);
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader().unwrap();
@@ -158,7 +149,8 @@ fn frames(home: &Path) {
     let path = home.join("long.jsonl");
     long_session(&path);
     let options = ["--greedy", "--frequency-penalty=-10", "--threads", "1", "--ctx", "8192", "--session"];
-    let mut chat = Chat::start(home, &[&[TINY], &options[..], &[path.to_str().unwrap()]].concat(), (200, 60));
+    let mut chat =
+        Chat::start(home, &[&[program::tiny_model()], &options[..], &[path.to_str().unwrap()]].concat(), (200, 60));
     let begin = Instant::now();
     chat.wait("the conversation", |s| s.contains("· ready") && s.contains("tok/s · end of turn"));
     println!("a session of 100k tokens opened in {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);

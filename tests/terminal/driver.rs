@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::{KeyCode, KeyEvent};
+use wayinfer::tui::keys::Chord;
 
 use super::program::{ENDLESS, at_home, bytes, tiny_model};
 use super::pty::{Answers, Pty};
@@ -241,40 +242,12 @@ fn wait(patience: Duration, is_so: impl Fn() -> bool) -> bool {
 
 /// A key as help writes it.
 pub fn named(name: &str) -> KeyEvent {
-    let mut modifiers = KeyModifiers::NONE;
-    let mut rest = name;
-    for (prefix, modifier) in
-        [("Ctrl+", KeyModifiers::CONTROL), ("Alt+", KeyModifiers::ALT), ("Shift+", KeyModifiers::SHIFT)]
-    {
-        if let Some(tail) = rest.strip_prefix(prefix) {
-            modifiers |= modifier;
-            rest = tail;
-        }
-    }
-    let code = match rest {
-        "Enter" => KeyCode::Enter,
-        "Esc" => KeyCode::Esc,
-        "Tab" => KeyCode::Tab,
-        "Up" => KeyCode::Up,
-        "Down" => KeyCode::Down,
-        "Left" => KeyCode::Left,
-        "Right" => KeyCode::Right,
-        "Home" => KeyCode::Home,
-        "End" => KeyCode::End,
-        "PgUp" => KeyCode::PageUp,
-        "PgDn" => KeyCode::PageDown,
-        "Backspace" => KeyCode::Backspace,
-        "Delete" => KeyCode::Delete,
-        "Space" => KeyCode::Char(' '),
-        _ if rest.starts_with('F') && rest.len() > 1 => KeyCode::F(rest[1..].parse().unwrap()),
-        _ if modifiers.is_empty() => KeyCode::Char(rest.chars().next().unwrap()),
-        _ => KeyCode::Char(rest.chars().next().unwrap().to_ascii_lowercase()),
-    };
+    let key = Chord::parse(name).unwrap().event();
     // In a script, Escape is told apart from what follows it.
-    let state = if code == KeyCode::Esc {
+    let state = if key.code == KeyCode::Esc {
         crossterm::event::KeyEventState::KEYPAD
     } else {
         crossterm::event::KeyEventState::NONE
     };
-    KeyEvent { state, ..KeyEvent::new(code, modifiers) }
+    KeyEvent { state, ..key }
 }

@@ -100,6 +100,11 @@ impl Chord {
         }
     }
 
+    /// What a terminal's event is when it is pressed.
+    pub fn event(self) -> KeyEvent {
+        KeyEvent::new(self.code, self.modifiers)
+    }
+
     /// Whether it is a character that a person types.
     pub fn is_typed(self) -> bool {
         matches!(self.code, KeyCode::Char(_)) && self.modifiers.is_empty()

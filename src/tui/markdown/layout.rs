@@ -98,6 +98,13 @@ struct Lead {
     used: bool,
 }
 
+impl Lead {
+    /// How wide it is.
+    fn cells(&self) -> usize {
+        usize::from(self.rest.cell_width())
+    }
+}
+
 /// Code under way.
 enum Begun {
     /// With its language.
@@ -380,17 +387,20 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// The cells that are left beside signs and indents. These get half of the width at most.
+    /// Signs and indents, as many as half of the width has room for.
+    fn fitting_leads(&self) -> impl Iterator<Item = &Lead> {
+        let mut left = self.width / 2;
+        self.leads.iter().take_while(move |lead| {
+            let rest = left.checked_sub(lead.cells());
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        })
+    }
+
+    /// The cells that are left beside them.
     fn room(&self) -> usize {
-        let mut left = self.width;
-        for lead in &self.leads {
-            let cells = usize::from(lead.rest.cell_width());
-            if left < self.width.div_ceil(2) + cells {
-                break;
-            }
-            left -= cells;
-        }
-        left.max(1)
+        let cells: usize = self.fitting_leads().map(Lead::cells).sum();
+        (self.width - cells).max(1)
     }
 
     fn push_row(&mut self, runs: &Runs, part: std::ops::Range<usize>, join: Join) {
@@ -417,13 +427,7 @@ impl<'a> Flow<'a> {
     /// What stands before a row.
     fn lead(&self, text: impl Fn(&Lead) -> &str) -> Runs {
         let mut runs = Runs::default();
-        let mut left = self.width;
-        for lead in &self.leads {
-            let cells = usize::from(lead.rest.cell_width());
-            if left < self.width.div_ceil(2) + cells {
-                break;
-            }
-            left -= cells;
+        for lead in self.fitting_leads() {
             runs.push(text(lead), lead.tone, 0);
         }
         runs
