@@ -1,6 +1,8 @@
 //! Settings that stand for options: a file and the environment in, defaults of the command line out. What is said on the
 //! command line wins over `WAYINFER_*` variables, those win over the file, and the file over what is built in.
 
+mod wishes;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -13,13 +15,13 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Parser};
 use serde_json::json;
 use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
 
+use self::wishes::wishes;
 use super::look::{LOOK, LookArgs};
 use super::options::{Common, SamplingArgs};
 use super::output::{self, usage};
 use crate::disk::{self, PartFile};
-use crate::tui::{Keys, Wish, theme};
+use crate::tui::{Keys, Wish, nearest, theme};
 
 /// Names the file, in the place of the usual one.
 const FILE_VARIABLE: &str = "WAYINFER_CONFIG";
@@ -27,8 +29,6 @@ const PREFIX: &str = "WAYINFER_";
 /// The table of keys, which no option stands for.
 const KEYS_TABLE: &str = "keys";
 const MAX_FILE: u64 = 1 << 20;
-/// A name is close to another that so many letters put in, left out, changed or swapped turn it into.
-const CLOSE: usize = 3;
 
 /// A key of the file. It is its option's name with `_` for `-`, and its variable is `WAYINFER_` and the key in capitals.
 struct Key {
@@ -251,42 +251,6 @@ pub(super) fn themes_folder() -> Option<PathBuf> {
     Some(disk::folder_of(&file().ok()?).join("themes"))
 }
 
-/// What the table of keys wants, with the place of each as its line; errors with their place in the text.
-fn wishes(text: &str) -> Result<Vec<Wish>, (usize, String)> {
-    let whole = DeTable::parse(text).map_err(|e| (e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
-    let Some((name, table)) = whole.get_ref().iter().find(|(name, _)| name.get_ref() == KEYS_TABLE) else {
-        return Ok(Vec::new());
-    };
-    let Some(table) = table.get_ref().as_table() else {
-        let example = format!("`{KEYS_TABLE}` is a table: {KEYS_TABLE}.stop = \"Ctrl+X\"");
-        return Err((name.span().start, example));
-    };
-    let mut wishes = Vec::new();
-    let mut wish = |context: Option<&str>, name: &Spanned<DeString<'_>>, value: &DeValue<'_>| {
-        let at = name.span().start;
-        let keys: Option<Vec<String>> = match value {
-            DeValue::String(key) => Some(vec![key.to_string()]),
-            DeValue::Array(list) => list.iter().map(|key| key.get_ref().as_str().map(str::to_owned)).collect(),
-            _ => None,
-        };
-        let what =
-            || format!("key `{KEYS_TABLE}.{}`: expected a key like \"Ctrl+X\", a list of keys, or []", name.get_ref());
-        let keys = keys.ok_or_else(|| (at, what()))?;
-        wishes.push(Wish { context: context.map(str::to_owned), action: name.get_ref().to_string(), keys, line: at });
-        Ok(())
-    };
-    // What holds everywhere comes before what holds in one place.
-    for (name, value) in table.iter().filter(|(_, value)| !value.get_ref().is_table()) {
-        wish(None, name, value.get_ref())?;
-    }
-    for (context, actions) in table {
-        for (name, value) in actions.get_ref().as_table().into_iter().flat_map(DeTable::iter) {
-            wish(Some(context.get_ref()), name, value.get_ref())?;
-        }
-    }
-    Ok(wishes)
-}
-
 /// What somebody may have meant by `name`.
 fn instead_of(name: &str) -> String {
     match closest(name) {
@@ -296,9 +260,7 @@ fn instead_of(name: &str) -> String {
 }
 
 fn closest(name: &str) -> Option<&'static str> {
-    let distance = |key: &Key| strsim::damerau_levenshtein(&name.to_ascii_lowercase(), key.name);
-    let nearest = KEYS.iter().min_by_key(|key| distance(key))?;
-    (distance(nearest) <= CLOSE.min(nearest.name.len() / 2)).then_some(nearest.name)
+    nearest(name, KEYS.iter().map(|key| key.name))
 }
 
 fn variable_of(key: &str) -> String {

@@ -1,6 +1,8 @@
 //! The slash commands: one table says what each is called, what it takes and what it does. The text being typed in,
 //! commands and completions out.
 
+use super::nearest::nearest;
+
 /// What a command does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Deed {
@@ -183,9 +185,7 @@ pub fn synopsis(command: &SlashCommand) -> String {
 
 /// The command whose name is nearest to `name`, if one is near.
 pub fn closest(name: &str) -> Option<&'static str> {
-    let distance = |command: &SlashCommand| strsim::damerau_levenshtein(name, command.name);
-    let nearest = COMMANDS.iter().min_by_key(|command| distance(command))?;
-    (distance(nearest) <= 2).then_some(nearest.name)
+    nearest(name, COMMANDS.iter().map(|command| command.name))
 }
 
 #[cfg(test)]

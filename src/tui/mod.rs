@@ -11,7 +11,8 @@
 //! - `panel`, `picture`, `export`: what the person made of the panel; it as a file.
 //! - `player`, `replay`: a recorded trace through the same panel, without an engine.
 //! - `markdown`: replies as rows of toned text. `clipboard`: what is copied, by way of the terminal.
-//! - `appearance`, `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured and made safe.
+//! - `appearance`, `keys`, `theme`, `units`, `wrap`, `sanitize`: what each key does, how things look, how text is measured
+//!   and made safe. `nearest`: what a name was meant to be.
 
 mod app;
 mod appearance;
@@ -26,6 +27,7 @@ mod gauges;
 mod grid;
 pub mod keys;
 mod markdown;
+mod nearest;
 mod outlook;
 mod output;
 mod panel;
@@ -58,6 +60,7 @@ use crate::worker::WorkerHandle;
 
 pub use self::appearance::{Appearance, Motion};
 pub use self::keys::{Keys, KeysError, Wish};
+pub use self::nearest::nearest;
 pub use self::output::Synchronized;
 pub use self::player::Player;
 pub use self::replay::{ReplayScreen, run as run_replay};

@@ -4,11 +4,10 @@ use std::fmt::Write;
 
 use crossterm::event::KeyEvent;
 
+use crate::tui::nearest::nearest;
+
 use super::chord::Chord;
 use super::{Action, BINDINGS, Binding, Context, InputState, When};
-
-/// A name is close to another that so many letters put in, left out, changed or swapped turn it into.
-const CLOSE: usize = 3;
 
 /// What a person wants of an action: other keys, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,7 +222,7 @@ fn covers(early: When, late: When) -> bool {
 }
 
 fn takes_text(context: Context) -> bool {
-    matches!(context, Context::Chat | Context::Sessions | Context::Search)
+    matches!(context, Context::Chat | Context::Sessions | Context::Search | Context::Find)
 }
 
 /// Where the action of a wish is bound, within the context that it names.
@@ -267,9 +266,7 @@ fn names_of(name: impl Fn(&Binding) -> String) -> Vec<String> {
 
 /// What somebody may have meant by `wrong`.
 fn instead_of(wrong: &str, names: &[String]) -> String {
-    let wanted = wrong.to_ascii_lowercase().replace('_', "-");
-    let distance = |name: &&String| strsim::damerau_levenshtein(&wanted, name);
-    match names.iter().min_by_key(distance).filter(|name| distance(name) <= CLOSE.min(name.len() / 2)) {
+    match nearest(wrong, names.iter().map(String::as_str)) {
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!("there are {}; `wayinfer config --keys` lists them", names.join(", ")),
     }

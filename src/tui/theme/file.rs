@@ -9,6 +9,8 @@ use std::{fs, io};
 use ratatui::style::Modifier;
 use toml::Spanned;
 
+use crate::tui::nearest::nearest;
+
 use super::color::{Ink, OWN};
 use super::heat::STEPS;
 use super::palette::{Ground, Look, Palette, ROLES};
@@ -17,8 +19,6 @@ use super::palette::{Ground, Look, Palette, ROLES};
 const MAX_BYTES: u64 = 64 << 10;
 /// More files than this are not listed.
 const MAX_LISTED: usize = 200;
-/// A name is close to another that so many letters put in, left out, changed or swapped turn it into.
-const CLOSE: usize = 3;
 const MANNERS: [(&str, Modifier); 5] = [
     ("bold", Modifier::BOLD),
     ("dim", Modifier::DIM),
@@ -193,13 +193,10 @@ fn color(word: &str) -> Result<Ink, String> {
 
 /// What somebody may have meant by `key`.
 fn instead_of(key: &str) -> String {
-    let wanted = key.to_ascii_lowercase().replace('-', "_");
     let all = || ROLES.iter().map(|role| role.name).chain(OTHERS);
-    let nearest = all().min_by_key(|name| strsim::damerau_levenshtein(&wanted, name)).unwrap_or_default();
-    if strsim::damerau_levenshtein(&wanted, nearest) <= CLOSE.min(nearest.len() / 2) {
-        format!("did you mean `{nearest}`?")
-    } else {
-        format!("there are {}", all().collect::<Vec<_>>().join(", "))
+    match nearest(key, all()) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("there are {}", all().collect::<Vec<_>>().join(", ")),
     }
 }
 
