@@ -72,7 +72,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let mut options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
     if options.context.is_none() {
-        options.context = Some(args.depth + args.prompt.max(args.generate).max(1));
+        options.context = Some(args.depth + args.prompt.max(args.generate).max(WARM_PROMPT));
     }
     let began = Instant::now();
     let compute = options.compute()?;
@@ -87,7 +87,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     session::read_in(&file, &model, &watch.telemetry, &watch.cancel);
 
     if !args.no_warmup {
-        warm_up(&mut session, &mut ids, args, control)?;
+        warm_up(&mut session, &mut ids, args, model.experts().is_whole(), control)?;
     }
     let mut progress = Progress::new("repetition");
     let (mut prompt, mut generate) = (Vec::new(), Vec::new());
@@ -155,10 +155,15 @@ impl Ids {
     }
 }
 
+/// Tokens that meet about all experts, of which llama-bench's warm-up meets all.
+const WARM_PROMPT: usize = 64;
+
+/// `whole`: every expert fits, so that one that was met stays.
 fn warm_up(
     session: &mut Session<'_>,
     ids: &mut Ids,
     args: &BenchArgs,
+    whole: bool,
     control: Control<'_>,
 ) -> Result<(), SessionError> {
     if args.prompt > 0 {
@@ -166,6 +171,9 @@ fn warm_up(
         session.clear();
     }
     if args.generate > 0 {
+        if args.prompt == 0 && whole {
+            prompt_speed(session, ids, WARM_PROMPT, control)?;
+        }
         deepen(session, ids, args.depth, control)?;
         generate_speed(session, ids, 1, control)?;
     }

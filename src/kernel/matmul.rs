@@ -47,6 +47,12 @@ impl<'a> Matrix<'a> {
         &self.bytes[i * self.row_bytes..][..self.row_bytes]
     }
 
+    /// Some rows, as far as there are so many.
+    pub(super) fn row_range(&self, rows: Range<usize>) -> &'a [u8] {
+        let at = |row: usize| row.min(self.n_rows) * self.row_bytes;
+        &self.bytes[at(rows.start)..at(rows.end)]
+    }
+
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }

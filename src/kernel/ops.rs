@@ -63,6 +63,37 @@ per_isa! {
     add(x: &mut [f32], y: &[f32])
 }
 
+per_isa! {
+    /// Rotates pairs of neighbours, `x = (x · cos - y · sin, y · cos + x · sin)`. `angles`: `(cos, sin)` of each pair.
+    rotate_neighbours(x: &mut [f32], angles: &[f32])
+}
+per_isa! {
+    /// As [`Kernels::rotate_neighbours`], with the first half of the pairs' elements before the second.
+    rotate_halves(x: &mut [f32], angles: &[f32])
+}
+
+#[inline(always)]
+fn rotated([x, y]: [f32; 2], [cos, sin]: [f32; 2]) -> [f32; 2] {
+    [x.mul_add(cos, -(y * sin)), x.mul_add(sin, y * cos)]
+}
+
+#[inline(always)]
+fn rotate_neighbours(x: &mut [f32], angles: &[f32]) {
+    assert_eq!(x.len(), angles.len(), "an angle for each pair");
+    for (pair, &angle) in x.as_chunks_mut::<2>().0.iter_mut().zip(angles.as_chunks::<2>().0) {
+        *pair = rotated(*pair, angle);
+    }
+}
+
+#[inline(always)]
+fn rotate_halves(x: &mut [f32], angles: &[f32]) {
+    assert_eq!(x.len(), angles.len(), "an angle for each pair");
+    let (first, second) = x.split_at_mut(angles.len() / 2);
+    for ((x, y), &angle) in first.iter_mut().zip(second).zip(angles.as_chunks::<2>().0) {
+        [*x, *y] = rotated([*x, *y], angle);
+    }
+}
+
 #[inline(always)]
 fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len(), "norm of {} by {}", x.len(), weight.len());
@@ -196,7 +227,11 @@ mod tests {
                 k.swiglu(&mut gate, &w);
                 k.softmax(&mut softmax);
                 k.add(&mut sum, &w);
-                [out, gate, softmax, sum].concat()
+                let pairs = n / 2 * 2;
+                let (mut neighbours, mut halves) = (x.clone(), x.clone());
+                k.rotate_neighbours(&mut neighbours[..pairs], &w[..pairs]);
+                k.rotate_halves(&mut halves[..pairs], &w[..pairs]);
+                [out, gate, softmax, sum, neighbours, halves].concat()
             };
             let judge = run(Kernels::new(Isa::Scalar).unwrap());
             for kernels in all() {

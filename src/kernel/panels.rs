@@ -5,6 +5,7 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix")]
 
 use std::arch::x86_64::*;
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -57,7 +58,7 @@ impl<'a, B: Block> Blocks<'a, B> {
 }
 
 /// Sixteen floats, a row of weights each.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 #[repr(C, align(64))]
 pub(super) struct Lanes(pub(super) [f32; ROWS]);
 
@@ -84,29 +85,87 @@ pub(super) struct Pass {
     pub(super) first_tile: usize,
     /// Tiles of activations.
     pub(super) n_tiles: usize,
+    ahead: Ahead,
+}
+
+/// The rows of weights that come after those of a pass, as the file has them. A pass takes its own rows a few bytes of each at
+/// a time, in which no prefetcher of a CPU sees order; so it asks for the next ones meanwhile, from end to end.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    next: *const u8,
+    lines: usize,
+    /// Cache lines that are asked for at a time.
+    at_once: usize,
+}
+
+impl Ahead {
+    fn new(bytes: &[u8], at_once: usize) -> Ahead {
+        Ahead { next: bytes.as_ptr(), lines: bytes.len().div_ceil(LINE_BYTES), at_once }
+    }
+
+    /// Asks for some lines more.
+    #[inline(always)]
+    fn ask(&mut self) {
+        let n = self.at_once.min(self.lines);
+        for line in 0..n {
+            // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.wrapping_add(line * LINE_BYTES).cast()) }
+        }
+        self.next = self.next.wrapping_add(n * LINE_BYTES);
+        self.lines -= n;
+    }
+}
+
+const LINE_BYTES: usize = 64;
+
+thread_local! {
+    /// Where the last pass of this thread has stopped asking.
+    static ASKED_TO: Cell<*const u8> = const { Cell::new(std::ptr::null()) };
 }
 
 impl Pass {
     /// Cuts the rows `range` of weights into passes, and writes the sums that `compute` has added to zeros:
-    /// `[n_groups, n_tiles]`.
+    /// `[n_groups, n_tiles]`. It calls [`Pass::step`] for each of the `n_steps` parts of a row in each group.
     pub(super) fn for_each(
         operands: &Operands<'_>,
         range: Range<usize>,
+        n_steps: usize,
         sums: &mut Vec<Out>,
-        mut compute: impl FnMut(Pass, &mut [Out]),
+        mut compute: impl FnMut(&mut Pass, &mut [Out]),
     ) {
         let all_tiles = operands.n_rows.div_ceil(TILE_ROWS);
+        let weights = &operands.weights;
         for first_row in range.clone().step_by(GROUPS * PANELS * ROWS) {
             let n_groups = (range.end - first_row).div_ceil(PANELS * ROWS).min(GROUPS);
+            let rows = first_row..(first_row + n_groups * PANELS * ROWS).min(range.end);
+            // A thread mostly goes on where its range ends.
+            let next = weights.row_range(rows.end..rows.end + rows.len());
+            let rows = weights.row_range(rows);
+            if ASKED_TO.get() != rows.as_ptr() {
+                Ahead::new(rows, usize::MAX).ask();
+            }
+            ASKED_TO.set(next.as_ptr());
             for first_tile in (0..all_tiles).step_by(MOST_TILES) {
                 let n_tiles = MOST_TILES.min(all_tiles - first_tile);
-                let pass = Pass { first_row, n_groups, first_tile, n_tiles };
-                sums.clear();
-                sums.resize(n_groups * n_tiles, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
-                compute(pass, sums);
+                let lines = if first_tile == 0 { next } else { &[] };
+                let ahead = Ahead::new(lines, (lines.len() / LINE_BYTES).div_ceil(n_groups * n_steps));
+                let mut pass = Pass { first_row, n_groups, first_tile, n_tiles, ahead };
+                let n_sums = n_groups * n_tiles;
+                if sums.len() < n_sums {
+                    sums.resize(n_sums, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
+                }
+                let sums = &mut sums[..n_sums];
+                sums.zero();
+                compute(&mut pass, sums);
                 pass.write(operands, sums);
             }
         }
+    }
+
+    /// A pair of panels is about to be decoded.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        self.ahead.ask();
     }
 
     /// Where a panel's rows begin.

@@ -358,7 +358,7 @@ impl Model<'_> {
                     if let Some(norm) = norm {
                         compute.kernels.rms_norm_in_place(head, norm, h.norm_eps);
                     }
-                    self.rope.rotate(head, &angles[t * n_angles..][..n_angles]);
+                    self.rope.rotate(&compute.kernels, head, &angles[t * n_angles..][..n_angles]);
                 }
             });
         };

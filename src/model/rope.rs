@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al. 2021), with linear and YaRN scaling and per-frequency factors (Llama 3.1).
 
 use super::hyperparameters::{Hyperparameters, RopeLayout, RopeScaling};
+use crate::kernel::Kernels;
 
 /// The frequencies of a model, worked out once. Angles are computed in f32 and in ggml's order: their rounding decides
 /// the last bit of every key.
@@ -96,12 +97,11 @@ impl Rope {
     }
 
     /// Rotates one head in place by the angles of its position.
-    pub fn rotate(&self, head: &mut [f32], angles: &[f32]) {
-        for (i, angle) in angles.chunks_exact(2).enumerate() {
-            let (a, b) = self.pair(i);
-            let (x, y) = (head[a], head[b]);
-            head[a] = x.mul_add(angle[0], -(y * angle[1]));
-            head[b] = x.mul_add(angle[1], y * angle[0]);
+    pub fn rotate(&self, kernels: &Kernels, head: &mut [f32], angles: &[f32]) {
+        let pairs = &mut head[..self.n_angles()];
+        match self.layout {
+            RopeLayout::Interleaved => kernels.rotate_neighbours(pairs, angles),
+            RopeLayout::Halves => kernels.rotate_halves(pairs, angles),
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
         let mut angles = vec![0.0; rope.n_angles()];
         rope.angles(position, &mut angles);
         let mut head: Vec<f32> = (1..=8).map(|x| x as f32).collect();
-        rope.rotate(&mut head, &angles);
+        rope.rotate(&Kernels::detect(), &mut head, &angles);
         head
     }
 

@@ -1,5 +1,5 @@
 //! Operations a second of each matrix product on one core, beside the peak in the same run, that of the matrix unit or
-//! of AVX2's products of bytes: `cargo bench --bench products -- [FORMAT] [ISA]`. A line is a format and an instruction set, a
+//! of the products of bytes that the set has: `cargo bench --bench products -- [FORMAT] [ISA]`. A line is a format and an instruction set, a
 //! column a number of rows of activations; the figure is the share of the peak, in percent. Each is the best of many short
 //! runs, so that neighbours on the machine hardly count.
 #![allow(unsafe_code, reason = "the peak is measured with the unit's own instructions")]
@@ -27,13 +27,22 @@ fn main() {
         of_kind(is_isa).count() == 0 || of_kind(is_isa).any(|f| f.eq_ignore_ascii_case(name))
     };
     let pool = Pool::new(Some(1)).expect("one thread");
-    let (unit, avx2) = (peak_of_unit(), peak_of_avx2());
-    println!("peak {:.3} TOPS on the matrix unit, {:.3} on AVX2", unit / 1e12, avx2 / 1e12);
+    let (unit, avx512, avx2) = (peak_of_unit(), peak_of_avx512(), peak_of_avx2());
+    println!(
+        "peak {:.3} TOPS on the matrix unit, {:.3} on AVX-512, {:.3} on AVX2",
+        unit / 1e12,
+        avx512 / 1e12,
+        avx2 / 1e12
+    );
     println!("{:<16}{}", "percent", ROWS.map(|n| format!("{n:>7}")).concat());
     for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_computable() && wanted(ty.name())) {
         for kernels in [Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter_map(Kernels::new) {
             if wanted(kernels.isa().name()) {
-                let peak = if kernels.isa() == Isa::Avx2 { avx2 } else { unit };
+                let peak = match kernels.isa() {
+                    Isa::Avx2 => avx2,
+                    Isa::Avx512 => avx512,
+                    _ => unit,
+                };
                 let shares = ROWS.map(|n| format!("{:>7.2}", speed(ty, &kernels, &pool, n) / peak * 100.0));
                 println!("{:<16}{}", format!("{} {}", ty.name().to_lowercase(), kernels.isa()), shares.concat());
             }
@@ -92,6 +101,42 @@ fn peak_of_avx2() -> f64 {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn peak_of_avx2() -> f64 {
+    f64::NAN
+}
+
+/// Operations a second of products of bytes, summed in fours to 32 bits, on registers of AVX-512; `NaN` where there are none.
+#[cfg(target_arch = "x86_64")]
+fn peak_of_avx512() -> f64 {
+    use std::arch::asm;
+
+    const PRODUCTS: usize = 80_000;
+
+    // Holding the kernels is the proof that AVX-512 is there, with VNNI.
+    if Kernels::new(Isa::Avx512).is_none() {
+        return f64::NAN;
+    }
+    let seconds = best(|| {
+        for _ in 0..PRODUCTS / 16 {
+            // SAFETY: AVX-512 is there; the registers are named.
+            unsafe {
+                asm!("vpdpbusd zmm0, zmm16, zmm17", "vpdpbusd zmm1, zmm16, zmm17", "vpdpbusd zmm2, zmm16, zmm17",
+                     "vpdpbusd zmm3, zmm16, zmm17", "vpdpbusd zmm4, zmm16, zmm17", "vpdpbusd zmm5, zmm16, zmm17",
+                     "vpdpbusd zmm6, zmm16, zmm17", "vpdpbusd zmm7, zmm16, zmm17", "vpdpbusd zmm8, zmm16, zmm17",
+                     "vpdpbusd zmm9, zmm16, zmm17", "vpdpbusd zmm10, zmm16, zmm17", "vpdpbusd zmm11, zmm16, zmm17",
+                     "vpdpbusd zmm12, zmm16, zmm17", "vpdpbusd zmm13, zmm16, zmm17", "vpdpbusd zmm14, zmm16, zmm17",
+                     "vpdpbusd zmm15, zmm16, zmm17",
+                     out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
+                     out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
+                     out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
+                     out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _);
+            }
+        }
+    });
+    2.0 * (64 * PRODUCTS) as f64 / seconds
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn peak_of_avx512() -> f64 {
     f64::NAN
 }
 

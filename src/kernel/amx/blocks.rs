@@ -86,12 +86,13 @@ fn product<B: Block, const MINS: bool>(
         let Scratch { codes, scales, sums, out } = &mut **scratch;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<32>() };
-        Pass::for_each(operands, range, out, |pass, out| {
+        Pass::for_each(operands, range, n_blocks.div_ceil(CHUNK), out, |pass, out| {
             let mut last: Option<Step> = None;
             let mut set = 0;
             for first_block in (0..n_blocks).step_by(CHUNK) {
                 let chunk = CHUNK.min(n_blocks - first_block);
                 for group in 0..pass.n_groups {
+                    pass.step();
                     set = 1 - set;
                     decode_chunk(
                         rows,

@@ -96,9 +96,11 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<64>() };
         let mut pipeline: Pipeline<'_, SHIFT, MINS> = Pipeline { unit, codes, tiles, sums, last: None };
-        Pass::for_each(operands, range, out, |pass, out| {
+        Pass::for_each(operands, range, n_blocks, out, |pass, out| {
             let mut set = 0;
-            for (b, group) in (0..n_blocks).flat_map(|b| (0..pass.n_groups).map(move |group| (b, group))) {
+            let n_groups = pass.n_groups;
+            for (b, group) in (0..n_blocks).flat_map(|b| (0..n_groups).map(move |group| (b, group))) {
+                pass.step();
                 set = 1 - set;
                 for panel in 0..PANELS {
                     with_panel(rows, n_blocks, pass.row(group, panel), b, |blocks| {

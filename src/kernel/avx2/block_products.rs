@@ -160,12 +160,16 @@ fn product<D: Decode, M: Multiply>(operands: &Operands<'_>, range: Range<usize>)
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panels, out } = &mut **scratch;
-        Pass::for_each(operands, range, out, |pass, out| {
+        Pass::for_each(operands, range, n_blocks.div_ceil(CHUNK), out, |pass, out| {
             let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
             for first_block in (0..n_blocks).step_by(CHUNK) {
                 let panels = &mut panels[..CHUNK.min(n_blocks - first_block)];
                 let tiles = &tiles[first_block * n_tiles + pass.first_tile..];
-                for (group, p) in (0..pass.n_groups).flat_map(|group| (0..PANELS).map(move |p| (group, p))) {
+                let n_groups = pass.n_groups;
+                for (group, p) in (0..n_groups).flat_map(|group| (0..PANELS).map(move |p| (group, p))) {
+                    if p == 0 {
+                        pass.step();
+                    }
                     let first_row = pass.row(group, p);
                     if first_row < weights.n_rows() {
                         for (i, panel) in panels.iter_mut().enumerate() {

@@ -147,22 +147,35 @@ fn to_q8_k(x: &[f32], out: &mut [u8]) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantize_256(x: &[f32; 256], out: &mut BlockQ8K) {
+    // Loops, since the closures of iterators and arrays are not always compiled for the features of their surroundings.
     let (chunks, _) = x.as_chunks::<8>();
-    let amax = max_magnitude::<32>(&std::array::from_fn(|i| load_f32x8(&chunks[i])));
-    let largest = _mm256_set1_ps(amax);
-    let first_largest = |chunk: &[f32; 8]| {
-        let equal = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(magnitude(load_f32x8(chunk)), largest));
-        chunk.get(equal.trailing_zeros() as usize).copied()
-    };
-    let (d, inverse) = scale_of_256(chunks.iter().find_map(first_largest).unwrap_or(amax));
-    *out = BlockQ8K::new_zeroed();
+    let mut values = [_mm256_setzero_ps(); 32];
+    for i in 0..32 {
+        values[i] = load_f32x8(&chunks[i]);
+    }
+    let amax = max_magnitude(&values);
+    let mut largest = amax;
+    for (chunk, &v) in chunks.iter().zip(&values) {
+        let equal = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(magnitude(v), _mm256_set1_ps(amax)));
+        if let Some(&value) = chunk.get(equal.trailing_zeros() as usize) {
+            largest = value;
+            break;
+        }
+    }
+    let (d, inverse) = scale_of_256(largest);
     out.d.set(d);
-    let Some(inverse) = inverse else { return };
+    let Some(inverse) = inverse else {
+        out.qs = [0; 256];
+        out.bsums.zero();
+        return;
+    };
     let inverse = _mm256_set1_ps(inverse);
     let (qs, _) = out.qs.as_mut_bytes().as_chunks_mut::<32>();
     for (i, qs) in qs.iter_mut().enumerate() {
-        let q: [__m256i; 4] =
-            std::array::from_fn(|j| _mm256_cvtps_epi32(_mm256_mul_ps(load_f32x8(&chunks[4 * i + j]), inverse)));
+        let mut q = [_mm256_setzero_si256(); 4];
+        for j in 0..4 {
+            q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(values[4 * i + j], inverse));
+        }
         store_256(qs, bytes(q));
         out.bsums[2 * i].set(sum_i32x8(_mm256_add_epi32(q[0], q[1])) as i16);
         out.bsums[2 * i + 1].set(sum_i32x8(_mm256_add_epi32(q[2], q[3])) as i16);

@@ -139,11 +139,15 @@ fn product<B: Block, M: Multiply>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panel, out } = &mut **scratch;
-        Pass::for_each(operands, range, out, |pass, out| {
+        Pass::for_each(operands, range, n_blocks, out, |pass, out| {
             let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
             for b in 0..n_blocks {
                 let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
-                for (group, p) in (0..pass.n_groups).flat_map(|group| (0..PANELS).map(move |p| (group, p))) {
+                let n_groups = pass.n_groups;
+                for (group, p) in (0..n_groups).flat_map(|group| (0..PANELS).map(move |p| (group, p))) {
+                    if p == 0 {
+                        pass.step();
+                    }
                     let first_row = pass.row(group, p);
                     if first_row < weights.n_rows() {
                         with_panel(rows, n_blocks, first_row, b, |blocks| {

@@ -40,6 +40,9 @@ pub(super) fn table() -> Table {
     dots[GgmlType::Q6_K as usize] = proven!(super_blocks::dot_q6_k);
     dots[GgmlType::IQ4_XS as usize] = proven!(super_blocks::dot_iq4_xs);
     let mut dot4s = [None; GgmlType::ALL.len()];
+    dot4s[GgmlType::F32 as usize] = proven4!(floats::dot4_f32);
+    dot4s[GgmlType::F16 as usize] = proven4!(floats::dot4_f16);
+    dot4s[GgmlType::BF16 as usize] = proven4!(floats::dot4_bf16);
     dot4s[GgmlType::Q4_0 as usize] = proven4!(blocks::dot4_q4_0);
     dot4s[GgmlType::Q4_1 as usize] = proven4!(blocks::dot4_q4_1);
     dot4s[GgmlType::Q5_0 as usize] = proven4!(blocks::dot4_q5_0);

@@ -125,19 +125,33 @@ fn to_q8_k(x: &[f32], out: &mut [u8]) {
 #[inline]
 #[target_feature(enable = "avx512bw")]
 fn quantize_256(x: &[f32; 256], out: &mut BlockQ8K) {
+    // Loops, since the closures of iterators and arrays are not always compiled for the features of their surroundings.
     let (chunks, _) = x.as_chunks::<16>();
-    let x: [__m512; 16] = std::array::from_fn(|i| load_f32x16(&chunks[i]));
+    let mut x = [_mm512_setzero_ps(); 16];
+    for i in 0..16 {
+        x[i] = load_f32x16(&chunks[i]);
+    }
     let amax = max_magnitude(&x);
-    let is_largest = |v: __m512| _mm512_cmpeq_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(amax)).trailing_zeros() as usize;
-    let first = (0..16).map(|i| (i, is_largest(x[i]))).find(|&(_, lane)| lane < 16);
-    let (d, inverse) = scale_of_256(first.map_or(amax, |(i, lane)| chunks[i][lane]));
-    *out = BlockQ8K::new_zeroed();
+    let mut largest = amax;
+    for i in 0..16 {
+        let lane = _mm512_cmpeq_ps_mask(_mm512_abs_ps(x[i]), _mm512_set1_ps(amax)).trailing_zeros() as usize;
+        if lane < 16 {
+            largest = chunks[i][lane];
+            break;
+        }
+    }
+    let (d, inverse) = scale_of_256(largest);
     out.d.set(d);
-    let Some(inverse) = inverse else { return };
-    let q = x.map(|v| _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(inverse))));
+    let Some(inverse) = inverse else {
+        out.qs = [0; 256];
+        out.bsums.zero();
+        return;
+    };
+    let inverse = _mm512_set1_ps(inverse);
     let (qs, _) = out.qs.as_mut_bytes().as_chunks_mut::<16>();
     for i in 0..16 {
-        store_128(&mut qs[i], _mm512_cvtsepi32_epi8(q[i]));
-        out.bsums[i].set(_mm512_reduce_add_epi32(q[i]) as i16);
+        let q = _mm512_cvtps_epi32(_mm512_mul_ps(x[i], inverse));
+        store_128(&mut qs[i], _mm512_cvtsepi32_epi8(q));
+        out.bsums[i].set(_mm512_reduce_add_epi32(q) as i16);
     }
 }

@@ -73,8 +73,10 @@ fn product<B: Block, const SUBS: usize, const MINS: usize>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panels, out } = &mut **scratch;
-        Pass::for_each(operands, range, out, |pass, out| {
-            for (b, group) in (0..n_blocks).flat_map(|b| (0..pass.n_groups).map(move |group| (b, group))) {
+        Pass::for_each(operands, range, n_blocks, out, |pass, out| {
+            let n_groups = pass.n_groups;
+            for (b, group) in (0..n_blocks).flat_map(|b| (0..n_groups).map(move |group| (b, group))) {
+                pass.step();
                 for (i, panel) in panels.iter_mut().enumerate() {
                     with_panel(rows, n_blocks, pass.row(group, i), b, |blocks| {
                         blocks.prefetch(1);
