@@ -1,7 +1,8 @@
 //! Attention of the heads of a batch over the cached positions: `softmax(scale · q·keysᵀ) · values`, with ggml's roundings:
 //! against a cache in f16 queries and softmax weights are rounded to f16, against a quantized one queries are rotated as
-//! the keys are and quantized to Q8_0. Products are summed in f32, in sixteen interleaved lanes on every instruction set, so that all of them give
-//! the same bits; neither do threads change one, nor how many tokens are computed at once.
+//! the keys are and quantized to Q8_0. Products are summed in f32, those of queries and keys in sixteen interleaved lanes
+//! and those of weights and values in four, on every instruction set, so that all of them give the same bits; neither do
+//! threads change one, nor how many tokens are computed at once.
 //!
 //! Queries that share a head of keys and values are computed together. Where there is too little for all threads to do
 //! side by side, as for one token with a long context, the positions are dealt out for the scores, and the lanes for the
@@ -29,7 +30,7 @@ use self::cache::{BLOCK, padded};
 use self::lanes::{Avx2, Avx512};
 use self::rotation::{rotate, rotate_back};
 use self::scores::{Onto, Queries, RowScores, ScoreJob, Span};
-use self::sums::{LANE_GROUP, RowWeights, SumJob};
+use self::sums::{POSITION_LANES, RowWeights, SumJob};
 use super::{Isa, Kernels};
 use crate::pool::Pool;
 use crate::quant::LANES;
@@ -99,7 +100,7 @@ struct Buffers {
     scores: Vec<RowScores>,
     /// `[rows]`, or that for each kv head: the largest scores, then the inverse sums of the exponentials.
     totals: Vec<f32>,
-    /// `[LANES][chunks of head_dim_v][rows][LANES]`, or that for each kv head
+    /// `[POSITION_LANES][chunks of head_dim_v][rows][LANES]`, or that for each kv head
     sums: Vec<f32>,
 }
 
@@ -407,7 +408,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
             }
             inverse_sums(all_scores, totals);
             let row_sums = n_rows * padded(self.shape.head_dim_v);
-            let all_sums = grown(&mut buffers.sums, LANES * row_sums, 0.0);
+            let all_sums = grown(&mut buffers.sums, POSITION_LANES * row_sums, 0.0);
             all_sums.fill(0.0);
             for (plane, scores) in planes.zip(all_scores.chunks_exact(n_rows)) {
                 self.sums(tile, plane, rows, scores, totals, all_sums);
@@ -448,10 +449,10 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
 
         let lane_sums = n_rows * padded(head_dim_v);
         let n_lanes = lanes_dealt_out(n_kv_heads, pool.n_threads());
-        let all_sums = grown(&mut buffers.sums, n_kv_heads * LANES * lane_sums, 0.0);
+        let all_sums = grown(&mut buffers.sums, n_kv_heads * POSITION_LANES * lane_sums, 0.0);
         let (all_scores, inverses) = (&*all_scores, &*totals);
         pool.for_chunks(all_sums, n_lanes * lane_sums, |i, out| {
-            let (kv_head, first_lane) = (i * n_lanes / LANES, i * n_lanes % LANES);
+            let (kv_head, first_lane) = (i * n_lanes / POSITION_LANES, i * n_lanes % POSITION_LANES);
             let scores = all_scores[kv_head * head_scores..][..head_scores].chunks_exact(n_rows);
             let inverses = &inverses[kv_head_totals(kv_head)];
             out.fill(0.0);
@@ -464,7 +465,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
         for (i, out) in out.chunks_exact_mut(head_dim_v).enumerate() {
             let (token, head) = (i / n_heads, i % n_heads);
             let (kv_head, row) = (head / self.group(), token * self.group() + head % self.group());
-            let sums = &all_sums[kv_head * LANES * lane_sums..][..LANES * lane_sums];
+            let sums = &all_sums[kv_head * POSITION_LANES * lane_sums..][..POSITION_LANES * lane_sums];
             folded(self.kernels.isa(), sums, n_rows, row, out);
         }
     }
@@ -490,5 +491,5 @@ fn inverse_sums(scores: &[RowScores], out: &mut [f32]) {
 fn lanes_dealt_out(n_kv_heads: usize, n_threads: usize) -> usize {
     let is_even = |n: usize| n.is_multiple_of(n_threads) || n >= 4 * n_threads;
     let parts = [1, 2].into_iter().find(|parts| is_even(n_kv_heads * parts));
-    parts.map_or(LANE_GROUP, |parts| LANES / parts)
+    parts.map_or(1, |parts| POSITION_LANES / parts)
 }

@@ -1,4 +1,4 @@
-//! Weighted sums of values: `lane[p % 16] += weight[p] · value[p]`, each lane in the order of the positions, so that the
+//! Weighted sums of values: `lane[p % 4] += weight[p] · value[p]`, each lane in the order of the positions, so that the
 //! result is the same however positions are cut into planes and lanes dealt out to threads. Loops here are plain ones:
 //! what goes through a closure of an iterator or an array is not compiled for the instruction set.
 
@@ -7,11 +7,15 @@ use super::lanes::{Lanes, SumLanes};
 use super::scores::{RowScores, Span};
 use crate::quant::{Half, LANES, blocks};
 
-/// Lanes whose sums are held in registers at once; work is dealt out in these.
-pub(super) const LANE_GROUP: usize = 4;
+/// Lanes over positions. More of them could be dealt out to more threads, but the sums of a prompt's tile would no longer be
+/// near the core.
+pub(super) const POSITION_LANES: usize = 4;
 
 /// Positions of a lane in a plane.
-const ROUNDS: usize = PLANE_POSITIONS / LANES;
+const ROUNDS: usize = PLANE_POSITIONS / POSITION_LANES;
+
+/// Rounds whose values are passed over a sixteen of elements at a time, so that they stay in the cache that is nearest.
+const ROUNDS_AT_ONCE: usize = 16;
 
 /// The softmax weights of one query over the positions of a plane.
 pub(super) type RowWeights = [f32; PLANE_POSITIONS];
@@ -27,7 +31,7 @@ pub(super) struct SumJob<'j> {
     pub plane: &'j [u8],
     /// What is read after this plane, to be asked for ahead.
     pub next: Option<&'j [u8]>,
-    /// The first of the lanes of `sums`, a multiple of [`LANE_GROUP`].
+    /// The first of the lanes of `sums`.
     pub first_lane: usize,
 }
 
@@ -85,22 +89,23 @@ impl<L: Lanes> Values<L> for Nibbles<'_> {
 /// Values of one lane over the positions, decoded.
 struct Decoded<'d> {
     /// `[chunks][rounds]`
-    floats: &'d [[[f32; LANES]; ROUNDS]],
+    floats: &'d [[[f32; LANES]; ROUNDS_AT_ONCE]],
 }
 
 impl<L: Lanes> Values<L> for Decoded<'_> {
     #[inline(always)]
     fn load(&self, position: usize, chunk: usize) -> L {
-        L::load(&self.floats[chunk][position / LANES])
+        L::load(&self.floats[chunk][position / POSITION_LANES % ROUNDS_AT_ONCE])
     }
 }
 
-/// Adds the values of the plane to `sums`: `[lanes from first_lane on][chunks][queries][LANES]`. `scratch` is of any length.
+/// Adds the values of the plane to `sums`: `[lanes from first_lane on][chunks][queries][LANES]`, one, two or all of them. `scratch`
+/// is of any length.
 #[inline(always)]
 pub(super) fn sums<L: Lanes>(job: &SumJob<'_>, scratch: &mut Vec<f32>, sums: &mut [f32]) {
     let n_chunks = padded(job.dim) / LANES;
     let n_blocks = job.dim / BLOCK;
-    let (n_scales, n_decoded) = (n_blocks * PLANE_POSITIONS, n_chunks * PLANE_POSITIONS);
+    let (n_scales, n_decoded) = (n_blocks * PLANE_POSITIONS, n_chunks * ROUNDS_AT_ONCE * LANES);
     let (scales, decoded) = super::grown(scratch, n_scales + n_decoded, 0.0).split_at_mut(n_scales);
     let (halves, codes) = match job.format {
         KvFormat::F16 => (&[][..], job.plane),
@@ -129,26 +134,30 @@ fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &V, decoded: &mut [
     let n_chunks = padded(job.dim) / LANES;
     // `[lanes][chunks][queries]`
     let sums = sums.as_chunks_mut::<LANES>().0;
-    let n_groups = sums.len() / (LANE_GROUP * n_rows * n_chunks);
-    // The rounds of sixteen positions that all queries see whole; the others' positions come one by one.
-    let first = job.spans.iter().map(|s| s.0).max().unwrap_or(0).div_ceil(LANES);
-    let end = job.spans.iter().map(|s| s.1).min().unwrap_or(0) / LANES;
+    let n_lanes = sums.len() / (n_rows * n_chunks);
+    // The rounds of positions that all queries see whole; the others' positions come one by one.
+    let first = job.spans.iter().map(|s| s.0).max().unwrap_or(0).div_ceil(POSITION_LANES);
+    let end = job.spans.iter().map(|s| s.1).min().unwrap_or(0) / POSITION_LANES;
     let rounds = (first, end.max(first));
-    for group in 0..n_groups {
-        let lane = job.first_lane + group * LANE_GROUP;
-        let sums = &mut sums[group * LANE_GROUP * n_rows * n_chunks..][..LANE_GROUP * n_rows * n_chunks];
+    let lane = job.first_lane;
+    one_by_one::<L>(job, values, lane, (0, rounds.0 * POSITION_LANES), sums);
+    for start in (rounds.0..rounds.1).step_by(ROUNDS_AT_ONCE) {
+        let rounds = (start, rounds.1.min(start + ROUNDS_AT_ONCE));
         let ask_ahead = |i: usize| {
             if let Some(next) = job.next {
-                let part = next.len() / (n_groups * LANE_GROUP * n_chunks);
-                super::prefetch(next, (group * LANE_GROUP * n_chunks + i) * part, part);
+                let part = next.len() / (ROUNDS / ROUNDS_AT_ONCE * POSITION_LANES * n_chunks);
+                super::prefetch(next, ((start / ROUNDS_AT_ONCE * POSITION_LANES + lane) * n_chunks + i) * part, part);
             }
         };
-        one_by_one::<L>(job, values, lane, (0, rounds.0 * LANES), sums);
         match L::SUM_LANES {
             SumLanes::Group => {
                 for chunk in 0..n_chunks {
-                    (LANE_GROUP * chunk..LANE_GROUP * (chunk + 1)).for_each(ask_ahead);
-                    all_rows::<L, LANE_GROUP>(job, values, rounds, (chunk, lane), sums);
+                    (n_lanes * chunk..n_lanes * (chunk + 1)).for_each(ask_ahead);
+                    match n_lanes {
+                        1 => all_rows::<L, 1>(job, values, rounds, (chunk, lane), sums),
+                        2 => all_rows::<L, 2>(job, values, rounds, (chunk, lane), sums),
+                        _ => all_rows::<L, POSITION_LANES>(job, values, rounds, (chunk, lane), sums),
+                    }
                 }
             }
             SumLanes::One => {
@@ -162,17 +171,17 @@ fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &V, decoded: &mut [
                 }
             }
         }
-        one_by_one::<L>(job, values, lane, (rounds.1 * LANES, PLANE_POSITIONS), sums);
     }
+    one_by_one::<L>(job, values, lane, (rounds.1 * POSITION_LANES, PLANE_POSITIONS), sums);
 }
 
 /// Decodes the values of one lane: `out`: `[chunks][rounds][LANES]`.
 #[inline(always)]
 fn decode<L: Lanes>(values: &impl Values<L>, rounds: (usize, usize), lane: usize, out: &mut [f32]) {
-    let chunks = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<ROUNDS>().0;
+    let chunks = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<ROUNDS_AT_ONCE>().0;
     for round in rounds.0..rounds.1 {
         for (chunk, out) in chunks.iter_mut().enumerate() {
-            values.load(round * LANES + lane, chunk).store(&mut out[round]);
+            values.load(round * POSITION_LANES + lane, chunk).store(&mut out[round % ROUNDS_AT_ONCE]);
         }
     }
 }
@@ -210,7 +219,7 @@ fn all_rows<L: Lanes, const N: usize>(
     }
 }
 
-/// Rounds of sixteen positions, of which `N` lanes take as many, for `G` queries that all see them.
+/// Rounds of a position for each lane, of which `N` lanes take theirs, for `G` queries that all see them.
 #[inline(always)]
 fn whole_rounds<L: Lanes, const G: usize, const N: usize>(
     job: &SumJob<'_>,
@@ -231,7 +240,7 @@ fn whole_rounds<L: Lanes, const G: usize, const N: usize>(
         }
     }
     for round in rounds.0..rounds.1 {
-        let first = round * LANES + at.lane;
+        let first = round * POSITION_LANES + at.lane;
         let mut some = [L::splat(0.0); N];
         for lane in 0..N {
             some[lane] = values.load(first + lane, at.chunk);
@@ -260,19 +269,18 @@ fn one_by_one<L: Lanes>(
     sums: &mut [[f32; LANES]],
 ) {
     let n_rows = job.weights.len();
-    let n_chunks = sums.len() / (LANE_GROUP * n_rows);
+    let n_chunks = padded(job.dim) / LANES;
     for (row, (weights, &span)) in job.weights.iter().zip(job.spans).enumerate() {
         let (from, to) = (span.0.max(cut.0), span.1.min(cut.1));
-        for lane in 0..LANE_GROUP {
-            let sums = &mut sums[lane * n_rows * n_chunks..][..n_rows * n_chunks];
+        for (lane, sums) in sums.chunks_exact_mut(n_rows * n_chunks).enumerate() {
             // The first position of the lane that is not before `from`.
-            let mut p = from + (first_lane + lane + LANES - from % LANES) % LANES;
+            let mut p = from + (first_lane + lane + POSITION_LANES - from % POSITION_LANES) % POSITION_LANES;
             while p < to {
                 for chunk in 0..n_chunks {
                     let sum = &mut sums[chunk * n_rows + row];
                     L::splat(weights[p]).mul_add(values.load(p, chunk), L::load(sum)).store(sum);
                 }
-                p += LANES;
+                p += POSITION_LANES;
             }
         }
     }
@@ -287,23 +295,18 @@ pub(super) fn weights<L: Lanes>(row: &RowScores, scale: f32, out: &mut RowWeight
     }
 }
 
-/// Folds the lanes of one query: `sums`: `[LANES][chunks][queries][LANES]`, `out`: `[dim]`.
+/// Folds the lanes of one query: `sums`: `[POSITION_LANES][chunks][queries][LANES]`, `out`: `[dim]`.
 #[inline(always)]
 pub(super) fn folded<L: Lanes>(sums: &[f32], n_rows: usize, row: usize, out: &mut [f32]) {
     let n_chunks = padded(out.len()) / LANES;
     let sums = sums.as_chunks::<LANES>().0;
     for (chunk, out) in out.chunks_mut(LANES).enumerate() {
-        let mut lanes = [L::splat(0.0); LANES];
-        for lane in 0..LANES {
+        let mut lanes = [L::splat(0.0); POSITION_LANES];
+        for lane in 0..POSITION_LANES {
             lanes[lane] = L::load(&sums[(lane * n_chunks + chunk) * n_rows + row]);
         }
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                lanes[i] = lanes[i].add(lanes[i + half]);
-            }
-        }
         let mut whole = [0.0; LANES];
-        lanes[0].store(&mut whole);
+        lanes[0].add(lanes[2]).add(lanes[1].add(lanes[3])).store(&mut whole);
         out.copy_from_slice(&whole[..out.len()]);
     }
 }
