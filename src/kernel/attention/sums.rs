@@ -2,8 +2,10 @@
 //! result is the same however positions are cut into planes and lanes dealt out to threads. Loops here are plain ones:
 //! what goes through a closure of an iterator or an array is not compiled for the instruction set.
 
+use std::ops::Range;
+
 use super::cache::{BLOCK, KvFormat, PLANE_POSITIONS, padded};
-use super::lanes::{Lanes, SumLanes};
+use super::lanes::Lanes;
 use super::scores::{RowScores, Span};
 use crate::quant::{Half, LANES, blocks};
 
@@ -134,7 +136,6 @@ fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &V, decoded: &mut [
     let n_chunks = padded(job.dim) / LANES;
     // `[lanes][chunks][queries]`
     let sums = sums.as_chunks_mut::<LANES>().0;
-    let n_lanes = sums.len() / (n_rows * n_chunks);
     // The rounds of positions that all queries see whole; the others' positions come one by one.
     let first = job.spans.iter().map(|s| s.0).max().unwrap_or(0).div_ceil(POSITION_LANES);
     let end = job.spans.iter().map(|s| s.1).min().unwrap_or(0) / POSITION_LANES;
@@ -149,26 +150,14 @@ fn sums_of<L: Lanes, V: Values<L>>(job: &SumJob<'_>, values: &V, decoded: &mut [
                 super::prefetch(next, ((start / ROUNDS_AT_ONCE * POSITION_LANES + lane) * n_chunks + i) * part, part);
             }
         };
-        match L::SUM_LANES {
-            SumLanes::Group => {
-                for chunk in 0..n_chunks {
-                    (n_lanes * chunk..n_lanes * (chunk + 1)).for_each(ask_ahead);
-                    match n_lanes {
-                        1 => all_rows::<L, 1>(job, values, rounds, (chunk, lane), sums),
-                        2 => all_rows::<L, 2>(job, values, rounds, (chunk, lane), sums),
-                        _ => all_rows::<L, POSITION_LANES>(job, values, rounds, (chunk, lane), sums),
-                    }
-                }
-            }
-            SumLanes::One => {
-                for (i, sums) in sums.chunks_exact_mut(n_rows * n_chunks).enumerate() {
-                    decode(values, rounds, lane + i, decoded);
-                    let values = Decoded { floats: decoded.as_chunks().0.as_chunks().0 };
-                    for chunk in 0..n_chunks {
-                        ask_ahead(i * n_chunks + chunk);
-                        all_rows::<L, 1>(job, &values, rounds, (chunk, lane + i), sums);
-                    }
-                }
+        for (i, sums) in sums.chunks_exact_mut(n_rows * n_chunks).enumerate() {
+            let ask_ahead = |chunks: Range<usize>| chunks.for_each(|chunk| ask_ahead(i * n_chunks + chunk));
+            if n_rows > L::DIRECT_ROWS {
+                decode(values, rounds, lane + i, decoded);
+                let values = Decoded { floats: decoded.as_chunks().0.as_chunks().0 };
+                all_chunks::<L>(job, &values, rounds, lane + i, sums, ask_ahead);
+            } else {
+                all_chunks::<L>(job, values, rounds, lane + i, sums, ask_ahead);
             }
         }
     }
@@ -186,42 +175,66 @@ fn decode<L: Lanes>(values: &impl Values<L>, rounds: (usize, usize), lane: usize
     }
 }
 
-/// Which sums are at hand: a chunk of elements, the first of some lanes, and of some queries.
+/// Which sums of a lane are at hand: the first of some chunks of elements, and of some queries.
 #[derive(Clone, Copy)]
 struct Place {
-    chunk: usize,
     lane: usize,
+    first_chunk: usize,
     first_row: usize,
 }
 
-/// A chunk of `N` lanes of all queries, as many queries at once as the registers hold.
+/// One lane of all queries; `sums`: `[chunks][queries]`. `begin` is told which chunks come next.
 #[inline(always)]
-fn all_rows<L: Lanes, const N: usize>(
+fn all_chunks<L: Lanes>(
     job: &SumJob<'_>,
     values: &impl Values<L>,
     rounds: (usize, usize),
-    (chunk, lane): (usize, usize),
+    lane: usize,
+    sums: &mut [[f32; LANES]],
+    begin: impl Fn(Range<usize>),
+) {
+    let n_chunks = padded(job.dim) / LANES;
+    let mut first_chunk = 0;
+    while first_chunk < n_chunks {
+        let at = Place { lane, first_chunk, first_row: 0 };
+        let n = if L::SUM_CHUNKS == 4 && n_chunks - first_chunk >= 4 { 4 } else { 1 };
+        begin(first_chunk..first_chunk + n);
+        match n {
+            4 => all_rows::<L, 4>(job, values, rounds, at, sums),
+            _ => all_rows::<L, 1>(job, values, rounds, at, sums),
+        }
+        first_chunk += n;
+    }
+}
+
+/// `C` chunks of a lane of all queries, as many queries at once as the registers hold.
+#[inline(always)]
+fn all_rows<L: Lanes, const C: usize>(
+    job: &SumJob<'_>,
+    values: &impl Values<L>,
+    rounds: (usize, usize),
+    at: Place,
     sums: &mut [[f32; LANES]],
 ) {
     let n_rows = job.weights.len();
     let n_parts = n_rows.div_ceil(L::SUM_ROWS);
     for part in 0..n_parts {
         let (start, stop) = (part * n_rows / n_parts, (part + 1) * n_rows / n_parts);
-        let at = Place { chunk, lane, first_row: start };
+        let at = Place { first_row: start, ..at };
         match stop - start {
-            1 => whole_rounds::<L, 1, N>(job, values, rounds, at, sums),
-            2 => whole_rounds::<L, 2, N>(job, values, rounds, at, sums),
-            3 => whole_rounds::<L, 3, N>(job, values, rounds, at, sums),
-            4 => whole_rounds::<L, 4, N>(job, values, rounds, at, sums),
-            5 => whole_rounds::<L, 5, N>(job, values, rounds, at, sums),
-            _ => whole_rounds::<L, 6, N>(job, values, rounds, at, sums),
+            1 => whole_rounds::<L, 1, C>(job, values, rounds, at, sums),
+            2 => whole_rounds::<L, 2, C>(job, values, rounds, at, sums),
+            3 => whole_rounds::<L, 3, C>(job, values, rounds, at, sums),
+            4 => whole_rounds::<L, 4, C>(job, values, rounds, at, sums),
+            5 => whole_rounds::<L, 5, C>(job, values, rounds, at, sums),
+            _ => whole_rounds::<L, 6, C>(job, values, rounds, at, sums),
         }
     }
 }
 
-/// Rounds of a position for each lane, of which `N` lanes take theirs, for `G` queries that all see them.
+/// The positions of a lane in some rounds, for `G` queries that all see them: `C` sixteens of elements share a weight.
 #[inline(always)]
-fn whole_rounds<L: Lanes, const G: usize, const N: usize>(
+fn whole_rounds<L: Lanes, const G: usize, const C: usize>(
     job: &SumJob<'_>,
     values: &impl Values<L>,
     rounds: (usize, usize),
@@ -231,30 +244,31 @@ fn whole_rounds<L: Lanes, const G: usize, const N: usize>(
     let Ok(weights) = <&[RowWeights; G]>::try_from(&job.weights[at.first_row..][..G]) else {
         unreachable!("{G} queries")
     };
-    let (n_rows, n_chunks) = (job.weights.len(), padded(job.dim) / LANES);
-    let mut held = [[L::splat(0.0); N]; G];
-    for lane in 0..N {
-        let sums = &sums[(lane * n_chunks + at.chunk) * n_rows + at.first_row..][..G];
+    let n_rows = job.weights.len();
+    let mut held = [[L::splat(0.0); C]; G];
+    for c in 0..C {
+        let sums = &sums[(at.first_chunk + c) * n_rows + at.first_row..][..G];
         for g in 0..G {
-            held[g][lane] = L::load(&sums[g]);
+            held[g][c] = L::load(&sums[g]);
         }
     }
     for round in rounds.0..rounds.1 {
-        let first = round * POSITION_LANES + at.lane;
-        let mut some = [L::splat(0.0); N];
-        for lane in 0..N {
-            some[lane] = values.load(first + lane, at.chunk);
+        let position = round * POSITION_LANES + at.lane;
+        let mut some = [L::splat(0.0); C];
+        for c in 0..C {
+            some[c] = values.load(position, at.first_chunk + c);
         }
         for g in 0..G {
-            for lane in 0..N {
-                held[g][lane] = L::splat(weights[g][first + lane]).mul_add(some[lane], held[g][lane]);
+            let weight = L::splat(weights[g][position]);
+            for c in 0..C {
+                held[g][c] = weight.mul_add(some[c], held[g][c]);
             }
         }
     }
-    for lane in 0..N {
-        let sums = &mut sums[(lane * n_chunks + at.chunk) * n_rows + at.first_row..][..G];
+    for c in 0..C {
+        let sums = &mut sums[(at.first_chunk + c) * n_rows + at.first_row..][..G];
         for g in 0..G {
-            held[g][lane].store(&mut sums[g]);
+            held[g][c].store(&mut sums[g]);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Lanes, SumLanes};
+use super::Lanes;
 use crate::quant::{Half, LANES};
 
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
@@ -35,7 +35,8 @@ macro_rules! both {
 impl Lanes for Avx2 {
     const SCORE_ROWS: usize = 6;
     const SUM_ROWS: usize = 6;
-    const SUM_LANES: SumLanes = SumLanes::One;
+    const SUM_CHUNKS: usize = 1;
+    const DIRECT_ROWS: usize = 0;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]

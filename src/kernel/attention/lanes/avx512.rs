@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Lanes, SumLanes};
+use super::Lanes;
 use crate::quant::{Half, LANES};
 
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
@@ -18,9 +18,10 @@ pub(in super::super) struct Avx512(__m512);
 // proof that the CPU has them; loads and stores cover exactly the array that is referred to.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, above")]
 impl Lanes for Avx512 {
-    const SCORE_ROWS: usize = 4;
+    const SCORE_ROWS: usize = 6;
     const SUM_ROWS: usize = 6;
-    const SUM_LANES: SumLanes = SumLanes::Group;
+    const SUM_CHUNKS: usize = 4;
+    const DIRECT_ROWS: usize = 6;
     const SIGNED_OFFSET: i32 = 128;
 
     #[inline(always)]

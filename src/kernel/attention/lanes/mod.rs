@@ -18,9 +18,11 @@ use crate::quant::{Half, LANES, fold_lanes};
 pub(super) trait Lanes: Copy {
     /// Rows of queries whose scores the registers hold at once.
     const SCORE_ROWS: usize;
-    /// Rows of weights whose sums of values the registers hold at once, each in as many lanes over positions.
+    /// Rows of weights whose sums of values the registers hold at once, each for so many sixteens of elements.
     const SUM_ROWS: usize;
-    const SUM_LANES: SumLanes;
+    const SUM_CHUNKS: usize;
+    /// Rows up to which values are better decoded as they are met than all before.
+    const DIRECT_ROWS: usize;
     /// What [`Lanes::signed_bytes`] adds to every byte.
     const SIGNED_OFFSET: i32;
 
@@ -84,17 +86,11 @@ pub(super) trait Lanes: Copy {
     fn from_ints(ints: &[i32; LANES]) -> Self;
 }
 
-/// Lanes over positions whose sums of values the registers hold at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SumLanes {
-    One,
-    Group,
-}
-
 impl Lanes for [f32; LANES] {
     const SCORE_ROWS: usize = 1;
     const SUM_ROWS: usize = 1;
-    const SUM_LANES: SumLanes = SumLanes::One;
+    const SUM_CHUNKS: usize = 1;
+    const DIRECT_ROWS: usize = 0;
     const SIGNED_OFFSET: i32 = 0;
 
     fn splat(x: f32) -> Self {
