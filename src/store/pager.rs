@@ -13,13 +13,16 @@ use std::time::Instant;
 use self::guesses::Forecasts;
 use self::slots::Slots;
 use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
-use super::direct::{Completion, Extent, ReadError, Reader, Ticket, Urgency};
+use super::direct::{Completion, Extent, Populator, ReadError, Reader, Ticket, Urgency};
 use super::mapping::FileRange;
 use super::places::Places;
 use crate::telemetry::{ExpertMap, Paging};
 
 /// Bytes that may be on their way before they are needed, where twice a token's experts of a layer are less.
 const AHEAD_BYTES: u64 = 64 << 20;
+
+/// Bytes of the arena that memory is taken for before they are needed, at the least a slot.
+const POPULATED_BYTES: u64 = 256 << 20;
 
 /// Why a layer does not get its experts.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,10 @@ pub(super) struct Pager {
     /// Of all layers, one after the other.
     entries: Vec<Entry>,
     slots: Slots,
+    /// Where there is an arena.
+    populator: Option<Populator>,
+    /// By size class: slots that memory was taken for so far, in their order, and how many there can be.
+    populated: Vec<(u32, u32)>,
     /// `[n_layers]`: index of the layer's first expert.
     firsts: Vec<usize>,
     /// The layer at hand.
@@ -128,7 +135,15 @@ impl Pager {
         let counts = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts()));
         let firsts = counts.clone().scan(0, |sum, n| Some(std::mem::replace(sum, *sum + n))).collect();
         let largest = places.layers.iter().flatten().map(|l| l.slot_bytes).max().unwrap_or(0);
+        let mut populated = Vec::new();
+        for (layer, n_experts) in counts.clone().enumerate() {
+            let class = cache.class(layer);
+            populated.resize(populated.len().max(class + 1), (0, 0));
+            populated[class].1 += n_experts as u32;
+        }
         let pager = Pager {
+            populator: places.arena.as_ref().map(Populator::new),
+            populated,
             cache,
             backing,
             paging,
@@ -408,6 +423,7 @@ impl Pager {
         self.drop_evicted(places);
         if self.is_direct() {
             self.slots.fill(places.slot_start(id, slot), places.of(id).slot_bytes);
+            self.populate_after(places, id, slot);
         }
         self.slots.trim(places, self.cache.budget());
         self.last_ticket += 1;
@@ -431,6 +447,23 @@ impl Pager {
         }
         self.paging.resident_bytes.set(self.cache.used_bytes());
         Ok(())
+    }
+
+    /// Has memory taken for the slots that are used next if there is none to be reused.
+    fn populate_after(&mut self, places: &Places<'_>, id: ExpertId, slot: u32) {
+        let Some(populator) = &self.populator else { return };
+        let slot_bytes = places.of(id).slot_bytes;
+        let (next, n_slots) = &mut self.populated[self.cache.class(id.layer as usize)];
+        *next = (*next).max(slot + 1);
+        let end = slot.saturating_add((POPULATED_BYTES / slot_bytes.max(1)).max(1) as u32).min(*n_slots);
+        while *next < end {
+            let start = places.slot_start(id, *next);
+            if !self.slots.take_ahead(start, slot_bytes, self.cache.budget()) {
+                break;
+            }
+            populator.ask(start, slot_bytes);
+            *next += 1;
+        }
     }
 
     /// What has left is told to whoever counts; its memory is filled again, or given back when there is need of it.

@@ -36,6 +36,17 @@ impl Arena {
         self.map.len() as u64
     }
 
+    /// Takes memory for a range, so that who writes to it first need not. What it holds stays. Where the system cannot
+    /// (Linux before 5.14, other systems), it does nothing.
+    ///
+    /// # Panics
+    /// Where the range is not within the arena.
+    pub fn populate(&self, at: u64, n: u64) {
+        self.check(at, n);
+        #[cfg(target_os = "linux")]
+        let _ = self.map.advise_range(memmap2::Advice::PopulateWrite, at as usize, n as usize);
+    }
+
     /// Gives the memory of the whole pages in a range back to the system; they read as zeros then. Linux only: elsewhere
     /// the memory stays taken.
     ///

@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "the kernel writes to the arena while it is shared, outside of what Rust can see")]
 
 mod arena;
+mod populator;
 mod probe;
 mod reader;
 mod source;
@@ -18,6 +19,7 @@ mod threads;
 mod uring;
 
 pub use arena::Arena;
+pub use populator::Populator;
 pub use probe::{Probe, io_uring, past_cache};
 pub use reader::{Completion, Extent, GivenUp, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
 pub use source::Way;

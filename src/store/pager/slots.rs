@@ -24,6 +24,18 @@ impl Slots {
         }
     }
 
+    /// Memory is taken for a slot that no expert has been read into, unless more would be held than `budget`, or it is
+    /// held. Says whether it is.
+    pub(super) fn take_ahead(&mut self, start: u64, n_bytes: u64, budget: u64) -> bool {
+        if self.held_bytes + n_bytes > budget || self.held.contains_key(&start) {
+            return false;
+        }
+        self.held.insert(start, n_bytes);
+        self.held_bytes += n_bytes;
+        self.free.push(start);
+        true
+    }
+
     /// The slot's expert has left.
     pub(super) fn free(&mut self, start: u64) {
         self.free.push(start);

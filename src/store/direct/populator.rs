@@ -1,0 +1,69 @@
+//! Memory for the arena before it is needed. The kernel clears a page when it is first written to, and a virtual machine's
+//! host may have to find it first: up to ten times as long as the disk takes to fill it. Done by the one that starts a
+//! read, that would hold up computing; so a few threads do it ahead, as far as the pager says.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{Builder, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::Arena;
+
+/// Bytes that the kernel is asked for at a time: it does not answer a dropped arena meanwhile.
+const PIECE_BYTES: u64 = 2 << 20;
+const MAX_THREADS: usize = 2;
+
+/// Threads that take memory.
+#[derive(Debug)]
+pub struct Populator {
+    /// `None` only while it is dropped.
+    requests: Option<Sender<(u64, u64)>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Populator {
+    /// Where no thread can be started, whoever writes first takes the memory.
+    pub fn new(arena: &Arc<Arena>) -> Populator {
+        let (requests, waiting) = unbounded();
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = |n: usize| {
+            let (arena, waiting, stop) = (Arc::clone(arena), waiting.clone(), Arc::clone(&stop));
+            Builder::new().name(format!("memory-{n}")).spawn(move || populate(&arena, &waiting, &stop)).ok()
+        };
+        let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let threads = (0..n_threads).filter_map(start).collect();
+        Populator { requests: Some(requests), stop, threads }
+    }
+
+    /// The `n` bytes at `at` of the arena will be written to before long.
+    pub fn ask(&self, at: u64, n: u64) {
+        if let Some(requests) = &self.requests {
+            // Without threads nobody listens.
+            let _ = requests.send((at, n));
+        }
+    }
+}
+
+fn populate(arena: &Arena, waiting: &Receiver<(u64, u64)>, stop: &AtomicBool) {
+    for (at, n) in waiting {
+        for start in (at..at + n).step_by(PIECE_BYTES as usize) {
+            if stop.load(Relaxed) {
+                return;
+            }
+            arena.populate(start, PIECE_BYTES.min(at + n - start));
+        }
+    }
+}
+
+impl Drop for Populator {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        self.requests = None;
+        for thread in self.threads.drain(..) {
+            // It has nothing to tell.
+            let _ = thread.join();
+        }
+    }
+}
