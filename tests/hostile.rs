@@ -158,7 +158,7 @@ fn open_each(family: &str, n: u64, mut make: impl FnMut(&mut Rng) -> Vec<u8>) ->
 
 fn open_one(family: &str, seed: u64, bytes: &[u8], tally: &mut Tally) {
     let failed = |what: &str| -> ! {
-        let path = std::env::temp_dir().join(format!("hostile-{family}-{seed}.gguf"));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{family}-{seed}.gguf"));
         fs::write(&path, bytes).unwrap();
         panic!("{family} {seed}: {what}; the file is {}", path.display());
     };

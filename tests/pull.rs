@@ -481,8 +481,9 @@ fn the_parts_of_a_split_address_come_together() {
 
 #[test]
 fn several_connections_share_a_file_on_a_slow_line() {
-    // Longer than one range, so that there is something to share.
-    let bytes = content(130 << 20, 1);
+    // Longer than one range, so that there is something to share, and the first range takes longer than another
+    // connection waits.
+    let bytes = content(68 << 20, 1);
     let served = Arc::clone(&bytes);
     let at_once = Arc::new(Mutex::new((0, 0)));
     let seen = Arc::clone(&at_once);
@@ -496,7 +497,7 @@ fn several_connections_share_a_file_on_a_slow_line() {
         count(1);
         let _ = out.write_all(head.as_bytes());
         for piece in body.chunks(1 << 20) {
-            std::thread::sleep(Duration::from_millis(40));
+            std::thread::sleep(Duration::from_millis(60));
             let _ = out.write_all(piece);
         }
         count(-1);
