@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, DiskError, PartFile};
+use crate::gguf::{Gguf, GgufError};
+use crate::sampler::SamplingParams;
 
 /// How the model is called, wherever a model is named.
 pub const NAME: &str = "demo";
@@ -13,8 +15,11 @@ pub const NAME: &str = "demo";
 pub const NOTICE: &str = "This is the demonstration model that comes with WayInfer: a toy that shows the machine at work and knows \
                           next to nothing. For a real model: `wayinfer models --suggest` names some that suit this machine, \
                           `wayinfer pull NAME` fetches one.";
-/// How freely it speaks where nobody says otherwise: a model this small wanders off at what suits large ones.
-pub const TEMPERATURE: f32 = 0.2;
+
+/// How its tokens are chosen where nobody says otherwise: at what suits large models, one this small wanders off.
+pub fn sampling() -> SamplingParams {
+    SamplingParams { temperature: 0.2, ..SamplingParams::default() }
+}
 
 const BYTES: &[u8] = include_bytes!("../assets/demo.gguf");
 const FILE: &str = "demo.gguf";
@@ -34,6 +39,24 @@ pub struct NoFile {
 /// Bytes of the model.
 pub fn bytes() -> u64 {
     BYTES.len() as u64
+}
+
+/// What stands before its weights.
+///
+/// # Errors
+/// None, unless it was built from a file that is no model.
+pub fn header() -> Result<Gguf, GgufError> {
+    Gguf::parse(BYTES)
+}
+
+/// Where [`file`] puts the model, where it can.
+pub fn path(cache: &Path) -> PathBuf {
+    cache.join(FILE)
+}
+
+/// Whether `path` is where [`file`] puts the model.
+pub fn is_at(file: &Path, cache: &Path) -> bool {
+    file == path(cache) || file == path(&private_temporary())
 }
 
 /// The model's file in the folder `cache`, or where that cannot be written in a folder for temporary files. It is written
@@ -66,7 +89,7 @@ fn private_temporary() -> PathBuf {
 /// The model's file in `folder`.
 fn written(folder: &Path) -> Result<PathBuf, DiskError> {
     make_own(folder).map_err(|e| DiskError::io(folder, "cannot be made", e))?;
-    let path = folder.join(FILE);
+    let path = path(folder);
     if is_current(&path) {
         return Ok(path);
     }

@@ -332,6 +332,20 @@ fn a_budget_that_cannot_work_is_refused_with_the_numbers_and_the_one_it_names_wo
 }
 
 #[test]
+fn the_model_in_the_binary_is_listed_and_cannot_be_removed() {
+    let row = stdout(&["models"]).lines().find(|line| line.starts_with("demo ")).unwrap().to_owned();
+    assert!(row.contains("built in") && row.contains(" MB ") && row.contains("experts"), "{row}");
+    let listed = json(&["models", "--json"]);
+    let demo = listed.as_array().unwrap().iter().find(|model| model["name"] == "demo").unwrap();
+    assert!(demo["bytes"].as_u64().unwrap() > 1_000_000 && demo["format"].is_string() && demo["problem"].is_null());
+    for arguments in [&["models", "--remove", "demo"][..], &["models", "--remove", "demo", "--yes"]] {
+        let refused = wayinfer(arguments).output().unwrap();
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(1) && told.contains("`demo` is built into the program"), "{told}");
+    }
+}
+
+#[test]
 fn the_model_in_the_binary_answers_where_none_is_named_and_has_a_name_of_its_own() {
     let home = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
@@ -346,6 +360,10 @@ fn the_model_in_the_binary_answers_where_none_is_named_and_has_a_name_of_its_own
     assert!(!unnamed.trim().is_empty() && told.contains("toy") && told.contains("wayinfer pull"), "{told}");
     assert_eq!(run(&[&["run", "demo"], &options[..]].concat()).0, unnamed);
     assert_eq!(run(&[&["run", "--model", "demo"], &options[..]].concat()).0, unnamed);
+    // It is drawn from in the same way however it is named, and then not as from other models.
+    let drawn = |words: &[&str]| run(&[&["run"], words, &["-p", "Tell me a story.", "--seed", "7"]].concat()).0;
+    assert_eq!(drawn(&["demo"]), drawn(&[]));
+    assert_ne!(drawn(&["demo"]), drawn(&["demo", "--temp", "0.8"]));
     let report: Value = serde_json::from_str(&run(&["inspect", "demo", "--json"]).0).unwrap();
     assert_eq!(report["runnable"], true);
     // The names of files and of models that are here come first.

@@ -19,6 +19,7 @@ pub use scan::{Candidate, Scan, scan};
 pub use used::remember_use;
 
 use crate::disk::{self, DiskError};
+use crate::embedded;
 use crate::gguf::Gguf;
 use crate::pull::Origin;
 use crate::quant::GgmlType;
@@ -27,6 +28,8 @@ use crate::quantize::Mix;
 /// Whose folder a model lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
+    /// The program itself: it is part of the binary.
+    BuiltIn,
     WayInfer,
     HuggingFace,
     LlamaCpp,
@@ -37,6 +40,7 @@ pub enum Owner {
 impl Owner {
     pub fn name(self) -> &'static str {
         match self {
+            Owner::BuiltIn => "built in",
             Owner::WayInfer => "wayinfer",
             Owner::HuggingFace => "hugging face",
             Owner::LlamaCpp => "llama.cpp",
@@ -88,6 +92,8 @@ pub enum CatalogError {
     Ambiguous { name: String, candidates: Vec<PathBuf> },
     #[error("{} belongs to {}; remove it there", path.display(), owner.name())]
     Foreign { path: PathBuf, owner: Owner },
+    #[error("`{name}` is built into the program; it cannot be removed")]
+    BuiltIn { name: String },
     #[error(transparent)]
     Disk(#[from] DiskError),
 }
@@ -96,16 +102,26 @@ fn paths(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ")
 }
 
-/// All models in the folders, those of WayInfer first. A file that several folders link to is listed once.
-pub fn list(folders: &Folders) -> Vec<Model> {
+/// All models: the one in the binary, whose file is or will be at `embedded`, and those in the folders, those of WayInfer
+/// first. A file that several folders link to is listed once.
+pub fn list(folders: &Folders, embedded: &Path) -> Vec<Model> {
     let used = folders.data.as_deref().map(used::read).unwrap_or_default();
-    let mut models = find(folders);
-    for model in &mut models {
+    let mut models = vec![built_in(embedded)];
+    models.extend(find(folders).into_iter().map(|mut model| {
         model.facts = facts(&model.path);
         model.origin = Origin::of(&model.path);
+        model
+    }));
+    for model in &mut models {
         model.used = model.path.canonicalize().ok().and_then(|path| used.get(&path).copied());
     }
     models
+}
+
+/// The model in the binary.
+fn built_in(path: &Path) -> Model {
+    let facts = embedded::header().as_ref().map(facts_of).map_err(ToString::to_string);
+    Model { facts, ..new_model(Owner::BuiltIn, embedded::NAME.to_owned(), None, path.to_owned(), embedded::bytes()) }
 }
 
 /// The models in the folders, by what the folders alone say.
@@ -207,17 +223,44 @@ impl Model {
     }
 }
 
-/// Removes a model of WayInfer's own folder, all its parts and what was noted about them. Gives the bytes freed.
+/// A model that may be removed.
+#[derive(Debug)]
+pub struct Removable(Model);
+
+/// The model of WayInfer's own folder that `name` means.
 ///
 /// # Errors
-/// No such model, several, one of another program, or a file that cannot be removed.
-pub fn remove(name: &str, folders: &Folders) -> Result<u64, CatalogError> {
+/// No such model, several, the one in the binary, or one of another program.
+pub fn removable(name: &str, folders: &Folders) -> Result<Removable, CatalogError> {
     let models = find(folders);
     let by_path = models.iter().find(|model| model.path == Path::new(name));
-    let model = by_path.map_or_else(|| only(name, &models), Ok)?;
+    let model = match by_path.map_or_else(|| only(name, &models), Ok) {
+        Err(CatalogError::Unknown { name }) if name == embedded::NAME => return Err(CatalogError::BuiltIn { name }),
+        found => found?,
+    };
     if model.owner != Owner::WayInfer {
         return Err(CatalogError::Foreign { path: model.path.clone(), owner: model.owner });
     }
+    Ok(Removable(model.clone()))
+}
+
+impl Removable {
+    /// Of all its files.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// Its first file.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+/// Removes a model, all its parts and what was noted about them.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub fn remove(Removable(model): &Removable) -> Result<(), CatalogError> {
     for file in files_of(model) {
         fs::remove_file(&file).map_err(|e| DiskError::io(&file, "cannot be removed", e))?;
         let origin = Origin::path_of(&file);
@@ -225,7 +268,7 @@ pub fn remove(name: &str, folders: &Folders) -> Result<u64, CatalogError> {
             fs::remove_file(&origin).map_err(|e| DiskError::io(&origin, "cannot be removed", e))?;
         }
     }
-    Ok(model.bytes)
+    Ok(())
 }
 
 /// The files of a model: one, or its parts that are there.

@@ -35,6 +35,28 @@ fn write_manifest(root: &Path, place: &str, digest: &str) {
     fs::write(path, layers.to_string()).unwrap();
 }
 
+/// The models of the folders alone.
+fn found(folders: &Folders) -> Vec<Model> {
+    list(folders, Path::new("/nowhere/demo.gguf")).into_iter().filter(|m| m.owner != Owner::BuiltIn).collect()
+}
+
+#[test]
+fn the_model_in_the_binary_is_listed_first_and_its_use_is_remembered() {
+    let home = tempfile::tempdir().unwrap();
+    let folders = folders(home.path(), &[]);
+    let path = home.path().join("demo.gguf");
+    let models = list(&folders, &path);
+    assert_eq!((models.len(), models[0].name.as_str(), models[0].used), (1, "demo", None));
+    let facts = models[0].facts.as_ref().unwrap();
+    assert!(models[0].bytes == embedded::bytes() && facts.n_experts.is_some_and(|n| n > 1), "{facts:?}");
+    fs::write(&path, "").unwrap();
+    remember_use(folders.data.as_deref().unwrap(), &path).unwrap();
+    assert!(list(&folders, &path)[0].used.is_some());
+    // A model of that name in the own folder is another one, and may go.
+    write_model(&home.path().join("data/models/demo.gguf"), 7);
+    assert!(removable("demo", &folders).is_ok());
+}
+
 #[test]
 fn models_of_every_program_are_found_where_it_keeps_them() {
     let home = tempfile::tempdir().unwrap();
@@ -47,7 +69,7 @@ fn models_of_every_program_are_found_where_it_keeps_them() {
     let digest = "a".repeat(64);
     write_model(&at(&format!(".ollama/models/blobs/sha256-{digest}")), 2);
     write_manifest(&at(".ollama/models"), "host/library/qwen3/30b", &format!("sha256:{digest}"));
-    let models = list(&folders(home.path(), &[]));
+    let models = found(&folders(home.path(), &[]));
     let rows: Vec<_> = models
         .iter()
         .map(|m| (m.owner, m.name.as_str(), m.repository.as_deref(), m.facts.as_ref().unwrap().format.as_str()))
@@ -101,7 +123,7 @@ fn a_file_that_several_folders_link_to_is_listed_once() {
         fs::create_dir_all(&snapshot).unwrap();
         std::os::unix::fs::symlink("../../blobs/1234", snapshot.join("m.gguf")).unwrap();
     }
-    let models = list(&folders(home.path(), &[]));
+    let models = found(&folders(home.path(), &[]));
     assert_eq!(models.len(), 1);
     assert!(models[0].facts.is_ok(), "{:?}", models[0].facts);
 }
@@ -123,7 +145,7 @@ fn damaged_files_and_hostile_manifests_do_no_harm() {
         fs::write(root.join("manifests").join(deep), text).unwrap();
         assert!(ollama::models(&root).is_empty());
     }
-    let models = list(&folders(home.path(), &[]));
+    let models = found(&folders(home.path(), &[]));
     let broken: Vec<_> = models.iter().filter(|m| m.facts.is_err()).map(|m| m.name.as_str()).collect();
     assert_eq!((models.len(), broken), (2, vec!["bad"]));
 }
@@ -177,9 +199,12 @@ fn only_own_models_are_removed_with_all_their_parts() {
     fs::write(at("data/models/o/r/m-00001-of-00002.gguf.origin.json"), "{}").unwrap();
     write_model(&at(".lmstudio/models/s/t/y.gguf"), 7);
     let folders = folders(home.path(), &[]);
-    assert!(matches!(remove("y", &folders), Err(CatalogError::Foreign { .. })));
-    assert!(matches!(remove("none", &folders), Err(CatalogError::Unknown { .. })));
-    assert!(remove("m", &folders).unwrap() > 0);
+    assert!(matches!(removable("y", &folders), Err(CatalogError::Foreign { .. })));
+    assert!(matches!(removable("none", &folders), Err(CatalogError::Unknown { .. })));
+    assert!(matches!(removable("demo", &folders), Err(CatalogError::BuiltIn { .. })));
+    let model = removable("m", &folders).unwrap();
+    assert!(model.bytes() > 0 && model.path().ends_with("m-00001-of-00002.gguf"));
+    remove(&model).unwrap();
     assert_eq!(fs::read_dir(at("data/models/o/r")).unwrap().count(), 0);
     assert_eq!(find(&folders).len(), 2);
 }
@@ -190,12 +215,12 @@ fn use_is_remembered_by_path() {
     let path = home.path().join("data/models/m.gguf");
     write_model(&path, 7);
     let folders = folders(home.path(), &[]);
-    assert_eq!(list(&folders)[0].used, None);
+    assert_eq!(found(&folders)[0].used, None);
     remember_use(folders.data.as_deref().unwrap(), &path).unwrap();
-    let age = list(&folders)[0].used.unwrap().elapsed().unwrap();
+    let age = found(&folders)[0].used.unwrap().elapsed().unwrap();
     assert!(age.as_secs() < 60);
     fs::write(home.path().join("data/used.json"), "nonsense").unwrap();
-    assert_eq!(list(&folders)[0].used, None);
+    assert_eq!(found(&folders)[0].used, None);
 }
 
 #[test]

@@ -49,7 +49,6 @@ pub(super) enum Sampling {
 
 pub(super) fn chat(args: ChatArgs, asked: Sampling, keys: Keys) -> anyhow::Result<()> {
     let mut model = args.model.path()?;
-    let mut sampling = args.sampling.params()?;
     let options = args.common.engine()?;
     let appearance = args.look.appearance()?;
     args.common.start_log(Screen::Taken)?;
@@ -69,9 +68,10 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling, keys: Keys) -> anyhow::Resul
     if nothing_else {
         model.clone_from(&embedded);
     }
-    if model.is_some() && model == embedded {
-        sampling = args.sampling.params_of_toy()?;
-    }
+    let sampling = match &model {
+        Some(model) => args.sampling.params_for(model)?,
+        None => args.sampling.params()?,
+    };
     if let Some(model) = &model {
         note_use(&data, model);
     }

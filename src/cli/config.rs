@@ -51,7 +51,7 @@ const KEYS: [Key; 17] = [
     key("paging", "auto", "\"auto\"", "How expert weights arrive: auto, mapped or direct."),
     key("ram", "what is available", "\"8G\"", "Memory to count with."),
     key("kv", "f16", "\"f16\"", "Format of the KV cache: f16, q8_0 or q4_0."),
-    key("temp", "0.8", "0.8", "Temperature; 0 is greedy."),
+    key("temp", "0.8 (demo: 0.2)", "0.8", "Temperature; 0 is greedy."),
     key("top_k", "40", "40", "Draw from the K best only; 0: off."),
     key("top_p", "0.95", "0.95", "Draw from the fewest that reach this probability; 1: off."),
     key("min_p", "0.05", "0.05", "Drop what is less than P times as likely as the best; 0: off."),

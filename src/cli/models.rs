@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use clap::Args;
 use serde_json::json;
 
-use super::options::model_folders;
+use super::options::{cache_folder, model_folders};
 use super::output::{self, usage};
 use crate::catalog::{self, Model, Owner, suggestions};
+use crate::embedded;
 use crate::store::System;
 use crate::tui::one_line;
 
@@ -35,30 +36,32 @@ pub(super) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
     if args.suggest {
         return suggest(args.json);
     }
-    let models = catalog::list(&model_folders()?);
+    let models = catalog::list(&model_folders()?, &embedded::path(&cache_folder()));
     if args.json {
         return Ok(output::print_json(&models.iter().map(model_json).collect())?);
     }
-    if models.is_empty() {
-        output::warn("no models here yet; `wayinfer models --suggest` names some, `wayinfer pull NAME` fetches one");
+    output::print(&table(&models))?;
+    if models.iter().all(|model| model.owner == Owner::BuiltIn) {
+        output::warn("`wayinfer models --suggest` names models worth having, `wayinfer pull NAME` fetches one");
     }
-    Ok(output::print(&table(&models))?)
+    Ok(())
 }
 
 fn remove(name: &str, sure: bool) -> anyhow::Result<()> {
-    let folders = model_folders()?;
+    let model = catalog::removable(name, &model_folders()?)?;
+    let gb = model.bytes() as f64 / 1e9;
     if !sure {
         if !io::stdin().is_terminal() {
             return Err(usage("removing a model takes --yes where nobody can be asked"));
         }
-        eprint!("remove {name}? [y/N] ");
+        eprint!("remove {}, {gb:.2} GB? [y/N] ", one_line(&model.path().display().to_string()));
         io::stderr().flush()?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         anyhow::ensure!(answer.trim().eq_ignore_ascii_case("y"), "{name} stays");
     }
-    let bytes = catalog::remove(name, &folders)?;
-    output::warn(&format!("{name} is removed; {:.2} GB are free again", bytes as f64 / 1e9));
+    catalog::remove(&model)?;
+    output::warn(&format!("{name} is removed; {gb:.2} GB are free again"));
     Ok(())
 }
 
@@ -78,12 +81,12 @@ fn suggest(as_json: bool) -> anyhow::Result<()> {
     }
     let known = |gb: Option<f64>| gb.map_or("unknown".to_owned(), |gb| format!("{gb:.0} GB"));
     let mut text = format!("Memory available here: {}. Free on the disk: {}. ", known(memory), known(disk));
-    text.push_str("Sizes are approximate; * suits this machine.\n\n");
+    text.push_str("* suits this machine.\n\n");
     text.extend(suggestions::ALL.iter().map(|s| {
         let mark = if suits(s) { '*' } else { ' ' };
         let (all, active) = s.parameters;
         format!(
-            "{mark} {}\n    {}; {all}B parameters, {active}B a token; {} GB on the disk, from {} GB of memory\n",
+            "{mark} {}\n    {}; {all}B parameters, {active}B a token; about {} GB on the disk, from about {} GB of memory\n",
             s.name, s.what, s.disk_gb, s.memory_gb
         )
     }));
@@ -137,14 +140,7 @@ fn table(models: &[Model]) -> String {
             Err(problem) => ("?".to_owned(), one_line(problem)),
         };
         let used = model.used.map_or("never".to_owned(), ago);
-        [
-            name_of(model),
-            model.owner.name().to_owned(),
-            format!("{:.2} GB", model.bytes as f64 / 1e9),
-            format,
-            used,
-            architecture,
-        ]
+        [name_of(model), model.owner.name().to_owned(), size(model.bytes), format, used, architecture]
     };
     let rows: Vec<_> = models.iter().map(row).collect();
     let header = ["NAME", "FROM", "SIZE", "FORMAT", "USED", "ARCHITECTURE"].map(str::to_owned);
@@ -157,6 +153,15 @@ fn table(models: &[Model]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// In the unit that leaves something before the point.
+fn size(bytes: u64) -> String {
+    if bytes < 1_000_000_000 {
+        format!("{:.0} MB", bytes as f64 / 1e6)
+    } else {
+        format!("{:.2} GB", bytes as f64 / 1e9)
+    }
 }
 
 /// How long ago, in the largest unit.

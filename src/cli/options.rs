@@ -140,9 +140,13 @@ pub(super) fn find_model(name: &Path) -> anyhow::Result<PathBuf> {
 
 /// The file of the model in the binary.
 pub(super) fn embedded_model() -> anyhow::Result<PathBuf> {
+    Ok(embedded::file(&cache_folder())?)
+}
+
+/// The folder for what can be made again.
+pub(super) fn cache_folder() -> PathBuf {
     let folders = directories::ProjectDirs::from("", "", "wayinfer");
-    let cache = folders.map_or_else(std::env::temp_dir, |folders| folders.cache_dir().to_owned());
-    Ok(embedded::file(&cache)?)
+    folders.map_or_else(std::env::temp_dir, |folders| folders.cache_dir().to_owned())
 }
 
 /// Where models are looked for.
@@ -161,7 +165,7 @@ pub(super) struct SamplingArgs {
     /// Always the most probable token
     #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p", "seed"])]
     greedy: bool,
-    /// Temperature; 0 is greedy [default: 0.8]
+    /// Temperature; 0 is greedy [default: 0.8, for `demo` 0.2]
     #[arg(long, value_name = "T")]
     temp: Option<f32>,
     /// Draw from the K best only; 0: off [default: 40]
@@ -188,13 +192,17 @@ pub(super) struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// Those for a model of which nothing is known.
     pub(super) fn params(&self) -> anyhow::Result<SamplingParams> {
         self.params_beside(SamplingParams::default())
     }
 
-    /// Those for the model in the binary, where nothing else is asked for.
-    pub(super) fn params_of_toy(&self) -> anyhow::Result<SamplingParams> {
-        self.params_beside(SamplingParams { temperature: embedded::TEMPERATURE, ..SamplingParams::default() })
+    /// Those for `model`: the one in the binary has defaults of its own, however it was named.
+    pub(super) fn params_for(&self, model: &Path) -> anyhow::Result<SamplingParams> {
+        if embedded::is_at(model, &cache_folder()) {
+            return self.params_beside(embedded::sampling());
+        }
+        self.params()
     }
 
     fn params_beside(&self, d: SamplingParams) -> anyhow::Result<SamplingParams> {

@@ -12,7 +12,6 @@ use super::options::{Common, ModelArg, SamplingArgs, Screen, embedded_model};
 use super::output::{self, Progress, usage};
 use super::session::{SessionArg, Turn};
 use crate::embedded;
-use crate::sampler::SamplingParams;
 use crate::session::{self, KvFile, PromptStats, ReplySink, ReplyStats, StopReason, Watch, Words};
 use crate::store::System;
 use crate::text::tokenizer::Special;
@@ -53,8 +52,8 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let (path, sampling) = model_and_sampling(&args)?;
-    let path = path.as_path();
+    let path = &model_path(&args)?;
+    let sampling = args.sampling.params_for(path)?;
     let options = args.common.engine()?;
     args.common.start_log(Screen::Free)?;
     let text = match args.ids_file {
@@ -156,13 +155,13 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
     Ok(printed?)
 }
 
-/// The model that is named, or the one in the binary, and then a word of what it is; and how its tokens are chosen.
-fn model_and_sampling(args: &RunArgs) -> anyhow::Result<(PathBuf, SamplingParams)> {
+/// The model that is named, or the one in the binary, and then a word of what it is.
+fn model_path(args: &RunArgs) -> anyhow::Result<PathBuf> {
     if let Some(named) = args.model.path()? {
-        return Ok((named, args.sampling.params()?));
+        return Ok(named);
     }
     output::warn(embedded::NOTICE);
-    Ok((embedded_model()?, args.sampling.params_of_toy()?))
+    embedded_model()
 }
 
 fn now() -> jiff::civil::DateTime {

@@ -90,7 +90,7 @@ impl App {
     /// The model in the binary has a temperature of its own. Nobody has set another: the one of the next model holds.
     fn change_usual_temperature(&mut self, next: &ModelSummary) {
         let usual = |model: Option<&ModelSummary>| match model {
-            Some(model) if self.embedded.as_ref() == Some(&model.path) => embedded::TEMPERATURE,
+            Some(model) if self.embedded.as_ref() == Some(&model.path) => embedded::sampling().temperature,
             _ => SamplingParams::default().temperature,
         };
         let (before, after) = (usual(self.model.as_ref()), usual(Some(next)));
