@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use wayinfer::gguf::writer::{TensorPlan, Writer};
-use wayinfer::gguf::{Gguf, Metadata, Value};
+use wayinfer::gguf::{Array, Gguf, Metadata, Value};
 use wayinfer::quant::GgmlType;
 
 /// The generator of `make.py`: `n` numbers from -1 to 1 with 24 bits.
@@ -128,6 +128,7 @@ fn model(folder: &Path, ty: GgmlType) -> PathBuf {
     let mut put = |key: &str, value| metadata.insert(key.into(), value).unwrap();
     put("general.architecture", Value::String("llama".into()));
     put("general.name", Value::String("tiny".into()));
+    put("tokenizer.ggml.tokens", Value::Array(Array::String(["abc", "<s>", "def"].map(String::from).into())));
     put("general.file_type", Value::U32(1));
     put("llama.block_count", Value::U32(8));
     put("llama.attention.head_count", Value::U32(8));
@@ -197,6 +198,35 @@ fn a_file_is_quantized_by_the_rules_of_its_mix() {
     assert_eq!(to.metadata.u32("general.quantization_version").unwrap(), Some(2));
     assert_eq!(to.metadata.str("general.name").unwrap(), Some("tiny"));
     assert_eq!(to.tensors.len(), from.tensors.len());
+}
+
+#[test]
+fn metadata_that_is_not_utf8_is_copied_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = model(folder.path(), GgmlType::F16);
+    // As long as what stands there, so that nothing else moves: half characters, as some vocabularies hold.
+    let mut bytes = fs::read(&input).unwrap();
+    let mut replace = |old: &[u8], new: &[u8]| {
+        let at = bytes.windows(old.len()).position(|found| found == old).unwrap();
+        bytes[at..][..new.len()].copy_from_slice(new);
+    };
+    let (name, tokens): (&[u8], [&[u8]; 3]) = (b"t\xffn\xc3", [b"a\xe5\xb0", b"<s>", b"\xf0\x9f\x98"]);
+    replace(b"tiny", name);
+    replace(b"abc", tokens[0]);
+    replace(b"def", tokens[2]);
+    fs::write(&input, bytes).unwrap();
+    let out = folder.path().join("out.gguf");
+    let done = quantize(&[text(&input), text(&out), "Q8_0"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let written = fs::read(&out).unwrap();
+    let holds = |wanted: &[u8]| written.windows(wanted.len()).any(|found| found == wanted);
+    let string = |text: &[u8]| [&(text.len() as u64).to_le_bytes()[..], text].concat();
+    assert!(holds(&[&string(b"general.name")[..], &8u32.to_le_bytes(), &string(name)].concat()));
+    assert!(holds(&tokens.map(string).concat()));
+    // What is shown of them is still text.
+    let shown = Gguf::open(&out).unwrap();
+    assert_eq!(shown.metadata.str("general.name").unwrap(), Some("t\u{fffd}n\u{fffd}"));
+    assert_eq!(shown.metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap(), ["a\u{fffd}", "<s>", "\u{fffd}"]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::io::Read;
 
-use super::reader::{CountWidth, Reader};
+use super::metadata::Original;
+use super::reader::{CountWidth, Reader, Text};
 use super::{Array, GgufError, Metadata, TensorInfo, Value};
 use crate::quant::GgmlType;
 
@@ -39,8 +40,8 @@ pub(super) struct Header {
 }
 
 /// Reads the header of a file of `len` bytes.
-pub(super) fn read(source: impl Read, len: u64) -> Result<Header, GgufError> {
-    let mut reader = Reader::new(source, len);
+pub(super) fn read(source: impl Read, len: u64, text: Text) -> Result<Header, GgufError> {
+    let mut reader = Reader::new(source, len, text);
     let version = read_version(&mut reader)?;
     if version == 1 {
         reader.counts = CountWidth::Bits32;
@@ -102,6 +103,10 @@ fn read_metadata<R: Read>(reader: &mut Reader<R>, n: usize) -> Result<Metadata, 
         let offset = reader.offset();
         let key = read_name(reader, "a metadata key", MAX_KEY_BYTES)?;
         let value = read_value(reader).map_err(|e| e.in_entry(&key))?;
+        let originals = reader.take_originals();
+        if !originals.is_empty() {
+            metadata.keep_originals(key.clone(), originals);
+        }
         metadata.insert(key, value).map_err(|key| GgufError::DuplicateKey { key, offset })?;
     }
     Ok(metadata)
@@ -195,10 +200,18 @@ fn read_each<T>(n: usize, mut read: impl FnMut() -> Result<T, GgufError>) -> Res
 
 /// A string's text; bytes that are not UTF-8 become U+FFFD, since some vocabularies hold half characters.
 fn read_string<R: Read>(reader: &mut Reader<R>) -> Result<String, GgufError> {
+    let number = reader.count_string();
     let bytes = match String::from_utf8(reader.string("a string", MAX_STRING_BYTES)?) {
         Ok(text) => return Ok(text),
         Err(e) => e.into_bytes(),
     };
+    let text = shown(&bytes);
+    reader.keep_original(Original { string: number, bytes });
+    Ok(text)
+}
+
+/// The text with U+FFFD in the place of what is not UTF-8.
+fn shown(bytes: &[u8]) -> String {
     let replacement = |invalid: &[u8]| if invalid.is_empty() { "" } else { "\u{fffd}" };
     let n = bytes.utf8_chunks().map(|c| c.valid().len() + replacement(c.invalid()).len()).sum();
     let mut text = String::with_capacity(n);
@@ -206,7 +219,7 @@ fn read_string<R: Read>(reader: &mut Reader<R>) -> Result<String, GgufError> {
         text.push_str(chunk.valid());
         text.push_str(replacement(chunk.invalid()));
     }
-    Ok(text)
+    text
 }
 
 fn as_bool(found: u8, offset: u64) -> Result<bool, GgufError> {

@@ -1,5 +1,7 @@
 //! The key–value metadata of a GGUF file, as typed values: key in, typed value or an error naming the key out.
 
+use std::collections::BTreeMap;
+
 use super::GgufError;
 
 /// A metadata value, in the file's own type.
@@ -38,10 +40,20 @@ pub enum Array {
     F64(Vec<f64>),
 }
 
+/// A string of a value that is not UTF-8, as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Original {
+    /// Which of the value's strings, counted through all arrays.
+    pub(super) string: u32,
+    pub(super) bytes: Vec<u8>,
+}
+
 /// All metadata of a file, in the file's order, found by key.
 #[derive(Debug, Clone, Default)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
+    /// By key, in their order, where a file was opened for the sake of its exact bytes.
+    originals: BTreeMap<String, Vec<Original>>,
     /// Indices into `entries`, in the order of their keys: a tenth of a hash map's memory, which a hostile file counts.
     by_key: Vec<u32>,
 }
@@ -123,7 +135,7 @@ impl Value {
 impl Metadata {
     /// Empty, with room for `n` entries.
     pub fn with_capacity(n: usize) -> Metadata {
-        Metadata { entries: Vec::with_capacity(n), by_key: Vec::with_capacity(n) }
+        Metadata { entries: Vec::with_capacity(n), originals: BTreeMap::new(), by_key: Vec::with_capacity(n) }
     }
 
     /// Adds an entry, or hands the key back where it is already there.
@@ -134,6 +146,27 @@ impl Metadata {
         self.by_key.insert(place, self.entries.len() as u32);
         self.entries.push((key, value));
         Ok(())
+    }
+
+    /// The entries whose keys are `wanted`, in their order.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&str) -> bool) -> Metadata {
+        let mut only = Metadata::default();
+        for (key, value) in self.entries.iter().filter(|(key, _)| wanted(key)) {
+            only.insert(key.clone(), value.clone()).expect("keys are unique");
+        }
+        only.originals.clone_from(&self.originals);
+        only.originals.retain(|key, _| wanted(key));
+        only
+    }
+
+    /// What the file has in the place of the strings that were not UTF-8 in the value of `key`.
+    pub(super) fn keep_originals(&mut self, key: String, originals: Vec<Original>) {
+        self.originals.insert(key, originals);
+    }
+
+    pub(super) fn originals(&self, key: &str) -> &[Original] {
+        self.originals.get(key).map_or(&[], Vec::as_slice)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub use error::GgufError;
 use header::Header;
 pub use metadata::{Array, Metadata, Value};
+use reader::Text;
 
 use crate::quant::GgmlType;
 
@@ -64,13 +65,22 @@ impl Gguf {
     /// # Errors
     /// Whatever is wrong with a file, with its name; and a part that is missing or does not belong to the others.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
-        split::open(path.as_ref())
+        split::open(path.as_ref(), Text::Shown)
+    }
+
+    /// As [`Gguf::open`], with metadata that the [`writer`] writes to the byte as the file has it, strings that are not
+    /// UTF-8 too.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn open_exact(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
+        split::open(path.as_ref(), Text::Exact)
     }
 
     /// Reads a model of one file that is already in memory.
     pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
         let len = bytes.len() as u64;
-        let header = header::read(bytes, len)?;
+        let header = header::read(bytes, len, Text::Shown)?;
         Gguf::merge(vec![(header, SplitFile { path: PathBuf::new(), bytes: len })])
     }
 

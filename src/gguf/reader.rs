@@ -5,6 +5,7 @@
 use std::io::{ErrorKind, Read};
 
 use super::GgufError;
+use super::metadata::Original;
 
 /// The largest header that is read. A vocabulary of 260,000 tokens takes about 15 MB.
 pub(super) const MAX_HEADER_BYTES: u64 = 128 << 20;
@@ -27,6 +28,15 @@ impl CountWidth {
     }
 }
 
+/// What becomes of strings that are not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text {
+    /// They are made so that they can be shown.
+    Shown,
+    /// That, and their bytes are kept beside, for a file to be written with them.
+    Exact,
+}
+
 pub(super) struct Reader<R> {
     source: R,
     /// Bytes of the whole file.
@@ -37,13 +47,36 @@ pub(super) struct Reader<R> {
     /// The bytes of `buffer` that are read and not yet handed out.
     ready: std::ops::Range<usize>,
     pub(super) counts: CountWidth,
+    text: Text,
+    /// Strings of the value that is being read, and those of them that are not UTF-8.
+    n_strings: u32,
+    originals: Vec<Original>,
 }
 
 impl<R: Read> Reader<R> {
     /// `len`: bytes that `source` holds.
-    pub(super) fn new(source: R, len: u64) -> Reader<R> {
+    pub(super) fn new(source: R, len: u64, text: Text) -> Reader<R> {
         let buffer = vec![0; len.clamp(16, BUFFER_BYTES) as usize].into_boxed_slice();
-        Reader { source, len, offset: 0, buffer, ready: 0..0, counts: CountWidth::Bits64 }
+        let (ready, counts) = (0..0, CountWidth::Bits64);
+        Reader { source, len, offset: 0, buffer, ready, counts, text, n_strings: 0, originals: Vec::new() }
+    }
+
+    /// The number of the string that is read next, within its value.
+    pub(super) fn count_string(&mut self) -> u32 {
+        self.n_strings += 1;
+        self.n_strings - 1
+    }
+
+    pub(super) fn keep_original(&mut self, original: Original) {
+        if self.text == Text::Exact {
+            self.originals.push(original);
+        }
+    }
+
+    /// Ends a value: its strings that are not UTF-8, where they are kept.
+    pub(super) fn take_originals(&mut self) -> Vec<Original> {
+        self.n_strings = 0;
+        std::mem::take(&mut self.originals)
     }
 
     pub(super) fn offset(&self) -> u64 {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::header::{self, Header};
+use super::reader::Text;
 use super::{Gguf, GgufError, SplitFile};
 
 const MAX_PARTS: u64 = 1000;
@@ -13,9 +14,9 @@ const COUNT_KEY: &str = "split.count";
 const TENSORS_KEY: &str = "split.tensors.count";
 
 /// Opens the model that `path` is, or is a part of.
-pub(super) fn open(path: &Path) -> Result<Gguf, GgufError> {
+pub(super) fn open(path: &Path, text: Text) -> Result<Gguf, GgufError> {
     let name = PartName::of(path);
-    let (header, file) = open_file(path)?;
+    let (header, file) = open_file(path, text)?;
     let count = header.metadata.u64(COUNT_KEY).map_err(|e| e.in_file(path))?.unwrap_or(0);
     if count > MAX_PARTS {
         return Err(GgufError::SplitCount { found: count, limit: MAX_PARTS }.in_file(path));
@@ -26,19 +27,19 @@ pub(super) fn open(path: &Path) -> Result<Gguf, GgufError> {
             let part = header.metadata.u64(NO_KEY).map_err(|e| e.in_file(path))?.unwrap_or(0).saturating_add(1);
             Err(GgufError::SplitName { part, count }.in_file(path))
         }
-        Some(name) => open_parts(&name, header, file),
+        Some(name) => open_parts(&name, header, file, text),
     }
 }
 
 /// Opens the other parts of the one at `name`, and merges all of them.
-fn open_parts(name: &PartName, header: Header, file: SplitFile) -> Result<Gguf, GgufError> {
+fn open_parts(name: &PartName, header: Header, file: SplitFile, text: Text) -> Result<Gguf, GgufError> {
     name.check(&header).map_err(|e| e.in_file(&file.path))?;
     let mut opened = Some((header, file));
     let mut parts: Vec<(Header, SplitFile)> = Vec::with_capacity(name.count as usize);
     for part in 1..=name.count {
         let (header, file) = match opened.take_if(|_| part == name.part) {
             Some(part) => part,
-            None => open_sibling(&name.sibling(part))?,
+            None => open_sibling(&name.sibling(part), text)?,
         };
         if let Some((first, _)) = parts.first() {
             check_same_model(first, &header).map_err(|e| e.in_file(&file.path))?;
@@ -55,17 +56,17 @@ fn open_parts(name: &PartName, header: Header, file: SplitFile) -> Result<Gguf, 
     Gguf::merge(parts)
 }
 
-fn open_sibling(name: &PartName) -> Result<(Header, SplitFile), GgufError> {
+fn open_sibling(name: &PartName, text: Text) -> Result<(Header, SplitFile), GgufError> {
     let path = name.path();
     if !path.exists() {
         return Err(GgufError::SplitMissing { part: name.part, count: name.count }.in_file(path));
     }
-    let (header, file) = open_file(&path)?;
+    let (header, file) = open_file(&path, text)?;
     name.check(&header).map_err(|e| e.in_file(&path))?;
     Ok((header, file))
 }
 
-fn open_file(path: &Path) -> Result<(Header, SplitFile), GgufError> {
+fn open_file(path: &Path, text: Text) -> Result<(Header, SplitFile), GgufError> {
     let open = || {
         // Asked before the file is opened: opening a pipe would wait for a writer.
         if !fs::metadata(path).map_err(GgufError::Open)?.is_file() {
@@ -73,7 +74,7 @@ fn open_file(path: &Path) -> Result<(Header, SplitFile), GgufError> {
         }
         let file = File::open(path).map_err(GgufError::Open)?;
         let bytes = file.metadata().map_err(GgufError::Open)?.len();
-        let header = header::read(file, bytes)?;
+        let header = header::read(file, bytes, text)?;
         Ok((header, SplitFile { path: path.to_owned(), bytes }))
     };
     open().map_err(|e| e.in_file(path))

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use super::header::{self, MAGIC};
+use super::metadata::Original;
 use super::{Array, GgufError, Metadata, Value};
 use crate::quant::GgmlType;
 
@@ -55,8 +56,8 @@ impl<W: Write> Writer<W> {
         put_u64(&mut bytes, tensors.len() as u64);
         put_u64(&mut bytes, metadata.len() as u64);
         for (key, value) in metadata.iter() {
-            put_string(&mut bytes, key);
-            put_value(&mut bytes, value);
+            put_string(&mut bytes, key.as_bytes());
+            put_value(&mut bytes, value, &mut Strings::of(metadata.originals(key)));
         }
         let mut offset = 0;
         let mut sizes = Vec::with_capacity(tensors.len());
@@ -65,7 +66,7 @@ impl<W: Write> Writer<W> {
                 return Err(GgufError::Dimensions { name: name.clone(), found: shape.len() as u32 }.into());
             }
             let n_bytes = header::tensor_bytes(name, shape, *ty)?;
-            put_string(&mut bytes, name);
+            put_string(&mut bytes, name.as_bytes());
             put_u32(&mut bytes, shape.len() as u32);
             for &dim in shape {
                 put_u64(&mut bytes, dim);
@@ -127,12 +128,35 @@ fn put_u64(out: &mut Vec<u8>, x: u64) {
     out.extend(x.to_le_bytes());
 }
 
-fn put_string(out: &mut Vec<u8>, s: &str) {
-    put_u64(out, s.len() as u64);
-    out.extend(s.as_bytes());
+fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_u64(out, bytes.len() as u64);
+    out.extend(bytes);
 }
 
-fn put_value(out: &mut Vec<u8>, value: &Value) {
+/// The strings of one value in their order, each as the file had it that they are from.
+struct Strings<'m> {
+    n_strings: u32,
+    originals: &'m [Original],
+}
+
+impl<'m> Strings<'m> {
+    fn of(originals: &'m [Original]) -> Strings<'m> {
+        Strings { n_strings: 0, originals }
+    }
+
+    fn put(&mut self, out: &mut Vec<u8>, text: &str) {
+        match self.originals.split_first() {
+            Some((original, rest)) if original.string == self.n_strings => {
+                put_string(out, &original.bytes);
+                self.originals = rest;
+            }
+            _ => put_string(out, text.as_bytes()),
+        }
+        self.n_strings += 1;
+    }
+}
+
+fn put_value(out: &mut Vec<u8>, value: &Value, strings: &mut Strings) {
     let id = match value {
         Value::U8(_) => 0,
         Value::I8(_) => 1,
@@ -158,15 +182,15 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
         Value::I32(x) => out.extend(x.to_le_bytes()),
         Value::F32(x) => out.extend(x.to_le_bytes()),
         Value::Bool(x) => out.push(u8::from(*x)),
-        Value::String(x) => put_string(out, x),
-        Value::Array(x) => put_array(out, x),
+        Value::String(x) => strings.put(out, x),
+        Value::Array(x) => put_array(out, x, strings),
         Value::U64(x) => put_u64(out, *x),
         Value::I64(x) => out.extend(x.to_le_bytes()),
         Value::F64(x) => out.extend(x.to_le_bytes()),
     }
 }
 
-fn put_array(out: &mut Vec<u8>, array: &Array) {
+fn put_array(out: &mut Vec<u8>, array: &Array, strings: &mut Strings) {
     let id = match array {
         Array::U8(_) => 0,
         Array::I8(_) => 1,
@@ -193,8 +217,8 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
         Array::I32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         Array::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         Array::Bool(v) => out.extend(v.iter().map(|&x| u8::from(x))),
-        Array::String(v) => v.iter().for_each(|x| put_string(out, x)),
-        Array::Array(v) => v.iter().for_each(|x| put_array(out, x)),
+        Array::String(v) => v.iter().for_each(|x| strings.put(out, x)),
+        Array::Array(v) => v.iter().for_each(|x| put_array(out, x, strings)),
         Array::U64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         Array::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         Array::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),

@@ -93,7 +93,7 @@ pub fn quantize(
     pool: &Pool,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Summary, QuantizeError> {
-    let gguf = Gguf::open(input)?;
+    let gguf = Gguf::open_exact(input)?;
     if gguf.files.iter().any(|file| is_same_file(&file.path, output)) {
         return Err(QuantizeError::Same { path: output.to_owned() });
     }
@@ -162,11 +162,10 @@ fn metadata(gguf: &Gguf, mix: Mix) -> Metadata {
         ("general.quantization_version", Value::U32(QUANTIZATION_VERSION)),
         ("general.file_type", Value::U32(mix.file_type)),
     ];
-    let mut metadata = Metadata::with_capacity(gguf.metadata.len() + own.len());
     let is_kept = |key: &str| !key.starts_with("split.") && own.iter().all(|(own, _)| *own != key);
-    let kept: Vec<_> = gguf.metadata.iter().filter(|(key, _)| is_kept(key)).map(|(k, v)| (k, v.clone())).collect();
-    for (key, value) in kept.into_iter().chain(own) {
-        metadata.insert(key.to_owned(), value).expect("keys of a file are unique, and the new ones were left out");
+    let mut metadata = gguf.metadata.only(is_kept);
+    for (key, value) in own {
+        metadata.insert(key.to_owned(), value).expect("the new keys were left out");
     }
     metadata
 }
