@@ -6,6 +6,7 @@ mod http;
 mod hub;
 mod reference;
 mod state;
+mod target;
 mod transfer;
 
 use std::fs;
@@ -162,9 +163,9 @@ pub fn pull(
     // What an address alone does not tell is asked now, so that room is checked for all files before the first.
     let mut files = Vec::with_capacity(model.files.len());
     for file in &model.files {
-        files.push(transfer::Target::probe(&client, file, folder.join(&file.name), options)?);
+        files.push(target::Target::probe(&client, file, folder.join(&file.name), options)?);
     }
-    let needed = files.iter().map(transfer::Target::missing_bytes).sum();
+    let needed = files.iter().map(target::Target::missing_bytes).sum();
     disk::check_room(&folder, needed)?;
 
     let total: u64 = files.iter().map(|f| f.bytes).sum();
