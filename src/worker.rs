@@ -32,8 +32,20 @@ pub enum Command {
     /// Answers the conversation, whose last message is the user's, or goes on with the reply that is its last. What is
     /// already in the KV cache is not computed again. `max_tokens`: the most to generate; `None`: until the context is full.
     Generate { messages: Vec<Message>, sampling: SamplingParams, max_tokens: Option<usize> },
+    /// What becomes of the recording of which experts are used.
+    Trace(TraceOrder),
     /// Ends the thread.
     Quit,
+}
+
+/// What is to become of a recording for `wayinfer replay`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TraceOrder {
+    /// Into this new file from now on, until another model is opened; what was recorded before ends.
+    Start(PathBuf),
+    Stop,
+    /// Say whether there is one.
+    Tell,
 }
 
 /// What the engine tells the screen, in order.
@@ -46,6 +58,8 @@ pub enum Event {
     },
     /// Something the person should see, for example a fallback chat template.
     Warning(String),
+    /// What was asked for has been done.
+    Note(String),
     /// The reply has begun: the prompt's tokens, and how many of them were in the KV cache already.
     ReplyStarted {
         prompt_tokens: usize,
@@ -204,6 +218,7 @@ impl Worker {
             match self.inbox.recv() {
                 Ok(Command::Load(path)) => return Next::Load(path),
                 Ok(Command::KeepKv(path)) => self.keep_kv(path),
+                Ok(Command::Trace(_)) => self.tell(Event::Warning("no model is loaded, so nothing is recorded".into())),
                 Ok(Command::Generate { .. }) => self.tell(Event::ReplyFailed("no model is loaded".into())),
                 Ok(Command::Quit) | Err(_) => return Next::Quit,
             }
@@ -231,8 +246,7 @@ impl Worker {
             scope.spawn(|| session::read_in(&file, &model, &watch.telemetry, &done));
             scope.spawn(|| sample_gauges(&file, &watch, budget, &done));
             let _stop_sampling = SetOnDrop(&done);
-            let find_kept = |chat: &mut Chat<'_>| self.kept(chat, &file, &model);
-            Ok(self.answer(&mut chat, &watch, &mut kept, &find_kept))
+            Ok(self.answer(&mut chat, (&file, &model), watch.clone(), &mut kept))
         })
     }
 
@@ -256,13 +270,12 @@ impl Worker {
         Some(kept)
     }
 
-    /// `find_kept` looks for the KV cache of another conversation.
-    fn answer<'m>(
+    fn answer(
         &self,
-        chat: &mut Chat<'m>,
-        watch: &Watch,
+        chat: &mut Chat<'_>,
+        (file, model): (&ModelFile, &Model<'_>),
+        mut watch: Watch,
         kept: &mut Option<Kept>,
-        find_kept: &dyn Fn(&mut Chat<'m>) -> Option<Kept>,
     ) -> Next {
         loop {
             let due = kept.as_mut().filter(|kept| kept.is_due);
@@ -280,7 +293,7 @@ impl Worker {
             match command {
                 Ok(Command::Generate { messages, sampling, max_tokens }) => {
                     self.cancel.store(false, Ordering::Relaxed);
-                    if let Err(error) = self.reply(chat, &messages, (&sampling, max_tokens), watch) {
+                    if let Err(error) = self.reply(chat, &messages, (&sampling, max_tokens), &watch) {
                         self.tell(Event::ReplyFailed(error.to_string()));
                     }
                     kept.iter_mut().for_each(|kept| kept.is_due = true);
@@ -290,8 +303,12 @@ impl Worker {
                         self.save(chat, kept, &|| true);
                     }
                     self.keep_kv(path);
-                    *kept = find_kept(chat);
+                    *kept = self.kept(chat, file, model);
                 }
+                Ok(Command::Trace(order)) => match trace(order, &mut watch, file, model) {
+                    Ok(told) => self.tell(Event::Note(told)),
+                    Err(error) => self.tell(Event::Warning(error.to_string())),
+                },
                 Ok(Command::Load(path)) => return Next::Load(path),
                 Ok(Command::Quit) | Err(_) => {
                     if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due) {
@@ -359,6 +376,26 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Starts or ends a recording, or says what is recorded.
+fn trace(order: TraceOrder, watch: &mut Watch, file: &ModelFile, model: &Model<'_>) -> Result<String, EngineError> {
+    let replay =
+        |path: &Path| format!("`wayinfer replay {}` tells what other budgets would have made of it", path.display());
+    Ok(match order {
+        TraceOrder::Start(path) => {
+            watch.start_trace(&path, file, model)?;
+            format!("Recording to {} which experts are used, until /trace stop; {}", path.display(), replay(&path))
+        }
+        TraceOrder::Stop => match watch.stop_trace()? {
+            Some(path) => format!("The trace {} is whole; {}", path.display(), replay(&path)),
+            None => "Nothing was being recorded".to_owned(),
+        },
+        TraceOrder::Tell => match watch.trace_path() {
+            Some(path) => format!("Recording to {}; /trace stop ends it", path.display()),
+            None => "Nothing is recorded; /trace start FILE records which experts are used".to_owned(),
+        },
+    })
 }
 
 /// Sets a flag when it goes out of scope, on a panic too, so that a scoped thread waiting on it ends.

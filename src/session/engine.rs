@@ -191,6 +191,36 @@ impl Watch {
         Ok(self)
     }
 
+    /// Records into a new file from here on; what was recorded before has ended.
+    ///
+    /// # Errors
+    /// The file is there already or cannot be made; then nothing changes.
+    pub fn start_trace(&mut self, path: &Path, file: &ModelFile, model: &Model<'_>) -> Result<(), EngineError> {
+        let failed = |source| EngineError::Trace { path: path.to_owned(), source };
+        if path.exists() {
+            let reason = "it is there already; name another file";
+            return Err(failed(std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason)));
+        }
+        let recorder = TraceRecorder::create(path, &model.trace_shape(file)).map_err(failed)?;
+        self.trace = Some(Arc::new(recorder));
+        Ok(())
+    }
+
+    /// Ends the recording, of which the path is given.
+    ///
+    /// # Errors
+    /// What kept it from being written whole.
+    pub fn stop_trace(&mut self) -> Result<Option<PathBuf>, EngineError> {
+        let finished = self.finish_trace();
+        let path = self.trace.take().map(|trace| trace.path().to_owned());
+        finished.map(|()| path)
+    }
+
+    /// Where it is recorded.
+    pub fn trace_path(&self) -> Option<&Path> {
+        self.trace.as_deref().map(TraceRecorder::path)
+    }
+
     /// Tells what kept the trace from being written whole.
     pub fn finish_trace(&self) -> Result<(), EngineError> {
         let Some(trace) = &self.trace else { return Ok(()) };

@@ -137,6 +137,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
                 format!("generate {}", said.join("|"))
             }
             Effect::Send(Command::KeepKv(path)) => format!("keep {path:?}"),
+            Effect::Send(Command::Trace(order)) => format!("trace {order:?}"),
             Effect::Send(Command::Quit) => "quit worker".into(),
             Effect::Cancel => "cancel".into(),
             Effect::Record(Record::User { id, text, .. }) => format!("save user {id} {text}"),

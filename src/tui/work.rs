@@ -73,7 +73,7 @@ fn find_model(name: &str, places: &Places) -> Result<PathBuf, String> {
 }
 
 /// The path that a person means, who writes ~ for their home.
-fn at_home(file: &str) -> PathBuf {
+pub(super) fn at_home(file: &str) -> PathBuf {
     match (file.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(file),

@@ -20,6 +20,7 @@ pub static COMMANDS: &[(&str, &[Step])] = &[
     ("/rename", &[Type("/rename A walk in the woods"), Key, See("is called: A walk in the woods")]),
     ("/sessions", &[Type("/sessions woods"), Key, See("Conversations"), See("A walk in the woods")]),
     ("/export", &[Type("/export json out.json"), Key, See("Written to "), File("out.json")]),
+    ("/trace", &[Type("/trace start walk.trace"), Key, See("Recording to walk.trace"), File("walk.trace"), Say("recorded"), Type("/trace start walk.trace\r"), See("name another file"), Type("/trace\r"), See("/trace stop ends it"), Type("/trace stop\r"), See("is whole"), Type("/trace stop\r"), See("Nothing was being recorded")]),
     ("/system", &[Type("/system Be brief."), Key, See("The system message is set."), Type("/system -\r"), See("The system message is gone.")]),
     ("/temp", &[Type("/temp 0.25"), Key, See("The temperature is 0.25 from"), Type("/temp 0\r")]),
     ("/top-p", &[Type("/top-p 0.5"), Key, See("Top-p is 0.5 from")]),

@@ -46,7 +46,7 @@ impl App {
         }
     }
 
-    fn check_ready(&self) -> Result<(), String> {
+    pub(super) fn check_ready(&self) -> Result<(), String> {
         self.check_idle()?;
         match self.engine {
             Engine::Ready if self.dialog.is_none() => Ok(()),

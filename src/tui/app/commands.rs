@@ -6,11 +6,13 @@ use std::time::Instant;
 use crate::sampler::SamplingParams;
 use crate::transcript::Record;
 use crate::transcript::library::{self, Format};
+use crate::worker::{Command, TraceOrder};
 
 use super::super::ExitReason;
 use super::super::commands::{self, Deed, Knob, Parsed, SlashCommand, Suggestion};
 use super::super::conversation::Kind;
 use super::super::keys::InputState;
+use super::super::work::at_home;
 use super::branches::Done;
 use super::sessions::Confirm;
 use super::{App, Effect, Work};
@@ -154,6 +156,7 @@ impl App {
                 nothing
             }
             Deed::Export => self.export(arguments),
+            Deed::Trace => self.trace(arguments),
             Deed::Copy => self.copy(arguments, now),
             Deed::Find => {
                 self.open_find(arguments);
@@ -177,6 +180,21 @@ impl App {
             }
             Deed::Quit => Ok(self.quit(ExitReason::Quit)),
         }
+    }
+
+    fn trace(&mut self, arguments: &str) -> Done {
+        self.check_ready()?;
+        let (word, file) = arguments.split_once(char::is_whitespace).unwrap_or((arguments, ""));
+        let order = match (word, file.trim()) {
+            ("", _) => TraceOrder::Tell,
+            ("stop", "") => TraceOrder::Stop,
+            ("start", "") => {
+                TraceOrder::Start(jiff::Zoned::now().strftime("wayinfer-%Y%m%d-%H%M%S.trace").to_string().into())
+            }
+            ("start", file) => TraceOrder::Start(at_home(file)),
+            _ => return Err("/trace takes start, with a file or without, or stop".into()),
+        };
+        Ok(vec![Effect::Send(Command::Trace(order))])
     }
 
     fn set_system(&mut self, arguments: &str) -> Vec<Effect> {

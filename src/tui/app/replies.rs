@@ -50,6 +50,10 @@ impl App {
                 }
                 Vec::new()
             }
+            Event::Note(text) => {
+                self.add_notice(Kind::Note, &text);
+                Vec::new()
+            }
             Event::ReplyStarted { prompt_tokens, reused_tokens } => {
                 if let Engine::Replying(reply) = &mut self.engine {
                     reply.prompt = Some((prompt_tokens, reused_tokens));
