@@ -371,7 +371,7 @@ impl Worker {
             }
             Err(other) => return Err(other),
         }
-        if let Err(error) = watch.finish_trace() {
+        if let Err(error) = watch.check_trace() {
             self.tell(Event::Warning(error.to_string()));
         }
         Ok(())
@@ -384,10 +384,18 @@ fn trace(order: TraceOrder, watch: &mut Watch, file: &ModelFile, model: &Model<'
         |path: &Path| format!("`wayinfer replay {}` tells what other budgets would have made of it", path.display());
     Ok(match order {
         TraceOrder::Start(path) => {
-            watch.start_trace(&path, file, model)?;
-            format!("Recording to {} which experts are used, until /trace stop; {}", path.display(), replay(&path))
+            let before = match watch.start_trace(&path, file, model)? {
+                Some(Ok(before)) => format!("The trace {} has ended. ", before.display()),
+                Some(Err(error)) => format!("The trace before has ended, and is not whole: {error}. "),
+                None => String::new(),
+            };
+            format!(
+                "{before}Recording to {} which experts are used, until /trace stop; {}",
+                path.display(),
+                replay(&path)
+            )
         }
-        TraceOrder::Stop => match watch.stop_trace()? {
+        TraceOrder::Stop => match watch.stop_trace().transpose()? {
             Some(path) => format!("The trace {} is whole; {}", path.display(), replay(&path)),
             None => "Nothing was being recorded".to_owned(),
         },

@@ -1,5 +1,6 @@
 //! A model file opened for use: the file, its tokenizer and chat format, and what computes it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,9 +44,9 @@ pub enum EngineError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     #[error("cannot start the worker's thread: {0}")]
-    Thread(std::io::Error),
+    Thread(io::Error),
     #[error("cannot write the trace {}: {source}", path.display())]
-    Trace { path: PathBuf, source: std::io::Error },
+    Trace { path: PathBuf, source: io::Error },
     #[error(transparent)]
     KvCache(#[from] KvCacheError),
     #[error(transparent)]
@@ -191,34 +192,44 @@ impl Watch {
         Ok(self)
     }
 
-    /// Records into a new file from here on; what was recorded before has ended.
+    /// Records into a new file from here on. What was recorded before ends as by [`Watch::stop_trace`].
     ///
     /// # Errors
     /// The file is there already or cannot be made; then nothing changes.
-    pub fn start_trace(&mut self, path: &Path, file: &ModelFile, model: &Model<'_>) -> Result<(), EngineError> {
-        let failed = |source| EngineError::Trace { path: path.to_owned(), source };
-        if path.exists() {
-            let reason = "it is there already; name another file";
-            return Err(failed(std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason)));
-        }
-        let recorder = TraceRecorder::create(path, &model.trace_shape(file)).map_err(failed)?;
+    pub fn start_trace(
+        &mut self,
+        path: &Path,
+        file: &ModelFile,
+        model: &Model<'_>,
+    ) -> Result<Option<Result<PathBuf, EngineError>>, EngineError> {
+        let recorder = TraceRecorder::create_new(path, &model.trace_shape(file)).map_err(|source| {
+            let source = match source.kind() {
+                kind @ io::ErrorKind::AlreadyExists => io::Error::new(kind, "it is there already; name another file"),
+                _ => source,
+            };
+            EngineError::Trace { path: path.to_owned(), source }
+        })?;
+        let before = self.stop_trace();
         self.trace = Some(Arc::new(recorder));
-        Ok(())
+        Ok(before)
     }
 
-    /// Ends the recording, of which the path is given.
-    ///
-    /// # Errors
-    /// What kept it from being written whole.
-    pub fn stop_trace(&mut self) -> Result<Option<PathBuf>, EngineError> {
+    /// Ends the recording, if there is one: its path, or what kept it from being written whole.
+    pub fn stop_trace(&mut self) -> Option<Result<PathBuf, EngineError>> {
         let finished = self.finish_trace();
-        let path = self.trace.take().map(|trace| trace.path().to_owned());
-        finished.map(|()| path)
+        let trace = self.trace.take()?;
+        Some(finished.map(|()| trace.path().to_owned()))
     }
 
     /// Where it is recorded.
     pub fn trace_path(&self) -> Option<&Path> {
         self.trace.as_deref().map(TraceRecorder::path)
+    }
+
+    /// Tells once what keeps the trace from being written whole.
+    pub fn check_trace(&self) -> Result<(), EngineError> {
+        let Some(trace) = &self.trace else { return Ok(()) };
+        trace.check().map_err(|source| EngineError::Trace { path: trace.path().to_owned(), source })
     }
 
     /// Tells what kept the trace from being written whole.

@@ -154,6 +154,8 @@ struct Recording {
     frame: Vec<u8>,
     /// The first write that failed; nothing is recorded after.
     failed: Option<io::Error>,
+    /// Whether that has been told while the recording goes on.
+    told: bool,
 }
 
 /// Bytes left free before a frame for its length: 8 hold 2^56.
@@ -165,6 +167,18 @@ impl TraceRecorder {
     /// # Errors
     /// What the system says.
     pub fn create(path: &Path, shape: &Shape) -> io::Result<TraceRecorder> {
+        TraceRecorder::begin(File::create(path)?, path, shape)
+    }
+
+    /// As [`TraceRecorder::create`], but never over a file that is there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create_new(path: &Path, shape: &Shape) -> io::Result<TraceRecorder> {
+        TraceRecorder::begin(File::create_new(path)?, path, shape)
+    }
+
+    fn begin(mut file: File, path: &Path, shape: &Shape) -> io::Result<TraceRecorder> {
         let mut header = MAGIC.to_vec();
         put(&mut header, VERSION);
         put(&mut header, shape.name.len() as u64);
@@ -172,9 +186,9 @@ impl TraceRecorder {
         let numbers = [u64::from(shape.n_used), shape.dense_bytes, shape.layers.len() as u64];
         let layers = shape.layers.iter().flat_map(|l| [u64::from(l.n_experts), l.slot_bytes]);
         numbers.into_iter().chain(layers).for_each(|n| put(&mut header, n));
-        let mut file = File::create(path)?;
         file.write_all(&header)?;
-        let recording = Recording { file, began: Instant::now(), n_tokens: 0, frame: Vec::new(), failed: None };
+        let began = Instant::now();
+        let recording = Recording { file, began, n_tokens: 0, frame: Vec::new(), failed: None, told: false };
         Ok(TraceRecorder { path: path.to_owned(), recording: Mutex::new(recording) })
     }
 
@@ -237,12 +251,23 @@ impl TraceRecorder {
         &self.path
     }
 
+    /// Tells once what keeps the trace from being written whole.
+    ///
+    /// # Errors
+    /// The first write that failed.
+    pub fn check(&self) -> io::Result<()> {
+        let found = self.finish();
+        let told = std::mem::replace(&mut self.lock().told, found.is_err());
+        if told { Ok(()) } else { found }
+    }
+
     /// Tells what kept the trace from being written whole.
     ///
     /// # Errors
     /// The first write that failed.
     pub fn finish(&self) -> io::Result<()> {
-        self.lock().failed.take().map_or(Ok(()), Err)
+        let r = self.lock();
+        r.failed.as_ref().map_or(Ok(()), |error| Err(io::Error::new(error.kind(), error.to_string())))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Recording> {

@@ -160,3 +160,26 @@ fn a_token_of_48_layers_takes_about_500_bytes_and_little_time() {
     // A hundredth of a token at 100 tokens a second; a hundred times what it takes when nobody else runs.
     assert!(time < std::time::Duration::from_millis(1));
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_write_that_failed_ends_the_recording_and_stays_known() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let recorder = TraceRecorder::create(file.path(), &shape()).unwrap();
+    let header = std::fs::read(file.path()).unwrap();
+    let pass = || {
+        recorder.pass(1);
+        recorder.end_pass(Outcome::Whole);
+    };
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let good = std::mem::replace(&mut recorder.lock().file, full);
+    pass();
+    assert!(recorder.check().is_err());
+    assert!(recorder.check().is_ok(), "told once");
+    // There is room again, but what is missing would stay missing.
+    recorder.lock().file = good;
+    pass();
+    assert_eq!(std::fs::read(file.path()).unwrap(), header);
+    assert!(recorder.finish().is_err());
+    assert!(TraceRecorder::create_new(file.path(), &shape()).is_err(), "a file that is there is left alone");
+}

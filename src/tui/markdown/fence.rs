@@ -1,5 +1,8 @@
 //! Code between fences: it grows by lines, and is never parsed for anything but its colours and its end.
 
+use ratatui::buffer::CellWidth;
+use unicode_segmentation::UnicodeSegmentation;
+
 use crate::tui::wrap::Wrapped;
 
 use super::highlight::{Colored, Colors, Job};
@@ -93,7 +96,7 @@ impl Fence {
 
     pub fn row<'a>(&'a self, text: &'a str, i: usize) -> RowRef<'a> {
         let Some(i) = i.checked_sub(self.head()) else {
-            let name = if i + 1 < self.head() { "" } else { label(&self.opened.language) };
+            let name = if i + 1 < self.head() { "" } else { label(&self.opened.language, self.wrapped.width()) };
             return RowRef::sign(name, Ink::Dim.into());
         };
         let range = self.wrapped.line(i);
@@ -135,7 +138,13 @@ impl Fence {
     }
 }
 
-/// What stands above code.
-pub fn label(language: &str) -> &str {
-    if language.is_empty() { "code" } else { language }
+/// What stands above code: its language, as much of it as has room.
+pub fn label(language: &str, columns: u16) -> &str {
+    let text = if language.is_empty() { "code" } else { language };
+    let mut used = 0;
+    let too_wide = text.grapheme_indices(true).find(|(_, grapheme)| {
+        used += usize::from(grapheme.cell_width());
+        used > usize::from(columns)
+    });
+    &text[..too_wide.map_or(text.len(), |(at, _)| at)]
 }

@@ -342,7 +342,8 @@ impl<'a> Flow<'a> {
         let Some(begun) = self.code.take() else { return };
         if let Begun::Fenced(language) = begun {
             let mut head = Runs::default();
-            head.push(label(&language), Ink::Dim.into(), runs.source(0));
+            let room = u16::try_from(self.room()).unwrap_or(u16::MAX);
+            head.push(label(&language, room), Ink::Dim.into(), runs.source(0));
             self.push_row(&head, 0..head.text.len(), Join::Line);
             let known = self.known.get(self.codes.len()).filter(|code| code.text == runs.text);
             if let Some(known) = known {

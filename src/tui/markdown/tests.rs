@@ -248,6 +248,19 @@ fn units_that_are_too_long_are_cut_alike_in_pieces_and_as_a_whole() {
     }
 }
 
+#[test]
+fn the_name_of_a_language_is_cut_where_it_has_no_room() {
+    for text in ["~~~>日~!0((a👍&0_", "~~~a-long-name\ncode\n~~~\n", "> ~~~a-long-name\n> code\n> ~~~\n"] {
+        for width in [4, 7] {
+            let document = document(text, width);
+            for i in 0..document.len() {
+                let row = document.row(text, i).text;
+                assert!(row.cell_width() <= width, "{row:?} in {text:?}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
 
