@@ -47,6 +47,7 @@ impl Worker {
                 Command::Load(path) => self.load(&path),
                 Command::KeepKv(_) => {}
                 Command::Generate { messages, .. } => self.generate(&messages),
+                Command::Trace(_) => self.send(Event::Note("Nothing is recorded here".into())),
                 Command::Quit => return,
             }
         }
