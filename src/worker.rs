@@ -399,7 +399,7 @@ fn trace(order: TraceOrder, watch: &mut Watch, file: &ModelFile, model: &Model<'
             Some(path) => format!("The trace {} is whole; {}", path.display(), replay(&path)),
             None => "Nothing was being recorded".to_owned(),
         },
-        TraceOrder::Tell => match watch.trace_path() {
+        TraceOrder::Tell => match watch.finish_trace().map(|()| watch.trace_path())? {
             Some(path) => format!("Recording to {}; /trace stop ends it", path.display()),
             None => "Nothing is recorded; /trace start FILE records which experts are used".to_owned(),
         },

@@ -119,7 +119,7 @@ impl Ahead {
 const LINE_BYTES: usize = 64;
 
 thread_local! {
-    /// Where the last pass of this thread has stopped asking.
+    /// Where the rows begin that this thread has asked for last.
     static ASKED_TO: Cell<*const u8> = const { Cell::new(std::ptr::null()) };
 }
 

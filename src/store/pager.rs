@@ -1,6 +1,7 @@
 //! Keeps to a budget of experts: what a layer wants is pinned, read where it is missing, and handed over as it comes;
 //! what may leave is decided by the [`ExpertCache`], alike for both ways of reading.
 
+mod arrivals;
 mod guesses;
 mod slots;
 
@@ -13,16 +14,13 @@ use std::time::Instant;
 use self::guesses::Forecasts;
 use self::slots::Slots;
 use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
-use super::direct::{Completion, Extent, Populator, ReadError, Reader, Ticket, Urgency};
+use super::direct::{Completion, ReadError, Reader, Ticket, Urgency};
 use super::mapping::FileRange;
 use super::places::Places;
 use crate::telemetry::{ExpertMap, Paging};
 
 /// Bytes that may be on their way before they are needed, where twice a token's experts of a layer are less.
 const AHEAD_BYTES: u64 = 64 << 20;
-
-/// Bytes of the arena that memory is taken for before they are needed, at the least a slot.
-const POPULATED_BYTES: u64 = 256 << 20;
 
 /// Why a layer does not get its experts.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +51,6 @@ pub(super) struct Pager {
     /// Of all layers, one after the other.
     entries: Vec<Entry>,
     slots: Slots,
-    /// Where there is an arena.
-    populator: Option<Populator>,
-    /// By size class: slots that memory was taken for so far, in their order, and how many there can be.
-    populated: Vec<(u32, u32)>,
     /// `[n_layers]`: index of the layer's first expert.
     firsts: Vec<usize>,
     /// The layer at hand.
@@ -135,21 +129,13 @@ impl Pager {
         let counts = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts()));
         let firsts = counts.clone().scan(0, |sum, n| Some(std::mem::replace(sum, *sum + n))).collect();
         let largest = places.layers.iter().flatten().map(|l| l.slot_bytes).max().unwrap_or(0);
-        let mut populated = Vec::new();
-        for (layer, n_experts) in counts.clone().enumerate() {
-            let class = cache.class(layer);
-            populated.resize(populated.len().max(class + 1), (0, 0));
-            populated[class].1 += n_experts as u32;
-        }
         let pager = Pager {
-            populator: places.arena.as_ref().map(Populator::new),
-            populated,
+            slots: Slots::new(places, &cache),
             cache,
             backing,
             paging,
             map,
             entries: vec![absent; counts.sum()],
-            slots: Slots::default(),
             firsts,
             layer: 0,
             waiting: Vec::new(),
@@ -422,8 +408,7 @@ impl Pager {
         let slot = inserted?;
         self.drop_evicted(places);
         if self.is_direct() {
-            self.slots.fill(places.slot_start(id, slot), places.of(id).slot_bytes);
-            self.populate_after(places, id, slot);
+            self.slots.fill(places, &self.cache, id, slot);
         }
         self.slots.trim(places, self.cache.budget());
         self.last_ticket += 1;
@@ -449,23 +434,6 @@ impl Pager {
         Ok(())
     }
 
-    /// Has memory taken for the slots that are used next if there is none to be reused.
-    fn populate_after(&mut self, places: &Places<'_>, id: ExpertId, slot: u32) {
-        let Some(populator) = &self.populator else { return };
-        let slot_bytes = places.of(id).slot_bytes;
-        let (next, n_slots) = &mut self.populated[self.cache.class(id.layer as usize)];
-        *next = (*next).max(slot + 1);
-        let end = slot.saturating_add((POPULATED_BYTES / slot_bytes.max(1)).max(1) as u32).min(*n_slots);
-        while *next < end {
-            let start = places.slot_start(id, *next);
-            if !self.slots.take_ahead(start, slot_bytes, self.cache.budget()) {
-                break;
-            }
-            populator.ask(start, slot_bytes);
-            *next += 1;
-        }
-    }
-
     /// What has left is told to whoever counts; its memory is filled again, or given back when there is need of it.
     fn drop_evicted(&mut self, places: &Places<'_>) {
         while let Some(id) = self.evicted.pop() {
@@ -484,101 +452,5 @@ impl Pager {
                 self.slots.free(places.slot_start(id, slot));
             }
         }
-    }
-
-    /// An expert that was on its way will not come.
-    fn forget(&mut self, places: &Places<'_>, id: ExpertId) {
-        self.loading_bytes -= places.of(id).slot_bytes;
-        let entry = self.entry(id);
-        (entry.state, entry.guess) = (State::Absent, false);
-        let (slot, ticket) = (entry.slot, entry.ticket);
-        let wanted = std::mem::take(&mut entry.wanted);
-        self.cache.unpin(id);
-        if let Some(at) = self.held.iter().position(|&held| held == id) {
-            self.held.swap_remove(at);
-            self.held_bytes -= places.of(id).slot_bytes;
-            self.cache.unpin(id);
-        }
-        if wanted {
-            self.cache.unpin(id);
-            self.waiting.retain(|&other| other != id);
-        }
-        self.cache.remove(id);
-        self.flights.retain(|&(other, _)| other != ticket);
-        if self.is_direct() {
-            self.slots.free(places.slot_start(id, slot));
-        }
-    }
-
-    /// An expert that was on its way is there.
-    fn arrived(&mut self, places: &Places<'_>, id: ExpertId) {
-        self.loading_bytes -= places.of(id).slot_bytes;
-        let direct = self.is_direct();
-        let entry = self.entry(id);
-        entry.state = State::Resident;
-        let guess = entry.guess;
-        self.cache.unpin(id);
-        if direct {
-            self.map.set_resident(id.layer as usize, id.expert as usize, Some(1.0));
-            if guess {
-                self.paging.speculated_bytes.add(places.of(id).expert_bytes);
-                self.guesses.retain(|&other| other != id);
-            }
-        }
-    }
-
-    /// Notes what has arrived, without waiting.
-    fn poll(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
-        if let Backing::Direct(reader) = &mut self.backing {
-            reader.poll(&mut self.done);
-        }
-        self.settle(places)?;
-        self.read_candidates(places);
-        Ok(())
-    }
-
-    /// Waits until something has arrived.
-    fn wait(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
-        match &mut self.backing {
-            Backing::Direct(reader) => {
-                reader.wait(&mut self.done);
-                self.settle(places)
-            }
-            Backing::Mapped => {
-                let Some(&id) = self.waiting.first() else { return Ok(()) };
-                let read = places.ranges(id).into_iter().try_for_each(|range| places.model.populate(range));
-                match read {
-                    Ok(()) => self.arrived(places, id),
-                    Err(error) => {
-                        self.forget(places, id);
-                        return Err(error.into());
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn settle(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
-        let mut failed = None;
-        while let Some(Completion { ticket: Ticket(ticket), outcome }) = self.done.pop() {
-            let Some(at) = self.flights.iter().position(|&(other, _)| other == ticket) else { continue };
-            let (_, id) = self.flights.swap_remove(at);
-            match outcome {
-                Ok(Extent::Whole) => self.arrived(places, id),
-                Ok(Extent::Part { read_bytes }) => {
-                    self.paging.speculated_bytes.add(read_bytes);
-                    self.paging.wasted_bytes.add(read_bytes);
-                    self.forget(places, id);
-                }
-                Err(error) => {
-                    // A guess that failed is read again, and complained of, when it is asked for.
-                    failed = Some(error).filter(|_| self.entry(id).wanted).or(failed);
-                    self.guesses.retain(|&guess| guess != id);
-                    self.forget(places, id);
-                }
-            }
-        }
-        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }

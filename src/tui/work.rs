@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::catalog::{self, Folders};
+use crate::catalog::{self, CatalogError, Folders};
 use crate::disk;
 use crate::embedded;
 use crate::transcript::{SessionFile, TranscriptError, TranscriptWriter, library};
@@ -67,7 +67,7 @@ fn delete(path: &Path) -> Result<String, String> {
 fn find_model(name: &str, places: &Places) -> Result<PathBuf, String> {
     match (catalog::resolve(&at_home(name), &places.models), &places.embedded) {
         (Ok(path), _) => Ok(path),
-        (Err(_), Some(path)) if name == embedded::NAME => Ok(path.clone()),
+        (Err(CatalogError::Unknown { .. }), Some(path)) if name == embedded::NAME => Ok(path.clone()),
         (Err(error), _) => Err(error.to_string()),
     }
 }

@@ -98,18 +98,19 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
         let mut pipeline: Pipeline<'_, SHIFT, MINS> = Pipeline { unit, codes, tiles, sums, last: None };
         Pass::for_each(operands, range, n_blocks, out, |pass, out| {
             let mut set = 0;
-            let n_groups = pass.n_groups;
-            for (b, group) in (0..n_blocks).flat_map(|b| (0..n_groups).map(move |group| (b, group))) {
-                pass.step();
-                set = 1 - set;
-                for panel in 0..PANELS {
-                    with_panel(rows, n_blocks, pass.row(group, panel), b, |blocks| {
-                        blocks.prefetch(1);
-                        decode(blocks, &mut parts[panel], &mut scales[set][panel]);
-                    });
+            for b in 0..n_blocks {
+                for group in 0..pass.n_groups {
+                    pass.step();
+                    set = 1 - set;
+                    for panel in 0..PANELS {
+                        with_panel(rows, n_blocks, pass.row(group, panel), b, |blocks| {
+                            blocks.prefetch(1);
+                            decode(blocks, &mut parts[panel], &mut scales[set][panel]);
+                        });
+                    }
+                    let first = b * n_tiles + pass.first_tile;
+                    pipeline.multiply(parts, scales, set, first..first + pass.n_tiles, out, group * pass.n_tiles);
                 }
-                let first = b * n_tiles + pass.first_tile;
-                pipeline.multiply(parts, scales, set, first..first + pass.n_tiles, out, group * pass.n_tiles);
             }
             pipeline.drain(scales, out);
         });

@@ -165,24 +165,23 @@ fn product<D: Decode, M: Multiply>(operands: &Operands<'_>, range: Range<usize>)
             for first_block in (0..n_blocks).step_by(CHUNK) {
                 let panels = &mut panels[..CHUNK.min(n_blocks - first_block)];
                 let tiles = &tiles[first_block * n_tiles + pass.first_tile..];
-                let n_groups = pass.n_groups;
-                for (group, p) in (0..n_groups).flat_map(|group| (0..PANELS).map(move |p| (group, p))) {
-                    if p == 0 {
-                        pass.step();
-                    }
-                    let first_row = pass.row(group, p);
-                    if first_row < weights.n_rows() {
-                        for (i, panel) in panels.iter_mut().enumerate() {
-                            with_panel(all_rows, n_blocks, first_row, first_block + i, |blocks| {
-                                if i == 0 {
-                                    blocks.prefetch(CHUNK);
-                                }
-                                panel.set::<D, M>(blocks, 0);
-                                panel.set::<D, M>(blocks, 1);
-                            });
+                for group in 0..pass.n_groups {
+                    pass.step();
+                    for p in 0..PANELS {
+                        let first_row = pass.row(group, p);
+                        if first_row < weights.n_rows() {
+                            for (i, panel) in panels.iter_mut().enumerate() {
+                                with_panel(all_rows, n_blocks, first_row, first_block + i, |blocks| {
+                                    if i == 0 {
+                                        blocks.prefetch(CHUNK);
+                                    }
+                                    panel.set::<D, M>(blocks, 0);
+                                    panel.set::<D, M>(blocks, 1);
+                                });
+                            }
+                            let out = &mut out[group * pass.n_tiles..][..pass.n_tiles];
+                            multiply::<M>(panels, p, tiles, n_tiles, n_rows, out);
                         }
-                        let out = &mut out[group * pass.n_tiles..][..pass.n_tiles];
-                        multiply::<M>(panels, p, tiles, n_tiles, n_rows, out);
                     }
                 }
             }

@@ -143,19 +143,18 @@ fn product<B: Block, M: Multiply>(
             let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
             for b in 0..n_blocks {
                 let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
-                let n_groups = pass.n_groups;
-                for (group, p) in (0..n_groups).flat_map(|group| (0..PANELS).map(move |p| (group, p))) {
-                    if p == 0 {
-                        pass.step();
-                    }
-                    let first_row = pass.row(group, p);
-                    if first_row < weights.n_rows() {
-                        with_panel(rows, n_blocks, first_row, b, |blocks| {
-                            blocks.prefetch(1);
-                            decode(blocks, 0, panel);
-                            decode(blocks, 1, panel);
-                        });
-                        multiply::<M>(panel, p, tiles, n_rows, &mut out[group * pass.n_tiles..][..pass.n_tiles]);
+                for group in 0..pass.n_groups {
+                    pass.step();
+                    for p in 0..PANELS {
+                        let first_row = pass.row(group, p);
+                        if first_row < weights.n_rows() {
+                            with_panel(rows, n_blocks, first_row, b, |blocks| {
+                                blocks.prefetch(1);
+                                decode(blocks, 0, panel);
+                                decode(blocks, 1, panel);
+                            });
+                            multiply::<M>(panel, p, tiles, n_rows, &mut out[group * pass.n_tiles..][..pass.n_tiles]);
+                        }
                     }
                 }
             }

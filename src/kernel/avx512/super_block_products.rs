@@ -74,19 +74,20 @@ fn product<B: Block, const SUBS: usize, const MINS: usize>(
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panels, out } = &mut **scratch;
         Pass::for_each(operands, range, n_blocks, out, |pass, out| {
-            let n_groups = pass.n_groups;
-            for (b, group) in (0..n_blocks).flat_map(|b| (0..n_groups).map(move |group| (b, group))) {
-                pass.step();
-                for (i, panel) in panels.iter_mut().enumerate() {
-                    with_panel(rows, n_blocks, pass.row(group, i), b, |blocks| {
-                        blocks.prefetch(1);
-                        decode(blocks, panel);
-                    });
+            for b in 0..n_blocks {
+                for group in 0..pass.n_groups {
+                    pass.step();
+                    for (i, panel) in panels.iter_mut().enumerate() {
+                        with_panel(rows, n_blocks, pass.row(group, i), b, |blocks| {
+                            blocks.prefetch(1);
+                            decode(blocks, panel);
+                        });
+                    }
+                    let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
+                    let out = &mut out[group * pass.n_tiles..][..pass.n_tiles];
+                    let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
+                    multiply::<SUBS, MINS>(panels, tiles, n_rows, out);
                 }
-                let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
-                let out = &mut out[group * pass.n_tiles..][..pass.n_tiles];
-                let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
-                multiply::<SUBS, MINS>(panels, tiles, n_rows, out);
             }
         });
     });

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Arena;
 
-/// Bytes that the kernel is asked for at a time: it does not answer a dropped arena meanwhile.
+/// Bytes taken at a time; only between them does a thread stop.
 const PIECE_BYTES: u64 = 2 << 20;
 const MAX_THREADS: usize = 2;
 
@@ -19,6 +19,7 @@ const MAX_THREADS: usize = 2;
 pub struct Populator {
     /// `None` only while it is dropped.
     requests: Option<Sender<(u64, u64)>>,
+    waiting: Receiver<(u64, u64)>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -34,15 +35,19 @@ impl Populator {
         };
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let threads = (0..n_threads).filter_map(start).collect();
-        Populator { requests: Some(requests), stop, threads }
+        Populator { requests: Some(requests), waiting, stop, threads }
     }
 
     /// The `n` bytes at `at` of the arena will be written to before long.
     pub fn ask(&self, at: u64, n: u64) {
         if let Some(requests) = &self.requests {
-            // Without threads nobody listens.
-            let _ = requests.send((at, n));
+            requests.send((at, n)).expect("the other end is kept here");
         }
+    }
+
+    /// Nothing of what was asked for is begun any more.
+    pub fn forget(&self) {
+        self.waiting.try_iter().for_each(drop);
     }
 }
 

@@ -1,39 +1,73 @@
 //! Which memory of the arena is in use beyond its experts. What an expert leaves behind is filled again as it is: memory
-//! that is given back and taken anew is cleared by the kernel first, which costs as much as computing with it.
+//! that is given back and taken anew is cleared by the kernel first, which costs as much as computing with it. Memory that
+//! was never taken is taken ahead, within the budget.
 
 use std::collections::HashMap;
 
+use crate::store::cache::{ExpertCache, ExpertId};
+use crate::store::direct::Populator;
 use crate::store::places::Places;
 
+/// Bytes that memory is taken for before they are needed, at the least a slot.
+const AHEAD_BYTES: u64 = 256 << 20;
+
 /// The slots of the arena that hold memory, by where they begin.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slots {
     /// Bytes of memory that a slot holds.
     held: HashMap<u64, u64>,
     held_bytes: u64,
     /// Of those, the slots without an expert, the one left last at the end.
     free: Vec<u64>,
+    /// `None` where there is no arena.
+    populator: Option<Populator>,
+    /// By the cache's size class.
+    classes: Vec<Class>,
+}
+
+/// Slots of one size, which are used in their order.
+#[derive(Debug, Clone, Copy, Default)]
+struct Class {
+    n_slots: u32,
+    /// The first that memory was never taken for.
+    untouched: u32,
 }
 
 impl Slots {
-    /// An expert of `n_bytes`, as large as the slot, is read into it.
-    pub(super) fn fill(&mut self, start: u64, n_bytes: u64) {
+    pub(super) fn new(places: &Places<'_>, cache: &ExpertCache) -> Slots {
+        let mut classes: Vec<Class> = Vec::new();
+        for (layer, found) in places.layers.iter().enumerate() {
+            let class = cache.class(layer);
+            classes.resize(classes.len().max(class + 1), Class::default());
+            classes[class].n_slots += found.as_ref().map_or(0, |l| l.n_experts() as u32);
+        }
+        let populator = places.arena.as_ref().map(Populator::new);
+        Slots { held: HashMap::new(), held_bytes: 0, free: Vec::new(), populator, classes }
+    }
+
+    /// An expert is read into its slot. Memory is taken for those that come next.
+    pub(super) fn fill(&mut self, places: &Places<'_>, cache: &ExpertCache, id: ExpertId, slot: u32) {
+        let slot_bytes = places.of(id).slot_bytes;
+        self.hold(places.slot_start(id, slot), slot_bytes);
+        let class = cache.class(id.layer as usize);
+        let Class { n_slots, untouched } = self.classes[class];
+        let n_ahead = (AHEAD_BYTES / slot_bytes.max(1)).max(1) as u32;
+        let mut next = untouched.max(slot + 1);
+        while next < n_slots.min(slot.saturating_add(n_ahead + 1)) && self.held_bytes + slot_bytes <= cache.budget() {
+            let start = places.slot_start(id, next);
+            self.hold(start, slot_bytes);
+            self.free(start);
+            self.populator.iter().for_each(|populator| populator.ask(start, slot_bytes));
+            next += 1;
+        }
+        self.classes[class].untouched = next;
+    }
+
+    fn hold(&mut self, start: u64, n_bytes: u64) {
         self.free.retain(|&other| other != start);
         if self.held.insert(start, n_bytes).is_none() {
             self.held_bytes += n_bytes;
         }
-    }
-
-    /// Memory is taken for a slot that no expert has been read into, unless more would be held than `budget`, or it is
-    /// held. Says whether it is.
-    pub(super) fn take_ahead(&mut self, start: u64, n_bytes: u64, budget: u64) -> bool {
-        if self.held_bytes + n_bytes > budget || self.held.contains_key(&start) {
-            return false;
-        }
-        self.held.insert(start, n_bytes);
-        self.held_bytes += n_bytes;
-        self.free.push(start);
-        true
     }
 
     /// The slot's expert has left.
@@ -46,6 +80,10 @@ impl Slots {
         let Some(arena) = &places.arena else { return };
         let mut n_given = 0;
         while self.held_bytes > budget && n_given < self.free.len() {
+            if n_given == 0 {
+                // What is given back must not be taken after all.
+                self.populator.iter().for_each(Populator::forget);
+            }
             let start = self.free[n_given];
             let held = self.held.remove(&start).unwrap_or(0);
             self.held_bytes -= held;

@@ -18,7 +18,7 @@ use crate::quant::{Half, LANES, fold_lanes};
 pub(super) trait Lanes: Copy {
     /// Rows of queries whose scores the registers hold at once.
     const SCORE_ROWS: usize;
-    /// Rows of weights whose sums of values the registers hold at once, each for so many sixteens of elements.
+    /// Rows of weights whose sums of values the registers hold at once, each for so many sixteens of elements, one or four.
     const SUM_ROWS: usize;
     const SUM_CHUNKS: usize;
     /// Rows up to which values are better decoded as they are met than all before.
