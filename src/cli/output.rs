@@ -113,6 +113,7 @@ pub(super) fn paging_json(paging: &PagingSnapshot) -> serde_json::Value {
         "speculated_used_bytes": paging.speculated_used_bytes,
         "wasted_bytes": paging.wasted_bytes,
         "prediction_recall": paging.recall(),
+        "guess_gain": paging.guess_gain,
         "evicted_bytes": paging.evicted_bytes,
         "passes": paging.passes,
         "stall_ms": ms(paging.stall),

@@ -215,16 +215,30 @@ pub(super) struct Output<'a> {
     base: *mut f32,
     n_rows: usize,
     n_cols: usize,
+    /// Where the product's rows go.
+    places: Rows<'a>,
     out: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: each (row, column) is written by one thread only, see `matmul`.
 unsafe impl Sync for Output<'_> {}
 
-impl Output<'_> {
-    fn new(out: &mut [f32], n_rows: usize, n_cols: usize) -> Output<'_> {
-        assert_eq!(out.len(), n_rows * n_cols, "output is not {n_rows} x {n_cols}");
-        Output { base: out.as_mut_ptr(), n_rows, n_cols, out: PhantomData }
+impl<'a> Output<'a> {
+    /// For a product of `n_rows` rows, which go to the rows `places` of `out`.
+    fn new(out: &'a mut [f32], n_rows: usize, n_cols: usize, places: Rows<'a>) -> Output<'a> {
+        let all = out.len() / n_cols.max(1);
+        let fits = match places {
+            Rows::All => out.len() == n_rows * n_cols,
+            Rows::Only(places) => places.len() == n_rows && places.iter().all(|&place| (place as usize) < all),
+        };
+        assert!(fits, "output is not {n_rows} x {n_cols}");
+        Output { base: out.as_mut_ptr(), n_rows, n_cols, places, out: PhantomData }
+    }
+
+    /// Where an element of the product goes.
+    fn at(&self, row: usize, col: usize) -> *mut f32 {
+        // SAFETY: the row is one of `places`, all of which lie in the slice, and the callers have checked the columns.
+        unsafe { self.base.add(self.places.index(row) * self.n_cols + col) }
     }
 
     /// # Safety
@@ -232,7 +246,7 @@ impl Output<'_> {
     unsafe fn write(&self, row: usize, col: usize, value: f32) {
         debug_assert!(row < self.n_rows && col < self.n_cols);
         // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
-        unsafe { *self.base.add(row * self.n_cols + col) = value };
+        unsafe { *self.at(row, col) = value };
     }
 
     /// Writes the first `n` values to neighbouring columns of a row.
@@ -244,7 +258,7 @@ impl Output<'_> {
         assert!(row < self.n_rows && n <= 16 && first + n <= self.n_cols, "columns past the output");
         // SAFETY: in bounds as just found; exclusive by the caller's promise.
         unsafe {
-            let out = self.base.add(row * self.n_cols + first);
+            let out = self.at(row, first);
             if n == 16 {
                 out.cast::<[f32; 16]>().write_unaligned(*values);
             } else {
@@ -265,13 +279,29 @@ impl Kernels {
     /// # Panics
     /// Where the shapes do not fit or the format of `w` cannot be computed with (the model's loader refuses those).
     pub fn matmul(&self, pool: &Pool, w: &Matrix<'_>, x: &mut Activations<'_>, rows: Rows<'_>, out: &mut [f32]) {
+        self.matmul_to(pool, w, x, rows, out, Rows::All);
+    }
+
+    /// As [`Kernels::matmul`], but row `m` of the product becomes row `places[m]` of `out`, `[any, w.n_rows]`.
+    ///
+    /// # Panics
+    /// As there, and where `out` lacks one of the places.
+    pub fn matmul_to(
+        &self,
+        pool: &Pool,
+        w: &Matrix<'_>,
+        x: &mut Activations<'_>,
+        rows: Rows<'_>,
+        out: &mut [f32],
+        places: Rows<'_>,
+    ) {
         assert_eq!(w.n_cols, x.n_cols, "weights and activations differ in length");
         let form = w.ty.activation_form().expect("the loader admits only formats with kernels");
         let n = rows.len(x.n_rows);
         if let Rows::Only(indices) = rows {
             assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
         }
-        let output = Output::new(out, n, w.n_rows);
+        let output = Output::new(out, n, w.n_rows, places);
         if let Some(product) = self.product(w.ty, x.n_batch) {
             let tiles = x.tiled(form, product.codes, rows, self, pool);
             let operands = Operands { weights: *w, n_rows: n, tiles, output: &output };

@@ -140,7 +140,7 @@ impl ScratchBytes {
             let routing = [moe.n_experts, product(5, moe.n_used), product(moe.n_used, h.n_embd)];
             token = token.saturating_add(floats(&routing));
             let acts = ActivationScratch::row_bytes(formats(true), moe.n_ff.min(WIDEST));
-            expert_row = floats(&[moe.n_ff, moe.n_ff, h.n_embd]).saturating_add(acts);
+            expert_row = floats(&[moe.n_ff, moe.n_ff]).saturating_add(acts);
         }
         ScratchBytes { token, expert_row, logit_row: floats(&[h.n_vocab]) }
     }
@@ -234,6 +234,9 @@ impl Model<'_> {
             let counted = !self.experts.is_whole();
             let read_bytes = counted.then(|| paging.read_bytes() - read_bytes);
             control.tokens.end(TokenCost { wall, stall: counted.then_some(stall), read_bytes });
+            if control.prefetch == Prefetch::On {
+                self.experts.note_token(wall);
+            }
         }
         state.kv.commit(start + tokens.len());
         Ok(())

@@ -41,8 +41,6 @@ pub(super) struct MoeScratch {
     gate: Vec<f32>,
     /// `[tokens of an expert, n_ff]`
     up: Vec<f32>,
-    /// `[tokens of an expert, n_embd]`
-    down: Vec<f32>,
     /// `[n, n_used, n_embd]`; of one token's experts in the order in which they came.
     slot_out: Vec<f32>,
     /// The quantized inputs of the down matrices, apart from those of gate and up, which all experts share.
@@ -351,7 +349,7 @@ impl Model<'_> {
         let n_used = s.chosen.len() / (x.len() / n_embd);
         let (kernels, pool) = (&compute.kernels, &compute.pool);
         let mut x = Activations::new(x, n_embd, acts);
-        let MoeScratch { routed, slots, starts, tokens, arrived, gate, up, down, slot_out, inner_acts, .. } = s;
+        let MoeScratch { routed, slots, starts, tokens, arrived, gate, up, slot_out, inner_acts, .. } = s;
         let slot_out = sized(slot_out, s.chosen.len() * n_embd);
         let mut wanted = self.experts.request(layer.number, x.n_rows(), routed)?;
         if let Some(next) = layer.next.filter(|_| routed.len() * 10 >= 9 * (starts.len() - 1)) {
@@ -373,12 +371,8 @@ impl Model<'_> {
                     kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
                     kernels.matmul(pool, &matrices.up, &mut x, rows, up);
                     pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
-                    let down = sized(down, m * n_embd);
                     let mut activated = Activations::new(gate, n_ff, inner_acts).of_batch(x.n_rows());
-                    kernels.matmul(pool, &matrices.down, &mut activated, Rows::All, down);
-                    for (&slot, row) in slots.iter().zip(down.chunks_exact(n_embd)) {
-                        slot_out[slot as usize * n_embd..][..n_embd].copy_from_slice(row);
-                    }
+                    kernels.matmul_to(pool, &matrices.down, &mut activated, Rows::All, slot_out, Rows::Only(slots));
                 }
                 wanted.release(expert)?;
                 n_done += 1;

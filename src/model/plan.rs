@@ -16,6 +16,10 @@ use crate::store::{Budget, BudgetSource, Mebibytes, is_expert_tensor, layer_of, 
 
 /// The most tokens that one pass takes where every expert fits; longer prompts are cut into passes.
 const MAX_BATCH: usize = 512;
+/// The most where there are so many experts that a pass of [`MAX_BATCH`] would give each of them fewer than
+/// [`EXPERT_BATCH`] tokens, for which its weights are hardly worth decoding.
+const MAX_SPREAD_BATCH: usize = 2048;
+const EXPERT_BATCH: usize = 128;
 /// The most that one takes where experts are read anew in every pass.
 pub(super) const MAX_PAGED_BATCH: usize = 4096;
 /// The most that one takes where memory is scarce.
@@ -77,6 +81,8 @@ pub struct Plan {
     pub scratch: ScratchBytes,
     /// The program, its vocabulary and its threads.
     pub process: u64,
+    /// Tokens of a pass that is long enough where every expert fits.
+    whole_batch: usize,
     most_experts: u64,
 }
 
@@ -159,6 +165,7 @@ impl Plan {
             kv_block: KvCache::block_bytes(h, options.kv)?.saturating_add(scores),
             scratch: ScratchBytes::new(gguf, h),
             process: sum([PROGRAM_BYTES, vocabulary, threads].into_iter()),
+            whole_batch: whole_batch(h),
             most_experts: options.most_experts,
         };
         // A dense model that does not fit is read from disk at every token: slow, and better than not at all.
@@ -222,13 +229,18 @@ impl Plan {
     /// every pass, it is as many as buffers allow: a long prompt then reads each expert once.
     pub fn max_batch(&self, positions: usize) -> usize {
         let is_whole = self.holds_all_experts() && !self.reads_dense_weights_again();
-        let most = if is_whole { MAX_BATCH } else { MAX_PAGED_BATCH };
-        let kv = self.kv_bytes(positions.saturating_add(most).min(self.context));
-        let taken = sum([self.dense_kept, self.process, kv].into_iter());
+        // Experts that are all in memory are to stay there, however long the conversation becomes.
+        let (most, beside, least) = if is_whole {
+            (self.whole_batch, self.experts.saturating_add(self.kv_bytes(self.context)), MAX_BATCH)
+        } else {
+            let context = positions.saturating_add(MAX_PAGED_BATCH).min(self.context);
+            (MAX_PAGED_BATCH, self.kv_bytes(context), MIN_BATCH)
+        };
+        let taken = sum([self.dense_kept, self.process, beside].into_iter());
         let room = self.usable().saturating_sub(taken);
         let fits = |n: &usize| self.scratch.of(*n) <= room / SCRATCH_SHARE;
         let batches = std::iter::successors(Some(most), |n| Some(n - n.div_ceil(8)));
-        batches.take_while(|&n| n > MIN_BATCH).find(fits).unwrap_or(MIN_BATCH)
+        batches.take_while(|&n| n > least).find(fits).unwrap_or(least)
     }
 
     /// Whether the weights do not all fit, so that every token reads some of them from disk.
@@ -306,6 +318,13 @@ fn chosen_experts(experts: &[&TensorInfo], h: &Hyperparameters) -> u64 {
 /// Bytes of the largest layer; a tensor outside of the layers counts as one.
 fn largest_layer(tensors: &[&TensorInfo]) -> u64 {
     by_layer(tensors, |tensor| tensor.n_bytes)
+}
+
+/// Tokens of a pass in which every expert gets [`EXPERT_BATCH`] of them, if the router is fair.
+fn whole_batch(h: &Hyperparameters) -> usize {
+    let Some(moe) = h.moe else { return MAX_BATCH };
+    let tokens = EXPERT_BATCH.saturating_mul(moe.n_experts) / moe.n_used.max(1);
+    tokens.clamp(MAX_BATCH, MAX_SPREAD_BATCH)
 }
 
 /// The largest sum over the tensors of a layer.

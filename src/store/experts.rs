@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
@@ -191,6 +192,13 @@ impl<'m> ExpertStore<'m> {
     pub fn guess(&self, layer: usize, experts: &[usize]) {
         if !self.is_whole() {
             self.lock().guess(&self.places, layer, Foresight::Late, experts);
+        }
+    }
+
+    /// A token has taken so long while predictions were allowed: whether they are worth it is found out by that.
+    pub fn note_token(&self, took: Duration) {
+        if !self.is_whole() {
+            self.lock().note_token(took);
         }
     }
 

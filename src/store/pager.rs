@@ -4,6 +4,7 @@
 mod arrivals;
 mod guesses;
 mod slots;
+mod trial;
 
 pub use guesses::Foresight;
 
@@ -13,6 +14,7 @@ use std::time::Instant;
 
 use self::guesses::Forecasts;
 use self::slots::Slots;
+use self::trial::Trial;
 use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
 use super::direct::{Completion, ReadError, Reader, Ticket, Urgency};
 use super::mapping::FileRange;
@@ -69,6 +71,7 @@ pub(super) struct Pager {
     held: Vec<ExpertId>,
     held_bytes: u64,
     forecasts: Forecasts,
+    trial: Trial,
     /// A layer to be read ahead, and the next of its experts.
     ahead: Option<(usize, usize)>,
     /// Bytes on their way.
@@ -146,6 +149,7 @@ impl Pager {
             held: Vec::new(),
             held_bytes: 0,
             forecasts: Forecasts::new(places.layers.len(), n_used),
+            trial: Trial::new(),
             ahead: None,
             loading_bytes: 0,
             ahead_bytes: AHEAD_BYTES.max(2 * n_used as u64 * largest),

@@ -43,6 +43,8 @@ pub struct Paging {
     pub foreseen_experts: Counter,
     /// Those that had not, though others of the layer had.
     pub unforeseen_experts: Counter,
+    /// The bits of the share of a token's time that guesses save; see [`PagingSnapshot::guess_gain`].
+    guess_gain: Gauge,
     /// Time in which a pass could only wait for experts.
     stall_ns: Counter,
     /// Bytes that direct reads brought in that time.
@@ -65,7 +67,7 @@ struct LayerTimes {
 }
 
 /// What a screen or a report shows of [`Paging`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PagingSnapshot {
     pub way: PagingWay,
     pub total_bytes: u64,
@@ -80,6 +82,9 @@ pub struct PagingSnapshot {
     pub evicted_bytes: u64,
     pub foreseen_experts: u64,
     pub unforeseen_experts: u64,
+    /// Share of a token's time that guesses save, below zero where they cost time and are left off; `None` before it was
+    /// tried.
+    pub guess_gain: Option<f64>,
     pub passes: u64,
     pub stall: Duration,
     pub stall_read_bytes: u64,
@@ -108,6 +113,7 @@ impl Paging {
             evicted_bytes: Counter::default(),
             foreseen_experts: Counter::default(),
             unforeseen_experts: Counter::default(),
+            guess_gain: Gauge::default(),
             stall_ns: Counter::default(),
             stall_read_bytes: Counter::default(),
             passes: Counter::default(),
@@ -131,6 +137,11 @@ impl Paging {
 
     pub fn add_compute(&self, layer: usize, time: Duration) {
         self.layers[layer].compute_ns.add(time.as_nanos() as u64);
+    }
+
+    /// Tokens with guesses and without have been compared.
+    pub fn set_guess_gain(&self, gain: f64) {
+        self.guess_gain.set(gain.to_bits());
     }
 
     /// Bytes read, or begun to be read, for demand and on guesses.
@@ -169,6 +180,7 @@ impl Paging {
             evicted_bytes: self.evicted_bytes.get(),
             foreseen_experts: self.foreseen_experts.get(),
             unforeseen_experts: self.unforeseen_experts.get(),
+            guess_gain: self.guess_gain.get().map(f64::from_bits),
             passes: self.passes.get(),
             stall,
             stall_read_bytes: self.stall_read_bytes.get(),

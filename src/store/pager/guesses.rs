@@ -2,6 +2,8 @@
 //! nothing else to do. Every prediction is compared with what the router chose, so that a rank that is wrong too often is
 //! no longer read, and is again when it has become right: the comparison needs no reading.
 
+use std::time::Duration;
+
 use super::{Backing, Pager, Routed, State};
 use crate::store::cache::{ExpertId, Place};
 use crate::store::direct::{GivenUp, Ticket, Urgency};
@@ -86,7 +88,19 @@ impl Pager {
     /// Whether a prediction would be of use: to read by, or to learn from.
     pub(in crate::store) fn wants_forecast(&mut self, foresight: Foresight) -> bool {
         self.forecasts.n_asked += 1;
-        self.forecasts.n_worthy(foresight) > 0 || self.forecasts.n_asked % PROBE_EVERY == 0
+        self.n_worthy(foresight) > 0 || self.forecasts.n_asked % PROBE_EVERY == 0
+    }
+
+    /// How many of the first ranks are read.
+    fn n_worthy(&self, foresight: Foresight) -> usize {
+        if self.trial.is_on() { self.forecasts.n_worthy(foresight) } else { 0 }
+    }
+
+    /// A token has taken so long, with predictions or without.
+    pub(in crate::store) fn note_token(&mut self, took: Duration) {
+        if let Some(gain) = self.trial.note(took) {
+            self.paging.set_guess_gain(gain);
+        }
     }
 
     /// Takes a prediction of another layer's experts, the likeliest first: what is worth it is read while nobody waits
@@ -99,7 +113,7 @@ impl Pager {
         experts: &[usize],
     ) {
         self.forecasts.note(foresight, layer, experts);
-        let experts = &experts[..experts.len().min(self.forecasts.n_worthy(foresight))];
+        let experts = &experts[..experts.len().min(self.n_worthy(foresight))];
         self.cancel_guesses(places, |id| id.layer as usize == layer && !experts.contains(&(id.expert as usize)));
         self.candidates.clear();
         for &expert in experts {

@@ -65,6 +65,7 @@ pub(super) fn reading() -> Snapshot {
     paging.wasted_bytes.add(2 * GIB);
     paging.foreseen_experts.add(71);
     paging.unforeseen_experts.add(29);
+    paging.set_guess_gain(0.064);
     paging.add_stall(3, Duration::from_secs(30));
     paging.end_pass(Duration::from_secs(50), Duration::from_secs(30));
     Snapshot {

@@ -321,7 +321,14 @@ fn paging_block(theme: &Theme, paging: &PagingSnapshot, columns: usize) -> Block
             None => say(2, "guesses", "off, or none made yet".into()),
             Some(recall) => {
                 let beside = if wide { " of experts foreseen" } else { " foreseen" };
-                say(1, "guesses", format!("on: {}{beside}", percent(recall)));
+                let is_off = paging.guess_gain.is_some_and(|gain| gain <= 0.0);
+                let on = if is_off { "off" } else { "on" };
+                say(1, "guesses", format!("{on}: {}{beside}", percent(recall)));
+                if let Some(gain) = paging.guess_gain {
+                    let (does, beside) =
+                        (if is_off { "cost" } else { "save" }, if wide { " of a token's time" } else { "" });
+                    say(3, "gain", format!("they {does} {}{beside}", percent(gain.abs())));
+                }
                 let [useful, guessed, wasted] =
                     [paging.speculated_used_bytes, paging.speculated_bytes, paging.wasted_bytes].map(units::bytes);
                 let beside = if wide { " read ahead" } else { "" };
