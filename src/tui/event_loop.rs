@@ -367,9 +367,9 @@ impl<'a> Screen<'a> {
                         let paths = scan.models.iter().map(|model| model.path.clone()).take(MAX_OUTLOOKS);
                         let paths: Vec<_> = paths.chain(embedded).collect();
                         let (true, Some(plan)) = (sender.send(scan).is_ok(), plan) else { return };
-                        let rate = outlook::memory_rate(plan.n_threads);
+                        let mut rates = outlook::Rates::new(outlook::memory_rate(plan.n_threads));
                         for path in paths {
-                            let outlook = outlook::of(&path, &plan, rate);
+                            let outlook = outlook::of(&path, &plan, &mut rates);
                             if outcomes.send(Outcome::Answer(Answer::Outlook(path, outlook))).is_err() {
                                 return;
                             }

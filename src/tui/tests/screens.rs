@@ -12,7 +12,7 @@ use ratatui::style::Color;
 use super::*;
 use crate::telemetry::{Choice, ExpertMap, Found, Paging, PagingWay, TokenCost, TokenLog};
 use crate::tui::app::Answer;
-use crate::tui::outlook::{Fits, Outlook};
+use crate::tui::outlook::{Fits, Outlook, Speed};
 use crate::tui::view;
 
 pub(super) const SIZES: [(u16, u16); 4] = [(80, 24), (120, 40), (200, 60), (30, 8)];
@@ -223,13 +223,13 @@ fn the_list_of_models() {
         format: "Q4_K_M".into(),
         architecture: "qwen3moe".into(),
         fits: Fits::Experts(0.34),
-        most_tok_s: None,
+        speed: Speed::About(2.14),
     };
     d.tell(Msg::Answer(Answer::Outlook("Qwen3-30B-A3B-Q4_K_M".into(), Ok(outlook))));
     d.press("Up");
     let shown = text(&draw(&mut d, &Snapshot::default(), (120, 40)));
     assert!(shown.contains("Qwen3-30B-A3B-Q4_K_M  qwen3moe Q4_K_M"), "{shown}");
-    assert!(shown.contains("about 34 % of its experts fit in memory; speed unknown"), "{shown}");
+    assert!(shown.contains("about 34 % of its experts fit in memory; about 2.1 tok/s"), "{shown}");
 }
 
 #[test]
