@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use paging::{Paging, PagingSnapshot, PagingWay};
-pub use tokens::{Choice, Found, TokenCost, TokenLog, TokenRecord};
+pub use tokens::{Choice, Found, LayerCost, TokenCost, TokenLog, TokenRecord};
 
 const UNKNOWN: u64 = u64::MAX;
 

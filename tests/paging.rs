@@ -6,12 +6,13 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use wayinfer::kernel::KvFormat;
 use wayinfer::model::{Compute, ForwardError, KvParams, Model, PlanOptions, Prefetch};
 use wayinfer::session::{EngineOptions, Session, SessionError, Watch};
 use wayinfer::store::{Budget, ModelFile, PagingChoice};
-use wayinfer::telemetry::PagingSnapshot;
+use wayinfer::telemetry::{LayerCost, PagingSnapshot};
 
 fn compute() -> Compute {
     EngineOptions { threads: Some(2), ..EngineOptions::default() }.compute().unwrap()
@@ -58,6 +59,50 @@ fn every_way_budget_and_prefetch_gives_the_same_bits() {
                 assert!(counted.resident_bytes.unwrap() <= total / share);
             }
         }
+    }
+}
+
+#[test]
+fn what_the_layers_of_a_token_cost_adds_up_to_what_the_token_cost() {
+    let (compute, file) = (compute(), open());
+    let total = Model::new(&file, PagingChoice::Auto, &PlanOptions::for_experts(u64::MAX)).unwrap();
+    let total = total.experts().total_bytes();
+    for (paging, budget) in [
+        (PagingChoice::Mapped, total / 5),
+        (PagingChoice::Direct, total / 5),
+        (PagingChoice::Direct, total / 2),
+        (PagingChoice::Auto, u64::MAX),
+    ] {
+        let model = Model::new(&file, paging, &PlanOptions::for_experts(budget)).unwrap();
+        let watch = Watch::unattended(&file, &model, Prefetch::On);
+        let kv = KvParams { capacity: 256, format: KvFormat::default() };
+        let mut session = Session::new(&model, &compute, kv).unwrap();
+        for id in ids(60) {
+            session.feed(&[id], watch.control()).unwrap();
+        }
+        assert_eq!(watch.tokens.n_tokens(), 60);
+        let n_layers = model.hyperparameters().n_layers;
+        let rounding = Duration::from_micros(2 * n_layers as u64);
+        let (mut in_layers, mut in_all, mut bytes) = (Duration::ZERO, Duration::ZERO, 0);
+        for token in 0..60 {
+            let record = watch.tokens.get(token).unwrap();
+            let layers: Vec<_> = (0..n_layers).map(|layer| watch.tokens.layer(token, layer).unwrap()).collect();
+            let stall: Option<Duration> = layers.iter().map(|layer| layer.stall).sum();
+            let read_bytes: Option<u64> = layers.iter().map(|layer| layer.read_bytes).sum();
+            let wall: Duration = layers.iter().map(LayerCost::wall).sum();
+            assert_eq!(read_bytes, record.cost.read_bytes, "{paging:?}");
+            assert_eq!(stall.is_some(), budget < total);
+            match stall.zip(record.cost.stall) {
+                Some((sum, all)) => assert!(sum <= all && all <= sum + rounding, "{sum:?} of {all:?}"),
+                None => assert_eq!(stall, record.cost.stall),
+            }
+            assert!(wall <= record.cost.wall + rounding, "{wall:?} of {:?}", record.cost.wall);
+            (in_layers, in_all) = (in_layers + wall, in_all + record.cost.wall);
+            bytes += read_bytes.unwrap_or(0);
+        }
+        println!("{paging:?}, {budget} bytes: {in_layers:?} of {in_all:?} in layers, {bytes} bytes read");
+        assert!(2 * in_layers > in_all, "{in_layers:?} of {in_all:?}");
+        assert_eq!(bytes > 0, budget < total);
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use crate::gguf::Gguf;
 use crate::kernel::{ActivationScratch, AttentionScratch, KeyBias};
-use crate::store::{LayerTimes, Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
-use crate::telemetry::{ExpertMap, Telemetry, TokenCost, TokenLog};
+use crate::store::{Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
+use crate::telemetry::{ExpertMap, LayerCost, Telemetry, TokenCost, TokenLog};
 
 use super::compute::{Compute, ProductScratch, sized};
 use super::kv_cache::{KvCache, KvCacheError, KvParams};
@@ -230,7 +230,6 @@ impl Model<'_> {
         let (wall, stall) = (began.elapsed(), paging.stall().saturating_sub(stall));
         paging.end_pass(wall, stall);
         if tokens.len() == 1 {
-            // Where every expert fits the kernel's own reads are what there is to wait for, and nobody sees them.
             let counted = !self.experts.is_whole();
             let read_bytes = counted.then(|| paging.read_bytes() - read_bytes);
             control.tokens.end(TokenCost { wall, stall: counted.then_some(stall), read_bytes });
@@ -278,9 +277,18 @@ impl Model<'_> {
         let stall = paging.layer_stall(i).saturating_sub(stall);
         let computed = began.elapsed().saturating_sub(stall);
         paging.add_compute(i, computed);
+        // Where every expert fits the kernel's own reads are what there is to wait for, and nobody sees them.
+        let counted = !self.experts.is_whole();
+        let cost = LayerCost {
+            compute: computed,
+            stall: counted.then_some(stall),
+            read_bytes: counted.then(|| paging.read_bytes() - read_bytes),
+        };
+        if n == 1 {
+            control.tokens.end_layer(i, cost);
+        }
         if let Some(trace) = control.trace {
-            let (stall_us, compute_us) = (stall.as_micros() as u64, computed.as_micros() as u64);
-            trace.times(i, LayerTimes { stall_us, compute_us, read_bytes: paging.read_bytes() - read_bytes });
+            trace.cost(i, cost);
         }
         if let Some(stream) = &self.stream {
             stream.end(i);

@@ -32,6 +32,4 @@ pub use residency::Residency;
 pub use stream::{StreamReader, StreamWriter};
 pub use survey::ResidencySurvey;
 pub use system::{CgroupVersion, Memory, MemoryLimit, ProcessGauges, System, return_large_buffers};
-pub use trace::{
-    Demand, LayerRecord, LayerShape, LayerTimes, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder,
-};
+pub use trace::{Demand, LayerRecord, LayerShape, Outcome, Pass, Shape, TraceError, TraceReader, TraceRecorder};

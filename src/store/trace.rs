@@ -15,9 +15,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::mapping::{ExpertTensor, ModelFile, is_expert_tensor};
+use crate::telemetry::LayerCost;
 
 const MAGIC: [u8; 8] = *b"WAYTRACE";
 const VERSION: u64 = 1;
@@ -96,8 +97,8 @@ pub struct LayerRecord {
     pub demanded: Vec<Demand>,
     /// What was expected to be demanded, the most probable first.
     pub predicted: Vec<u32>,
-    /// `None` where they were not measured.
-    pub times: Option<LayerTimes>,
+    /// `None` where it was not measured.
+    pub cost: Option<LayerCost>,
 }
 
 /// Tokens of a pass that were routed to an expert.
@@ -105,16 +106,6 @@ pub struct LayerRecord {
 pub struct Demand {
     pub expert: u32,
     pub n_tokens: u32,
-}
-
-/// Where the time of a layer went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LayerTimes {
-    /// Waiting for experts.
-    pub stall_us: u64,
-    pub compute_us: u64,
-    /// Bytes of experts read for the layer.
-    pub read_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -225,11 +216,13 @@ impl TraceRecorder {
         experts.iter().for_each(|&expert| put(&mut r.frame, expert as u64));
     }
 
-    /// Where the time of a layer went.
-    pub fn times(&self, layer: usize, times: LayerTimes) {
+    /// What a layer cost.
+    pub fn cost(&self, layer: usize, cost: LayerCost) {
         let r = &mut *self.lock();
         r.item(Item::Times, layer);
-        [times.stall_us, times.compute_us, times.read_bytes].into_iter().for_each(|n| put(&mut r.frame, n));
+        let micros = |time: Duration| time.as_micros() as u64;
+        let numbers = [cost.stall.map_or(0, micros), micros(cost.compute), cost.read_bytes.unwrap_or(0)];
+        numbers.into_iter().for_each(|n| put(&mut r.frame, n));
     }
 
     /// The pass is over: its frame is written.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 const UNKNOWN: u64 = u64::MAX;
-/// The most records, and the most bytes that the experts in them may take.
+/// The most records, and the most bytes that the layers in them may take.
 const MAX_TOKENS: usize = 1024;
 const MAX_BYTES: usize = 4 << 20;
 const FEWEST_TOKENS: usize = 16;
@@ -40,6 +40,24 @@ pub struct TokenCost {
     pub read_bytes: Option<u64>,
 }
 
+/// What one layer of a pass cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LayerCost {
+    /// Of attention and FFN, waiting not included.
+    pub compute: Duration,
+    /// In which the layer could only wait for experts; `None` where nobody counts.
+    pub stall: Option<Duration>,
+    /// Bytes of experts that were read, or begun to be read, during the layer, also on guesses for others; `None` where
+    /// nobody counts.
+    pub read_bytes: Option<u64>,
+}
+
+impl LayerCost {
+    pub fn wall(&self) -> Duration {
+        self.compute.saturating_add(self.stall.unwrap_or_default())
+    }
+}
+
 /// A record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenRecord {
@@ -69,6 +87,14 @@ struct Slot {
     misses: AtomicU64,
 }
 
+/// What a layer of a record cost.
+#[derive(Debug)]
+struct LayerSlot {
+    /// Compute µs in the lower half, stall µs in the upper; a half of ones is unknown. Up to 71 minutes.
+    times: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
 /// The last tokens of a model, by number since it was loaded.
 #[derive(Debug)]
 pub struct TokenLog {
@@ -76,6 +102,8 @@ pub struct TokenLog {
     n_layers: usize,
     n_used: usize,
     slots: Vec<Slot>,
+    /// `[tokens, n_layers]`, or empty where they would take too much.
+    layers: Vec<LayerSlot>,
     /// `[tokens, n_layers, n_used]`: weight, expert and where it was, or `UNKNOWN`.
     choices: Vec<AtomicU64>,
     /// Tokens begun and ended. Between the two the record of the last one is being written.
@@ -86,11 +114,20 @@ pub struct TokenLog {
 impl TokenLog {
     /// `n_used`: experts that a token takes in a layer; 0 for a dense model.
     pub fn new(n_layers: usize, n_used: usize) -> TokenLog {
-        let choices = n_layers.saturating_mul(n_used);
-        let fit = MAX_BYTES / size_of::<AtomicU64>() / choices.max(1);
-        // What would not fit even so keeps its costs alone.
-        let n_used = if fit < FEWEST_TOKENS { 0 } else { n_used };
-        let n_tokens = if fit < FEWEST_TOKENS { MAX_TOKENS } else { fit.min(MAX_TOKENS) };
+        let bytes = |n_used: usize| {
+            n_used
+                .saturating_mul(size_of::<AtomicU64>())
+                .saturating_add(size_of::<LayerSlot>())
+                .saturating_mul(n_layers)
+        };
+        let fit = |n_used| Some(MAX_BYTES / bytes(n_used).max(1)).filter(|&fit| fit >= FEWEST_TOKENS);
+        // What would not fit keeps its layers' costs without the experts, or its own costs alone.
+        let (n_used, fit) = match fit(n_used) {
+            Some(fit) => (n_used, Some(fit)),
+            None => (0, fit(0)),
+        };
+        let n_tokens = fit.unwrap_or(MAX_TOKENS).min(MAX_TOKENS);
+        let n_slots = fit.map_or(0, |_| n_tokens * n_layers);
         let unknown = || AtomicU64::new(UNKNOWN);
         let slot = |_| Slot {
             at_us: unknown(),
@@ -105,7 +142,8 @@ impl TokenLog {
             n_layers,
             n_used,
             slots: (0..n_tokens).map(slot).collect(),
-            choices: (0..n_tokens * (n_layers * n_used)).map(|_| unknown()).collect(),
+            layers: (0..n_slots).map(|_| LayerSlot { times: unknown(), read_bytes: unknown() }).collect(),
+            choices: (0..n_slots * n_used).map(|_| unknown()).collect(),
             n_begun: AtomicU64::new(0),
             n_ended: AtomicU64::new(0),
         }
@@ -141,12 +179,22 @@ impl TokenLog {
         let slot = self.slot(number);
         slot.hits.store(UNKNOWN, Ordering::Relaxed);
         slot.misses.store(UNKNOWN, Ordering::Relaxed);
+        if self.layers.is_empty() {
+            return;
+        }
         let n = self.n_layers * self.n_used;
         self.choices[self.place(number) * n..][..n].iter().for_each(|c| c.store(UNKNOWN, Ordering::Relaxed));
+        for layer in &self.layers[self.place(number) * self.n_layers..][..self.n_layers] {
+            layer.times.store(UNKNOWN, Ordering::Relaxed);
+            layer.read_bytes.store(UNKNOWN, Ordering::Relaxed);
+        }
     }
 
     /// The router of a layer has chosen these for the token at hand.
     pub fn choose(&self, layer: usize, choices: impl Iterator<Item = Choice>) {
+        if self.choices.is_empty() {
+            return;
+        }
         let number = self.n_ended.load(Ordering::Relaxed);
         let first = (self.place(number) * self.n_layers + layer) * self.n_used;
         let (mut hits, mut misses) = (0, 0);
@@ -161,6 +209,14 @@ impl TokenLog {
                 let before = known(count.load(Ordering::Relaxed)).unwrap_or(0);
                 count.store(before + more, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// A layer of the token at hand is done.
+    pub fn end_layer(&self, layer: usize, cost: LayerCost) {
+        if let Some(slot) = self.layer_slot(self.n_ended.load(Ordering::Relaxed), layer) {
+            slot.times.store(pack_times(cost), Ordering::Relaxed);
+            slot.read_bytes.store(cost.read_bytes.unwrap_or(UNKNOWN), Ordering::Relaxed);
         }
     }
 
@@ -204,7 +260,7 @@ impl TokenLog {
     /// The experts that a token took in a layer, as the router ranked them; empty where the layer is dense or they are not
     /// known.
     pub fn choices(&self, number: u64, layer: usize) -> Vec<Choice> {
-        if layer >= self.n_layers {
+        if layer >= self.n_layers || self.choices.is_empty() {
             return Vec::new();
         }
         let first = (self.place(number) * self.n_layers + layer) * self.n_used;
@@ -213,6 +269,17 @@ impl TokenLog {
             packed.filter_map(known).map(unpack).collect()
         };
         self.whole(number, read).unwrap_or_default()
+    }
+
+    /// What a layer of a token cost; `None` where it is not known.
+    pub fn layer(&self, number: u64, layer: usize) -> Option<LayerCost> {
+        let slot = self.layer_slot(number, layer)?;
+        let read = || {
+            let (times, read_bytes) = (slot.times.load(Ordering::Relaxed), slot.read_bytes.load(Ordering::Relaxed));
+            let cost = LayerCost { stall: micros(times >> 32), read_bytes: known(read_bytes), ..LayerCost::default() };
+            Some(LayerCost { compute: micros(times)?, ..cost })
+        };
+        self.whole(number, read).flatten()
     }
 
     /// What `read` finds of a token, if nobody wrote meanwhile.
@@ -233,10 +300,27 @@ impl TokenLog {
     fn slot(&self, number: u64) -> &Slot {
         &self.slots[self.place(number)]
     }
+
+    /// `None` where layers are not kept.
+    fn layer_slot(&self, number: u64, layer: usize) -> Option<&LayerSlot> {
+        let is_kept = layer < self.n_layers && !self.layers.is_empty();
+        is_kept.then(|| &self.layers[self.place(number) * self.n_layers + layer])
+    }
 }
 
 fn known(value: u64) -> Option<u64> {
     (value != UNKNOWN).then_some(value)
+}
+
+fn pack_times(cost: LayerCost) -> u64 {
+    let half = |time: Duration| (time.as_micros() as u64).min(u64::from(u32::MAX - 1));
+    half(cost.compute) | cost.stall.map_or(u64::from(u32::MAX), half) << 32
+}
+
+/// The lower half as µs.
+fn micros(times: u64) -> Option<Duration> {
+    let micros = times as u32;
+    (micros != u32::MAX).then(|| Duration::from_micros(micros.into()))
 }
 
 /// Weight in the lower half, the expert in the next 24 bits, then where it was: never `UNKNOWN`.
@@ -314,9 +398,49 @@ mod tests {
         assert_eq!((log.kept(), log.get(1976)), (1977..3000, None), "its place is being written");
         assert!(TokenLog::new(94, 8).capacity() > 500);
         // A header may claim anything.
-        let wild = TokenLog::new(4096, 1 << 16);
-        assert!(wild.choices.len() * 8 <= MAX_BYTES && wild.capacity() == MAX_TOKENS);
-        assert_eq!(TokenLog::new(usize::MAX, 0).capacity(), MAX_TOKENS);
+        for (n_layers, n_used) in
+            [(48, 8), (94, 8), (4096, 1 << 16), (1 << 14, 0), (1 << 20, 0), (usize::MAX, usize::MAX)]
+        {
+            let log = TokenLog::new(n_layers, n_used);
+            assert!(log.choices.len() * 8 + log.layers.len() * 16 <= MAX_BYTES, "{n_layers} {n_used}");
+            assert!((FEWEST_TOKENS..=MAX_TOKENS).contains(&log.capacity()));
+            let last = n_layers - 1;
+            for _ in 0..2 * MAX_TOKENS {
+                log.begin();
+                log.choose(last, [choice(3, 0.5, Found::InMemory)].into_iter());
+                log.end_layer(last, LayerCost::default());
+                log.end(cost(1, 0));
+            }
+            let number = log.n_tokens() - 1;
+            assert_eq!(log.choices(number, last).len(), usize::from(n_used == 8));
+            assert_eq!(log.layer(number, last).is_some(), n_layers <= 1 << 14);
+        }
+    }
+
+    #[test]
+    fn what_each_layer_cost_is_kept_and_what_is_not_known_is_told_apart_from_nothing() {
+        let log = TokenLog::new(4, 1);
+        let micros = Duration::from_micros;
+        let [slow, whole, longest] = [
+            LayerCost { compute: micros(0), stall: Some(micros(1234)), read_bytes: Some(u64::MAX - 1) },
+            LayerCost { compute: micros(77), stall: None, read_bytes: None },
+            LayerCost { compute: Duration::MAX, stall: Some(Duration::MAX), read_bytes: Some(0) },
+        ];
+        log.begin();
+        log.end_layer(3, slow);
+        log.begin();
+        log.end_layer(0, slow);
+        log.end_layer(1, whole);
+        log.end_layer(2, longest);
+        assert_eq!(log.layer(0, 0), None, "the token is not whole yet");
+        log.end(cost(9, 3));
+        assert_eq!((log.layer(0, 0), log.layer(0, 1)), (Some(slow), Some(whole)));
+        // More than an hour in one layer is cut, never unknown.
+        let hour = log.layer(0, 2).unwrap();
+        assert!(hour.compute > Duration::from_secs(3600) && hour.stall.unwrap() == hour.compute);
+        assert_eq!(log.layer(0, 3), None, "that was of the pass that was stopped");
+        assert_eq!((log.layer(0, 4), log.layer(0, usize::MAX), log.layer(1, 0)), (None, None, None));
+        assert_eq!(slow.wall(), micros(1234));
     }
 
     #[test]
@@ -328,6 +452,7 @@ mod tests {
                     log.begin();
                     let expert = i as usize % 1000;
                     log.choose(0, [expert, expert + 1].into_iter().map(|e| choice(e, e as f32, Found::Missing)));
+                    log.end_layer(0, LayerCost { read_bytes: Some(i), ..LayerCost::default() });
                     log.end(TokenCost { read_bytes: Some(i), ..TokenCost::default() });
                 }
             });
@@ -337,6 +462,9 @@ mod tests {
                 if let Some(record) = log.get(oldest) {
                     n_read += 1;
                     assert_eq!((record.cost.read_bytes, record.misses), (Some(oldest), Some(2)));
+                }
+                if let Some(layer) = log.layer(oldest, 0) {
+                    assert_eq!(layer.read_bytes, Some(oldest));
                 }
                 if let [a, b] = log.choices(oldest, 0)[..] {
                     assert_eq!((a.expert, b.expert), (oldest as usize % 1000, oldest as usize % 1000 + 1));

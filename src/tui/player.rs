@@ -189,7 +189,7 @@ impl State {
         if single {
             self.tokens.begin();
         }
-        let (mut stall_us, mut read_bytes, mut timed) = (0_u64, 0_u64, false);
+        let (mut stall, mut read_bytes, mut counted) = (Duration::ZERO, 0_u64, false);
         for record in &pass.layers {
             let layer = record.layer as usize;
             let slot_bytes = shape.layers[layer].slot_bytes;
@@ -208,23 +208,27 @@ impl State {
                     self.paging.unforeseen_experts.add((record.demanded.len() - foreseen) as u64);
                 }
             }
-            if let Some(times) = record.times {
-                timed = true;
-                stall_us = stall_us.saturating_add(times.stall_us);
-                read_bytes = read_bytes.saturating_add(times.read_bytes);
-                self.paging.add_stall(layer, Duration::from_micros(times.stall_us));
-                self.paging.add_compute(layer, Duration::from_micros(times.compute_us));
+            if let Some(cost) = record.cost {
+                if single {
+                    self.tokens.end_layer(layer, cost);
+                }
+                self.paging.add_compute(layer, cost.compute);
+                if let Some((more, bytes)) = cost.stall.zip(cost.read_bytes) {
+                    counted = true;
+                    stall = stall.saturating_add(more);
+                    read_bytes = read_bytes.saturating_add(bytes);
+                    self.paging.add_stall(layer, more);
+                }
             }
         }
         self.read_bytes = self.read_bytes.saturating_add(read_bytes);
-        if timed {
+        if counted {
             self.telemetry.disk_read_bytes.set(self.read_bytes);
         }
         let wall = Duration::from_micros(pass.wall_us);
-        let stall = Duration::from_micros(stall_us);
         self.paging.end_pass(wall, stall);
         if single {
-            let cost = TokenCost { wall, stall: timed.then_some(stall), read_bytes: timed.then_some(read_bytes) };
+            let cost = TokenCost { wall, stall: counted.then_some(stall), read_bytes: counted.then_some(read_bytes) };
             self.tokens.end_at(end, cost);
             speed.into_iter().for_each(|speed| self.telemetry.generate_milli_tok_s.set((speed * 1000.0) as u64));
         } else if pass.wall_us > 0 {
@@ -255,7 +259,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LayerShape, LayerTimes, Outcome, TraceRecorder};
+    use crate::store::{LayerShape, Outcome, TraceRecorder};
+    use crate::telemetry::LayerCost;
+
+    const COST: LayerCost =
+        LayerCost { compute: Duration::from_micros(50), stall: Some(Duration::from_micros(100)), read_bytes: Some(7) };
 
     /// A prompt of four tokens, then tokens that take two experts in turn.
     fn trace() -> tempfile::NamedTempFile {
@@ -269,7 +277,7 @@ mod tests {
             for layer in 0..2 {
                 recorder.layer(layer, [(pass % 2, n_tokens)].into_iter());
                 recorder.predicted(layer, &[0, 3]);
-                recorder.times(layer, LayerTimes { stall_us: 100, compute_us: 50, read_bytes: 7 });
+                recorder.cost(layer, COST);
             }
             std::thread::sleep(Duration::from_millis(2));
             recorder.end_pass(Outcome::Whole);
@@ -295,6 +303,8 @@ mod tests {
         assert_eq!(tokens.n_tokens(), 5);
         let record = tokens.get(4).unwrap();
         assert_eq!((record.hits, record.misses, record.cost.read_bytes), (Some(2), Some(0), Some(14)));
+        assert_eq!((0..3).map(|layer| tokens.layer(4, layer)).collect::<Vec<_>>(), [Some(COST), Some(COST), None]);
+        assert_eq!((record.cost.stall, record.cost.read_bytes), (Some(2 * COST.stall.unwrap()), Some(14)));
         assert!(shown.generate_tok_s.unwrap() > 1.0 && shown.prompt_tok_s.unwrap() > 4.0);
         let map = shown.experts.unwrap();
         assert_eq!((map.resident(0, 1), map.resident(0, 3), map.uses(0, 0)), (Some(1.0), Some(0.0), 6));

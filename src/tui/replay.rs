@@ -356,7 +356,8 @@ pub fn run(player: Player, appearance: &Appearance, keys: Keys) -> Result<ExitRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LayerShape, LayerTimes, Outcome, Shape, TraceReader, TraceRecorder};
+    use crate::store::{LayerShape, Outcome, Shape, TraceReader, TraceRecorder};
+    use crate::telemetry::LayerCost;
     use crossterm::event::{KeyCode, KeyModifiers};
 
     fn screen() -> ReplayScreen {
@@ -369,7 +370,8 @@ mod tests {
             recorder.pass(1);
             for layer in 0..4 {
                 recorder.layer(layer, [(pass % 15, 1), (15, 1)].into_iter());
-                recorder.times(layer, LayerTimes { stall_us: 200, compute_us: 300, read_bytes: 1 << 20 });
+                let [stall, compute] = [200, 300].map(Duration::from_micros);
+                recorder.cost(layer, LayerCost { compute, stall: Some(stall), read_bytes: Some(1 << 20) });
             }
             std::thread::sleep(Duration::from_millis(1));
             recorder.end_pass(Outcome::Whole);

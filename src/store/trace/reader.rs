@@ -4,8 +4,10 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Demand, Item, LayerRecord, LayerShape, LayerTimes, MAGIC, MAX_NAME_BYTES, Outcome, Pass, Shape, VERSION};
+use super::{Demand, Item, LayerRecord, LayerShape, MAGIC, MAX_NAME_BYTES, Outcome, Pass, Shape, VERSION};
+use crate::telemetry::LayerCost;
 
 /// Why a trace cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -232,10 +234,10 @@ impl Items<'_> {
                 record.predicted = (0..n).map(expert).collect::<Result<_, TraceError>>()?;
             }
             Item::Times => {
-                let stall_us = self.number("stall", u64::MAX)?;
-                let compute_us = self.number("compute", u64::MAX)?;
-                let read_bytes = self.number("bytes read", u64::MAX)?;
-                record.times = Some(LayerTimes { stall_us, compute_us, read_bytes });
+                let stall = Some(self.micros("stall")?);
+                let compute = self.micros("compute")?;
+                let read_bytes = Some(self.number("bytes read", u64::MAX)?);
+                record.cost = Some(LayerCost { compute, stall, read_bytes });
             }
             Item::End => {}
         }
@@ -267,6 +269,10 @@ impl Items<'_> {
             next = expert + 1;
         }
         Ok(demanded)
+    }
+
+    fn micros(&mut self, what: &str) -> Result<Duration, TraceError> {
+        Ok(Duration::from_micros(self.number(what, u64::MAX)?))
     }
 
     /// A varint of at most `max`.

@@ -28,8 +28,8 @@ fn record(passes: &[Pass]) -> Vec<u8> {
             if !layer.demanded.is_empty() {
                 recorder.layer(number, layer.demanded.iter().map(|d| (d.expert as usize, d.n_tokens as usize)));
             }
-            if let Some(times) = layer.times {
-                recorder.times(number, times);
+            if let Some(cost) = layer.cost {
+                recorder.cost(number, cost);
             }
         }
         recorder.end_pass(pass.outcome);
@@ -52,12 +52,16 @@ fn read(bytes: &[u8]) -> Result<(Vec<Pass>, bool), TraceError> {
 fn layer(layer: u32, n_experts: u32, n_tokens: u32) -> impl Strategy<Value = LayerRecord> {
     let demanded = prop::collection::btree_map(0..n_experts, 1..=n_tokens, 0..8.min(n_experts as usize));
     let predicted = prop::collection::vec(0..n_experts, 0..4);
-    let times = prop::option::of((any::<u64>(), any::<u64>(), any::<u64>()));
-    (demanded, predicted, times).prop_map(move |(demanded, predicted, times)| LayerRecord {
+    let cost = prop::option::of((any::<u64>(), any::<u64>(), any::<u64>()));
+    (demanded, predicted, cost).prop_map(move |(demanded, predicted, cost)| LayerRecord {
         layer,
         demanded: demanded.into_iter().map(|(expert, n_tokens)| Demand { expert, n_tokens }).collect(),
         predicted,
-        times: times.map(|(stall_us, compute_us, read_bytes)| LayerTimes { stall_us, compute_us, read_bytes }),
+        cost: cost.map(|(stall, compute, read_bytes)| LayerCost {
+            compute: Duration::from_micros(compute),
+            stall: Some(Duration::from_micros(stall)),
+            read_bytes: Some(read_bytes),
+        }),
     })
 }
 
@@ -158,7 +162,7 @@ fn a_token_of_48_layers_takes_about_500_bytes_and_little_time() {
     println!("{} bytes and {time:?} a token", bytes / 200);
     assert!(bytes / 200 < 560);
     // A hundredth of a token at 100 tokens a second; a hundred times what it takes when nobody else runs.
-    assert!(time < std::time::Duration::from_millis(1));
+    assert!(time < Duration::from_millis(1));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::style::Color;
 
 use super::*;
-use crate::telemetry::{Choice, ExpertMap, Found, Paging, PagingWay, TokenCost, TokenLog};
+use crate::telemetry::{Choice, ExpertMap, Found, LayerCost, Paging, PagingWay, TokenCost, TokenLog};
 use crate::tui::app::Answer;
 use crate::tui::outlook::{Fits, Outlook, Speed};
 use crate::tui::view;
@@ -23,6 +23,7 @@ fn tokens() -> TokenLog {
     let log = TokenLog::new(48, 8);
     for token in 0..40_u64 {
         log.begin();
+        let stall = Duration::from_millis(5 + 37 * token % 90);
         for layer in 0..48 {
             let choice = |rank: usize| Choice {
                 expert: (layer * 7 + rank * 13 + token as usize) % 128,
@@ -30,8 +31,12 @@ fn tokens() -> TokenLog {
                 found: if (rank as u64 + token).is_multiple_of(5) { Found::Missing } else { Found::InMemory },
             };
             log.choose(layer, (0..8).map(choice));
+            // Every fourth layer waits, every third reads.
+            let stall = if layer % 4 == 0 { stall / 12 } else { Duration::ZERO };
+            let read_bytes = if layer % 3 == 0 { (token << 20) / 16 } else { 0 };
+            let compute = Duration::from_micros(1800 + 5 * (layer as u64 % 7));
+            log.end_layer(layer, LayerCost { compute, stall: Some(stall), read_bytes: Some(read_bytes) });
         }
-        let stall = Duration::from_millis(5 + 37 * token % 90);
         let wall = Duration::from_millis(90) + stall;
         let at = Duration::from_millis(150) * token as u32;
         log.end_at(at, TokenCost { wall, stall: Some(stall), read_bytes: Some(token << 20) });

@@ -1,6 +1,7 @@
 //! The right side: the tiers of memory at work. Every number says what it measures; what is not known says so. Sections are
 //! lists of rows with ranks: where there is no room for all, those that matter least are left out first.
 
+mod detail;
 mod map;
 mod tokens;
 
@@ -61,6 +62,8 @@ struct Block {
     title: String,
     caption: String,
     rows: Vec<Row>,
+    /// Rows at the top that stay when the others are scrolled.
+    n_head: usize,
     /// The map follows, in whatever room is left.
     has_map: bool,
 }
@@ -201,8 +204,7 @@ fn scroll_zoomed(panel: &mut Panel, blocks: &mut [Block], rows: usize) {
     let Some(block) = blocks.iter_mut().find(|block| is_zoomed(panel, block.section)) else { return };
     let top = panel.top.min(block.rows.len().saturating_sub(room));
     panel.top = top;
-    // The head of a table stays.
-    let first = usize::from(matches!(panel.zoom, Some(Zoom::Layer(_)))).min(block.rows.len());
+    let first = block.n_head.min(block.rows.len());
     block.rows.drain(first..(first + top).min(block.rows.len()));
     block.rows.truncate(room);
 }
@@ -256,29 +258,32 @@ fn memory(theme: &Theme, snapshot: &Snapshot, columns: usize) -> Block {
         let way = format!("{:<LABEL_COLUMNS$}{}: {}", "paging", paging.way.name, one_line(&paging.way.reason));
         rows.push(Row::new(4, Line::styled(cut(&way, columns), theme.dim)));
     }
-    Block { section: Section::Memory, title: "memory".into(), caption, rows, has_map: false }
+    Block { section: Section::Memory, title: "memory".into(), caption, rows, n_head: 0, has_map: false }
 }
 
 /// The map, or what was zoomed into.
 fn experts(theme: &Theme, panel: &Panel, gauges: &Gauges, columns: usize) -> Block {
     let (map, tick) = (gauges.snapshot.experts.as_deref(), gauges.snapshot.tick);
-    let block = |title, caption, rows| Block { section: Section::Experts, title, caption, rows, has_map: false };
+    let block = |title, caption, rows, n_head| {
+        let section = Section::Experts;
+        Block { section, title, caption, rows, n_head, has_map: false }
+    };
     match (panel.zoom, map) {
         (Some(Zoom::Token), _) => {
-            let (title, rows) = tokens::token_detail(theme, gauges, panel.token, columns);
-            let caption = if columns >= WIDE { "layer: expert and weight, ! missing" } else { "weights, ! missing" };
-            block(title, caption.into(), rows)
+            let detail = detail::token_detail(theme, gauges, panel.token, columns);
+            let caption = if columns >= WIDE { "experts and weights, ! missing" } else { "weights, ! missing" };
+            block(detail.title, caption.into(), detail.rows, detail.n_head)
         }
         (Some(Zoom::Layer(layer)), Some(map)) if layer < map.n_layers() => {
-            let rows = tokens::layer_detail(theme, map, tick, layer, columns);
+            let rows = detail::layer_detail(theme, map, tick, layer, columns);
             let caption = if columns >= WIDE { "last used, passes ago" } else { "passes ago" };
-            block(format!("layer {layer} of {}", map.n_layers()), caption.into(), rows)
+            block(format!("layer {layer} of {}", map.n_layers()), caption.into(), rows, 1)
         }
         (_, Some(map)) if map.n_layers() > 0 && map.n_experts() > 0 => {
             let title = if map.n_experts() == 1 { "layers" } else { "experts" };
-            Block { has_map: true, ..block(title.into(), String::new(), Vec::new()) }
+            Block { has_map: true, ..block(title.into(), String::new(), Vec::new(), 0) }
         }
-        _ => block("experts".into(), String::new(), vec![Row::new(1, Line::styled(UNKNOWN, theme.dim))]),
+        _ => block("experts".into(), String::new(), vec![Row::new(1, Line::styled(UNKNOWN, theme.dim))], 0),
     }
 }
 
@@ -343,7 +348,7 @@ fn paging_block(theme: &Theme, paging: &PagingSnapshot, columns: usize) -> Block
     }
     let caption = if wide { "bytes of experts, since loaded" } else { "bytes, since loaded" };
     let caption = caption.to_owned();
-    Block { section: Section::Paging, title: "paging".into(), caption, rows, has_map: false }
+    Block { section: Section::Paging, title: "paging".into(), caption, rows, n_head: 0, has_map: false }
 }
 
 fn timeline(theme: &Theme, panel: &Panel, gauges: &Gauges, columns: usize) -> Block {
@@ -353,7 +358,7 @@ fn timeline(theme: &Theme, panel: &Panel, gauges: &Gauges, columns: usize) -> Bl
         Some(longest) => format!("to {}", tokens::milliseconds(longest)),
         None => String::new(),
     };
-    Block { section: Section::Tokens, title: "tokens".into(), caption, rows, has_map: false }
+    Block { section: Section::Tokens, title: "tokens".into(), caption, rows, n_head: 0, has_map: false }
 }
 
 /// A label, a count and its growth a second, in columns.
@@ -394,7 +399,7 @@ fn disk(theme: &Theme, gauges: &Gauges, columns: usize) -> Block {
     rows.push(Row::new(3, line("major faults", major, or_unknown(rates.major_faults(), count))));
     let minor = or_unknown(snapshot.minor_faults, units::count);
     rows.push(Row::new(5, line("minor faults", minor, or_unknown(rates.minor_faults(), count))));
-    Block { section: Section::Disk, title: "disk".into(), caption: caption.into(), rows, has_map: false }
+    Block { section: Section::Disk, title: "disk".into(), caption: caption.into(), rows, n_head: 0, has_map: false }
 }
 
 /// A history, newest right.
@@ -444,7 +449,7 @@ fn speed(theme: &Theme, gauges: &Gauges, columns: usize) -> Block {
     });
     rows.push(Row::new(1, meter(theme, "context", &used, beside, columns)));
     let caption = if wide { "the last prompt and reply" } else { "" };
-    Block { section: Section::Speed, title: "speed".into(), caption: caption.into(), rows, has_map: false }
+    Block { section: Section::Speed, title: "speed".into(), caption: caption.into(), rows, n_head: 0, has_map: false }
 }
 
 /// A label, a value and, where there is a whole, a bar of it and words.

@@ -1,13 +1,13 @@
-//! The token timeline, and what stands in place of the map when a token or a layer is looked at.
+//! The token timeline: a cell for each token, and what one cost in words.
 
 use std::time::Duration;
 
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use crate::telemetry::{Choice, ExpertMap, Found, TokenRecord};
+use crate::telemetry::TokenRecord;
 use crate::tui::gauges::Gauges;
-use crate::tui::theme::{ColorDepth, Heat, Theme};
+use crate::tui::theme::{Heat, Theme};
 use crate::tui::units::{self, or_unknown};
 
 use super::{LABEL_COLUMNS, Row};
@@ -115,96 +115,11 @@ fn cost(theme: &Theme, number: u64, record: &TokenRecord, columns: usize) -> Vec
     lines.into_iter().map(|text| Row::new(2, Line::styled(text, theme.dim))).collect()
 }
 
-/// The experts of a token, layer by layer, each with the weight that the router gave it.
-pub fn token_detail(theme: &Theme, gauges: &Gauges, selected: Option<u64>, columns: usize) -> (String, Vec<Row>) {
-    let Some(number) = selected.or_else(|| gauges.timeline.end().checked_sub(1)) else {
-        return ("a token's experts".into(), vec![Row::new(0, Line::styled("no token yet", theme.dim))]);
-    };
-    let mut rows = Vec::new();
-    let log = gauges.snapshot.tokens.as_deref();
-    for layer in 0..log.map_or(0, |log| log.n_layers()) {
-        let choices = log.map_or_else(Vec::new, |log| log.choices(number, layer));
-        if choices.is_empty() {
-            continue;
-        }
-        let mut spans = vec![Span::styled(format!("{layer:>3} "), theme.key)];
-        let mut used = 4;
-        for choice in choices {
-            let text = chosen(&choice);
-            let width = text.chars().count() + 1;
-            if used + width > columns && used > 4 {
-                rows.push(Row::new(0, Line::from(std::mem::take(&mut spans))));
-                (spans, used) = (vec![Span::raw("    ")], 4);
-            }
-            used += width;
-            spans.push(Span::styled(format!("{text} "), found_style(theme, choice.found)));
-        }
-        rows.push(Row::new(0, Line::from(spans)));
-    }
-    if rows.is_empty() {
-        rows.push(Row::new(0, Line::styled("its experts are not kept, or it has none", theme.dim)));
-    }
-    (format!("token {number}"), rows)
-}
-
-/// An expert, a mark where it was not in memory, its weight.
-fn chosen(choice: &Choice) -> String {
-    let mark = match choice.found {
-        Found::Missing => '!',
-        Found::InMemory | Found::Uncounted => ' ',
-    };
-    let weight = choice.weight.map_or_else(|| "  ?".to_owned(), |weight| format!("{weight:.2}"));
-    let weight = weight.strip_prefix('0').unwrap_or(&weight);
-    format!("{:>4}{mark}{weight}", choice.expert)
-}
-
-fn found_style(theme: &Theme, found: Found) -> Style {
-    let share = match found {
-        Found::InMemory => Some(1.0),
-        Found::Missing => Some(0.0),
-        Found::Uncounted => None,
-    };
-    theme.map_color(share, Heat::NOW).map_or(theme.text, |color| Style::new().fg(color))
-}
-
-/// The experts of a layer: how often each was used, what of it is in memory, when it was used last.
-pub fn layer_detail(theme: &Theme, map: &ExpertMap, tick: u64, layer: usize, columns: usize) -> Vec<Row> {
-    let most = (0..map.n_experts()).map(|expert| map.uses(layer, expert)).max().unwrap_or(0);
-    let row = |expert: usize| {
-        let uses = map.uses(layer, expert);
-        let share = map.resident(layer, expert);
-        let age = map.last_used(layer, expert).map(|used| tick.saturating_sub(used));
-        let when = match age {
-            None => "never".to_owned(),
-            Some(0) => "now".to_owned(),
-            Some(n) => format!("{} ago", units::count(n)),
-        };
-        let color = theme.map_color(share, Heat::of_age(age));
-        let style = color.map_or(theme.text, |color| Style::new().fg(color));
-        let there = or_unknown(share, |share| format!("{:.0} %", 100.0 * share));
-        let mut spans = vec![
-            Span::styled(format!("{expert:>4} "), theme.key),
-            Span::styled(format!("{:>7} ", units::count(uses)), theme.text),
-            Span::styled(format!("{there:>7} "), style),
-            Span::styled(format!("{when:>9} "), theme.dim),
-        ];
-        let room = columns.saturating_sub(30);
-        if room >= 6 && most > 0 {
-            let length = (uses as f64 / most as f64 * room as f64).round() as usize;
-            let sign = if theme.depth == ColorDepth::Mono { "#" } else { "━" };
-            spans.push(Span::styled(sign.repeat(length), style));
-        }
-        Row::new(0, Line::from(spans))
-    };
-    let head = format!("{:>4} {:>7} {:>7} {:>9}", "no.", "uses", "in mem.", "last used");
-    let head = Row::new(0, Line::styled(head, theme.dim));
-    std::iter::once(head).chain((0..map.n_experts()).map(row)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Snapshot, TokenCost, TokenLog};
+    use crate::telemetry::{Choice, Found, Snapshot, TokenCost, TokenLog};
+    use crate::tui::theme::ColorDepth;
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -222,8 +137,7 @@ mod tests {
             log.end(TokenCost { wall, stall: Some(stall), read_bytes: Some(3 << 20) });
         }
         let mut gauges = Gauges::default();
-        let experts = Some(Arc::new(ExpertMap::new(2, 3)));
-        gauges.observe(Instant::now(), Snapshot { tokens: Some(Arc::new(log)), experts, ..Snapshot::default() });
+        gauges.observe(Instant::now(), Snapshot { tokens: Some(Arc::new(log)), ..Snapshot::default() });
         gauges
     }
 
@@ -245,26 +159,6 @@ mod tests {
             assert!(shown.contains(&token) && shown.end - shown.start == 20, "{token}: {shown:?}");
         }
         assert_eq!(window(&gauges, None, 20), 180..200);
-    }
-
-    #[test]
-    fn a_tokens_experts_are_listed_with_weights_and_what_was_missing_is_marked() {
-        let theme = Theme::dark(ColorDepth::Mono);
-        let (title, rows) = token_detail(&theme, &gauges(3), Some(1), 40);
-        assert_eq!((title.as_str(), text(&rows)), ("token 1", vec!["  0    7 .50  130!.50".to_owned()]));
-        assert_eq!(
-            text(&token_detail(&theme, &gauges(3), Some(99), 40).1),
-            ["its experts are not kept, or it has none"]
-        );
-    }
-
-    #[test]
-    fn a_layer_lists_each_expert_and_says_what_is_not_known() {
-        let map = ExpertMap::new(1, 2);
-        map.mark_used(0, 1, 10, 41);
-        map.set_resident(0, 1, Some(0.5));
-        let rows = text(&layer_detail(&Theme::dark(ColorDepth::Mono), &map, 15, 0, 30));
-        assert_eq!(rows[1..], ["   0       0 unknown     never", "   1      41    50 %     5 ago"]);
     }
 
     #[test]
