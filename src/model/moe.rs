@@ -193,9 +193,13 @@ impl Model<'_> {
             control.experts.mark_used(layer.number, expert, tick, n_tokens as u64);
         }
         if let Some(trace) = control.trace {
-            let mut demanded: Vec<_> = s.routed.iter().map(|routed| (routed.expert, routed.n_tokens)).collect();
-            demanded.sort_unstable();
-            trace.layer(layer.number, demanded.into_iter());
+            if n == 1 {
+                let mut demanded: Vec<_> = s.routed.iter().map(|r| r.expert).zip(s.weights.iter().copied()).collect();
+                demanded.sort_unstable_by_key(|&(expert, _)| expert);
+                trace.token_layer(layer.number, demanded.into_iter());
+            } else {
+                trace.layer(layer.number, s.routed.iter().map(|routed| (routed.expert, routed.n_tokens)));
+            }
         }
         if n == 1 {
             self.experts_of_a_token(compute, s, layer, normed, hidden, &mut products.token, control)

@@ -2,8 +2,11 @@
 //! experts arrive; read by the replay, which asks what another budget or policy would have done.
 //!
 //! The file: a magic, a version, the model's [`Shape`], then a frame for every pass: its length and its items. All numbers
-//! are varints of seven bits a byte, lists of ids are differences, so that a token of 48 layers with 8 experts takes about
-//! 500 bytes. A frame is written at once when its pass ends: what a killed process leaves can be read up to there.
+//! are varints of seven bits a byte, but the router's weights, which are `f32`s; lists of ids are differences. A token of 48
+//! layers with 8 experts takes about two kilobytes, three quarters of them weights. A frame is written at once when its
+//! pass ends: what a killed process leaves can be read up to there.
+//!
+//! Version 1 knew no weights, and wrote zeros where nobody counted what a layer waited for and read.
 
 mod reader;
 #[cfg(test)]
@@ -21,7 +24,7 @@ use super::mapping::{ExpertTensor, ModelFile, is_expert_tensor};
 use crate::telemetry::LayerCost;
 
 const MAGIC: [u8; 8] = *b"WAYTRACE";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const MAX_NAME_BYTES: usize = 1024;
 
 /// What a replay has to know of the model.
@@ -81,7 +84,7 @@ impl Shape {
 }
 
 /// What one pass asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Pass {
     pub n_tokens: u32,
     pub wall_us: u64,
@@ -90,11 +93,13 @@ pub struct Pass {
     pub layers: Vec<LayerRecord>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LayerRecord {
     pub layer: u32,
     /// In ascending order.
     pub demanded: Vec<Demand>,
+    /// What the router gave each of the demanded, in a pass of one token; empty where it is not known.
+    pub weights: Vec<f32>,
     /// What was expected to be demanded, the most probable first.
     pub predicted: Vec<u32>,
     /// `None` where it was not measured.
@@ -127,6 +132,11 @@ enum Item {
     Times = 3,
     /// Wall µs, 0: whole or 1: cancelled. The last item.
     End = 4,
+    /// In a pass of one token: layer, count, and for each the id as in [`Item::Demanded`] and the weight, four bytes, the
+    /// lowest first. Since version 2.
+    Weighed = 5,
+    /// Where nobody counts the rest: layer, compute µs. Since version 2.
+    Computed = 6,
 }
 
 /// Writes a trace. Shared with the engine's thread; a call costs well under a microsecond, the end of a pass one write.
@@ -208,6 +218,19 @@ impl TraceRecorder {
         }
     }
 
+    /// As [`TraceRecorder::layer`] in a pass of one token, each expert with the weight that the router gave it.
+    pub fn token_layer(&self, layer: usize, demanded: impl ExactSizeIterator<Item = (usize, f32)>) {
+        let r = &mut *self.lock();
+        r.item(Item::Weighed, layer);
+        put(&mut r.frame, demanded.len() as u64);
+        let mut next = 0;
+        for (expert, weight) in demanded {
+            put(&mut r.frame, (expert - next) as u64);
+            next = expert + 1;
+            r.frame.extend_from_slice(&weight.to_le_bytes());
+        }
+    }
+
     /// These experts of a layer are expected to be demanded, the most probable first.
     pub fn predicted(&self, layer: usize, experts: &[usize]) {
         let r = &mut *self.lock();
@@ -219,10 +242,18 @@ impl TraceRecorder {
     /// What a layer cost.
     pub fn cost(&self, layer: usize, cost: LayerCost) {
         let r = &mut *self.lock();
-        r.item(Item::Times, layer);
         let micros = |time: Duration| time.as_micros() as u64;
-        let numbers = [cost.stall.map_or(0, micros), micros(cost.compute), cost.read_bytes.unwrap_or(0)];
-        numbers.into_iter().for_each(|n| put(&mut r.frame, n));
+        let compute = micros(cost.compute);
+        match cost.stall.map(micros).zip(cost.read_bytes) {
+            Some((stall, read_bytes)) => {
+                r.item(Item::Times, layer);
+                [stall, compute, read_bytes].into_iter().for_each(|n| put(&mut r.frame, n));
+            }
+            None => {
+                r.item(Item::Computed, layer);
+                put(&mut r.frame, compute);
+            }
+        }
     }
 
     /// The pass is over: its frame is written.

@@ -6,10 +6,10 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::{self, Demand, ExpertCache, Pass, Policy, Shape, TraceError, TraceReader};
+use crate::store::{self, Demand, ExpertCache, LayerRecord, Pass, Policy, Shape, TraceError, TraceReader};
 use crate::telemetry::{Choice, ExpertMap, Found, Paging, PagingWay, Snapshot, Telemetry, TokenCost, TokenLog};
 
-/// Uses of experts that are held in memory: 64 MB of them.
+/// Uses of experts that are held in memory: 96 MB of them, their weights included.
 const MAX_DEMANDS: usize = 8 << 20;
 /// Tokens over which a speed is taken.
 const SPEED_TOKENS: usize = 16;
@@ -198,10 +198,7 @@ impl State {
                 self.map.mark_used(layer, demand.expert as usize, tick, demand.n_tokens.into());
             }
             if single {
-                let experts = record.demanded.iter().zip(found);
-                let choice =
-                    |(demand, found): (&Demand, Found)| Choice { expert: demand.expert as usize, weight: None, found };
-                self.tokens.choose(layer, experts.map(choice));
+                self.tokens.choose(layer, ranked(record, &found).into_iter());
                 if !record.predicted.is_empty() {
                     let foreseen = record.demanded.iter().filter(|d| record.predicted.contains(&d.expert)).count();
                     self.paging.foreseen_experts.add(foreseen as u64);
@@ -256,6 +253,21 @@ impl State {
     }
 }
 
+/// What a token chose in a layer as its router ranked it: the heaviest first, of equals the lower number. Without weights
+/// by number.
+fn ranked(record: &LayerRecord, found: &[Found]) -> Vec<Choice> {
+    let weight = |i: usize| record.weights.get(i).copied().filter(|weight| !weight.is_nan());
+    let choice = |(i, (demand, &found)): (usize, (&Demand, &Found))| Choice {
+        expert: demand.expert as usize,
+        weight: weight(i),
+        found,
+    };
+    let mut choices: Vec<Choice> = record.demanded.iter().zip(found).enumerate().map(choice).collect();
+    let heavy = |choice: &Choice| choice.weight.unwrap_or(f32::NEG_INFINITY);
+    choices.sort_by(|a, b| heavy(b).total_cmp(&heavy(a)));
+    choices
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +320,21 @@ mod tests {
         assert!(shown.generate_tok_s.unwrap() > 1.0 && shown.prompt_tok_s.unwrap() > 4.0);
         let map = shown.experts.unwrap();
         assert_eq!((map.resident(0, 1), map.resident(0, 3), map.uses(0, 0)), (Some(1.0), Some(0.0), 6));
+    }
+
+    #[test]
+    fn a_tokens_experts_are_ranked_as_by_the_router() {
+        let demanded = [4, 9, 11, 30].map(|expert| Demand { expert, n_tokens: 1 }).to_vec();
+        let order = |weights: &[f32]| {
+            let record =
+                LayerRecord { demanded: demanded.clone(), weights: weights.to_vec(), ..LayerRecord::default() };
+            let choices = ranked(&record, &[Found::Uncounted; 4]);
+            choices.iter().map(|choice| (choice.expert, choice.weight)).collect::<Vec<_>>()
+        };
+        let by_weight = [(30, Some(0.5)), (4, Some(0.25)), (11, Some(0.25)), (9, Some(0.0))];
+        assert_eq!(order(&[0.25, 0.0, 0.25, 0.5]), by_weight);
+        assert_eq!(order(&[f32::NAN, 0.0, 1.0, 0.5])[3], (4, None));
+        assert_eq!(order(&[]), [(4, None), (9, None), (11, None), (30, None)]);
     }
 
     #[test]

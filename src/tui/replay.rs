@@ -369,7 +369,7 @@ mod tests {
         for pass in 0..20 {
             recorder.pass(1);
             for layer in 0..4 {
-                recorder.layer(layer, [(pass % 15, 1), (15, 1)].into_iter());
+                recorder.token_layer(layer, [(pass % 15, 0.25), (15, 0.75)].into_iter());
                 let [stall, compute] = [200, 300].map(Duration::from_micros);
                 recorder.cost(layer, LayerCost { compute, stall: Some(stall), read_bytes: Some(1 << 20) });
             }
@@ -423,7 +423,8 @@ mod tests {
         assert_eq!(s.panel.token, Some(18));
         press(&mut s, KeyCode::Enter);
         let shown = text(&mut s, 100, 40);
-        assert!(shown.contains("token 18") && shown.contains("15!  ?") | shown.contains("15   ?"), "{shown}");
+        assert!(shown.contains("token 18") && shown.contains("15 .75    3!.25"), "{shown}");
+        assert!(shown.contains("  2    0.50    0.20 1.00 MiB"), "{shown}");
     }
 
     #[test]

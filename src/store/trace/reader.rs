@@ -18,7 +18,7 @@ pub enum TraceError {
     Read(#[from] io::Error),
     #[error("this is no trace; record one with --trace FILE")]
     NotATrace,
-    #[error("the trace has version {found}, and this program reads version {VERSION}; record it again")]
+    #[error("the trace has version {found}, and this program reads versions {OLDEST} to {VERSION}; record it again")]
     Version { found: u64 },
     #[error("the trace has more than {max_demands} uses of experts, too many to replay; record a shorter one")]
     TooLong { max_demands: usize },
@@ -26,6 +26,10 @@ pub enum TraceError {
     Damaged { offset: u64, what: String },
 }
 
+/// The first version.
+const OLDEST: u64 = 1;
+/// The first that has weights, and layers that nobody counted.
+const WEIGHED: u64 = 2;
 const MAX_LAYERS: u64 = 4096;
 const MAX_EXPERTS: u64 = 1 << 16;
 /// So that no sum over a trace leaves 64 bits.
@@ -39,6 +43,7 @@ const MAX_FRAME_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct TraceReader<R> {
     input: R,
+    version: u64,
     shape: Shape,
     /// Of the next byte of the input.
     pub(super) offset: u64,
@@ -69,11 +74,12 @@ impl<R: Read> TraceReader<R> {
         }
         let offset = MAGIC.len() as u64;
         let (shape, frame, places) = (Shape::default(), Vec::new(), Vec::new());
-        let mut reader = TraceReader { input, shape, offset, frame, places, cut_off: false };
-        match reader.header_number("version", u64::MAX)? {
-            VERSION => {}
+        let version = VERSION;
+        let mut reader = TraceReader { input, version, shape, offset, frame, places, cut_off: false };
+        reader.version = match reader.header_number("version", u64::MAX)? {
+            known @ OLDEST..=VERSION => known,
             found => return Err(TraceError::Version { found }),
-        }
+        };
         let n_name = reader.header_number("length of the name", MAX_NAME_BYTES as u64)?;
         let mut name = vec![0; n_name as usize];
         reader.input.read_exact(&mut name).map_err(|e| reader.ended(e))?;
@@ -117,7 +123,7 @@ impl<R: Read> TraceReader<R> {
         self.input.by_ref().take(length).read_to_end(&mut frame)?;
         self.offset += frame.len() as u64;
         self.cut_off = (frame.len() as u64) < length;
-        let items = Items { bytes: &frame, at: 0, start, shape: &self.shape };
+        let items = Items { bytes: &frame, at: 0, start, shape: &self.shape, version: self.version };
         let pass = (!self.cut_off).then(|| items.pass(&mut self.places));
         self.frame = frame;
         if matches!(pass, Some(Err(_))) {
@@ -165,7 +171,14 @@ impl<R: Read> TraceReader<R> {
             let byte = self.byte()?.ok_or_else(|| self.damaged("the header ends early"))?;
             bytes.push(byte);
         }
-        Items { bytes: &bytes, at: 0, start: self.offset - bytes.len() as u64, shape: &self.shape }.number(what, max)
+        Items {
+            bytes: &bytes,
+            at: 0,
+            start: self.offset - bytes.len() as u64,
+            shape: &self.shape,
+            version: self.version,
+        }
+        .number(what, max)
     }
 
     fn ended(&self, error: io::Error) -> TraceError {
@@ -187,6 +200,7 @@ struct Items<'f> {
     /// Offset of the frame in the file.
     start: u64,
     shape: &'f Shape,
+    version: u64,
 }
 
 impl Items<'_> {
@@ -208,9 +222,11 @@ impl Items<'_> {
 
     /// Reads the next item into the pass.
     fn item(&mut self, pass: &mut Pass, places: &mut [u32]) -> Result<Item, TraceError> {
-        let kinds = [Item::Demanded, Item::Predicted, Item::Times, Item::End];
+        const KINDS: [Item; 6] =
+            [Item::Demanded, Item::Predicted, Item::Times, Item::End, Item::Weighed, Item::Computed];
+        let kinds = if self.version >= WEIGHED { &KINDS[..] } else { &KINDS[..4] };
         let number = self.number("kind of item", u64::MAX)?;
-        let Some(kind) = kinds.into_iter().find(|&kind| kind as u64 == number) else {
+        let Some(&kind) = kinds.iter().find(|&&kind| kind as u64 == number) else {
             return Err(self.damaged(&format!("an item of kind {number}")));
         };
         if kind == Item::End {
@@ -227,7 +243,17 @@ impl Items<'_> {
         }
         let record = &mut pass.layers[*place as usize];
         match kind {
-            Item::Demanded => record.demanded = self.demanded(n_experts, pass.n_tokens)?,
+            Item::Demanded => {
+                record.demanded = self.demanded(n_experts, pass.n_tokens, None)?;
+                record.weights.clear();
+            }
+            Item::Weighed if pass.n_tokens > 1 => {
+                return Err(self.damaged(&format!("one token's weights in a pass of {}", pass.n_tokens)));
+            }
+            Item::Weighed => {
+                record.weights.clear();
+                record.demanded = self.demanded(n_experts, 1, Some(&mut record.weights))?;
+            }
             Item::Predicted => {
                 let n = self.number("predicted experts", n_experts)?;
                 let expert = |_| Ok(self.number("predicted expert", n_experts.saturating_sub(1))? as u32);
@@ -238,6 +264,9 @@ impl Items<'_> {
                 let compute = self.micros("compute")?;
                 let read_bytes = Some(self.number("bytes read", u64::MAX)?);
                 record.cost = Some(LayerCost { compute, stall, read_bytes });
+            }
+            Item::Computed => {
+                record.cost = Some(LayerCost { compute: self.micros("compute")?, ..LayerCost::default() });
             }
             Item::End => {}
         }
@@ -254,7 +283,13 @@ impl Items<'_> {
         Ok((number, self.shape.layers[number as usize].n_experts.into()))
     }
 
-    fn demanded(&mut self, n_experts: u64, n_tokens: u32) -> Result<Vec<Demand>, TraceError> {
+    /// `weights`: where they are put, if there are any.
+    fn demanded(
+        &mut self,
+        n_experts: u64,
+        n_tokens: u32,
+        mut weights: Option<&mut Vec<f32>>,
+    ) -> Result<Vec<Demand>, TraceError> {
         let n = self.number("demanded experts", n_experts)?;
         // Each takes a byte or more of what is there.
         let mut demanded = Vec::with_capacity((n as usize).min(self.bytes.len() - self.at));
@@ -266,9 +301,20 @@ impl Items<'_> {
             let expert = next + self.number("demanded expert", last)?;
             let of_it = if n_tokens > 1 { self.number("tokens of an expert", n_tokens.into())? as u32 } else { 1 };
             demanded.push(Demand { expert: expert as u32, n_tokens: of_it });
+            if let Some(weights) = &mut weights {
+                weights.push(self.weight()?);
+            }
             next = expert + 1;
         }
         Ok(demanded)
+    }
+
+    fn weight(&mut self) -> Result<f32, TraceError> {
+        let Some(&bytes) = self.bytes[self.at..].first_chunk() else {
+            return Err(self.damaged("the weight of an expert is missing"));
+        };
+        self.at += bytes.len();
+        Ok(f32::from_le_bytes(bytes))
     }
 
     fn micros(&mut self, what: &str) -> Result<Duration, TraceError> {
