@@ -244,15 +244,12 @@ impl TraceRecorder {
         let r = &mut *self.lock();
         let micros = |time: Duration| time.as_micros() as u64;
         let compute = micros(cost.compute);
-        match cost.stall.map(micros).zip(cost.read_bytes) {
-            Some((stall, read_bytes)) => {
-                r.item(Item::Times, layer);
-                [stall, compute, read_bytes].into_iter().for_each(|n| put(&mut r.frame, n));
-            }
-            None => {
-                r.item(Item::Computed, layer);
-                put(&mut r.frame, compute);
-            }
+        if let Some((stall, read_bytes)) = cost.stall.map(micros).zip(cost.read_bytes) {
+            r.item(Item::Times, layer);
+            [stall, compute, read_bytes].into_iter().for_each(|n| put(&mut r.frame, n));
+        } else {
+            r.item(Item::Computed, layer);
+            put(&mut r.frame, compute);
         }
     }
 

@@ -234,7 +234,7 @@ mod tests {
         let outlook = of(&path, &PlanOptions::for_experts(1 << 17), &mut rates).unwrap();
         match outlook.speed {
             Speed::About(speed) => {
-                assert!(speed > 0.0 && outlook.words().contains("by the disk's rate"), "{outlook:?}")
+                assert!(speed > 0.0 && outlook.words().contains("by the disk's rate"), "{outlook:?}");
             }
             // Not every file system can be read past its cache.
             Speed::Unknown => assert!(rates.disk(&path).is_none()),

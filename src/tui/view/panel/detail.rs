@@ -249,9 +249,12 @@ mod tests {
         rows.iter().map(|row| row.line.to_string().trim_end().to_owned()).collect()
     }
 
+    /// What a layer cost, if it was recorded: computing, and where it was counted waiting and bytes.
+    type Cost = Option<(u64, Option<(u64, u64)>)>;
+
     /// One token of a dense layer and one with four experts, whose costs in µs of computing and waiting, and in bytes, are
     /// as given.
-    fn gauges(costs: [Option<(u64, Option<(u64, u64)>)>; 2]) -> Gauges {
+    fn gauges(costs: [Cost; 2]) -> Gauges {
         let log = TokenLog::new(2, 4);
         log.begin();
         let choice = |(expert, weight, found)| Choice { expert, weight, found };
@@ -282,8 +285,7 @@ mod tests {
         text(&token_detail(&Theme::dark(ColorDepth::Mono), gauges, Some(0), columns).rows)
     }
 
-    const COSTS: [Option<(u64, Option<(u64, u64)>)>; 2] =
-        [Some((10_000, Some((0, 0)))), Some((5_000, Some((15_000, 3 << 20))))];
+    const COSTS: [Cost; 2] = [Some((10_000, Some((0, 0)))), Some((5_000, Some((15_000, 3 << 20))))];
 
     #[test]
     fn each_layer_of_a_token_shows_its_time_its_waiting_its_bytes_and_its_experts() {
