@@ -1,6 +1,9 @@
 //! The thread that owns the model: commands in, events out. Events are never lost; gauges go through `telemetry`.
 
-use std::cell::RefCell;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,6 +128,7 @@ pub fn spawn(options: EngineOptions) -> Result<WorkerHandle, EngineError> {
         telemetry: Arc::clone(&telemetry),
         cancel: Arc::clone(&cancel),
         kv_path: RefCell::default(),
+        is_traced: Cell::new(false),
     };
     std::thread::Builder::new().name("worker".into()).spawn(move || worker.run()).map_err(EngineError::Thread)?;
     Ok(WorkerHandle { commands, events, telemetry, cancel })
@@ -153,6 +157,8 @@ struct Worker {
     telemetry: Arc<Telemetry>,
     cancel: Arc<AtomicBool>,
     kv_path: RefCell<Option<KvPath>>,
+    /// The file that the options name for a trace is that of a model that was loaded before.
+    is_traced: Cell<bool>,
 }
 
 /// Where the KV cache is kept.
@@ -232,12 +238,16 @@ impl Worker {
         let words = Words::read(path, &file, model.hyperparameters().n_vocab)?;
         let watch =
             Watch::new(Arc::clone(&self.telemetry), Arc::clone(&self.cancel), &file, &model, self.options.prefetch);
-        let watch = watch.record(&self.options, &file, &model)?;
+        let watch = if self.is_traced.get() { watch } else { watch.record(&self.options, &file, &model)? };
         let mut chat = session::chat(&model, &self.compute, &words, &self.options)?;
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
         let mut kept = self.kept(&mut chat, &file, &model);
         self.telemetry.kv_used.set(chat.session.cached().len() as u64);
         self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));
+        if let Some(trace) = self.options.trace.as_ref().filter(|_| self.is_traced.replace(true)) {
+            let trace = trace.display();
+            self.tell(Event::Note(format!("{trace} is of the model before; /trace start FILE records this one")));
+        }
         let warnings = words.warnings.iter().cloned().chain(model.plan().warnings());
         warnings.for_each(|w| self.tell(Event::Warning(w)));
         let (done, budget) = (AtomicBool::new(false), model.plan().budget.known());
