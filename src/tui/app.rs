@@ -5,6 +5,7 @@ mod branches;
 mod commands;
 mod history;
 mod looks;
+mod messages;
 mod reading;
 mod replies;
 mod sessions;
@@ -17,25 +18,23 @@ use crossterm::event::{Event as TerminalEvent, KeyEventKind, MouseEventKind};
 
 use crate::sampler::SamplingParams;
 use crate::telemetry::Snapshot;
-use crate::transcript::library::Listed;
 use crate::transcript::{Header, Record, Role, Status, Transcript};
-use crate::worker::{Command, Event, ModelSummary};
+use crate::worker::{Command, ModelSummary};
 
 use super::composer::Composer;
 use super::conversation::{Conversation, Kind};
 use super::gauges::Gauges;
 use super::keys::{Context, Keys};
-use super::markdown::highlight::{Colored, Job};
-use super::outlook::Outlook;
 use super::panel::{Panel, Preset};
-use super::picker::{Picker, Scan};
+use super::picker::Picker;
 use super::sanitize::pasted;
 use super::session_list::SessionList;
-use super::theme::{self, Ground, Palette, Theme};
+use super::theme::{self, Ground, Theme};
 use super::{ChatOptions, ExitReason, Motion};
 
 pub use branches::Way;
 pub use history::Search;
+pub use messages::{Answer, Effect, Msg, Work};
 pub use sessions::Confirm;
 
 /// How long a notice in the status line stays.
@@ -50,114 +49,6 @@ const DRAFT_BYTES_A_SECOND: u64 = 4096;
 /// More messages than this are not queued.
 const MAX_QUEUE: usize = 32;
 const WHEEL_LINES: isize = 3;
-
-/// What happens to the screen.
-#[derive(Debug, Clone)]
-pub enum Msg {
-    Terminal(TerminalEvent),
-    /// The terminal has told its background.
-    Ground(Ground),
-    Worker(Event),
-    /// The engine's thread has ended.
-    WorkerGone,
-    /// Another thread panicked, and said this.
-    Panicked(String),
-    Transcript(Status),
-    Scanned(Scan),
-    /// Work that was asked for is done.
-    Answer(Answer),
-    /// The process is asked to end by this signal.
-    Terminate(i32),
-    TerminalClosed,
-    /// Time has passed.
-    Tick,
-}
-
-/// Work on files that the screen does not wait for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Work {
-    /// Look for conversations.
-    List {
-        query: String,
-    },
-    Rename {
-        path: PathBuf,
-        title: String,
-    },
-    Delete {
-        path: PathBuf,
-    },
-    /// Write a new file, by the name that a person gave.
-    Write {
-        file: String,
-        text: String,
-    },
-    /// Look for a model by its name.
-    FindModel(String),
-    /// Read a theme's file.
-    ReadTheme(String),
-}
-
-/// What came of it; errors are for the person.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    Listed {
-        query: String,
-        found: Result<Vec<Listed>, String>,
-    },
-    /// A conversation has another name, or is gone.
-    Changed(Result<String, String>),
-    Told(Result<String, String>),
-    Model(Result<PathBuf, String>),
-    Theme(Result<Box<Palette>, String>),
-    /// What a model that can be picked would be here.
-    Outlook(PathBuf, Result<Outlook, String>),
-    /// The colours of code in this item of the conversation.
-    Colored {
-        item: usize,
-        colored: Colored,
-    },
-    /// What an editor made of the input; `None`: nothing else than was there.
-    Edited(Result<Option<String>, String>),
-}
-
-/// What the screen wants done.
-#[derive(Debug, Clone)]
-pub enum Effect {
-    Send(Command),
-    /// Stop the reply or the load.
-    Cancel,
-    Record(Record),
-    Scan(PathBuf),
-    Work(Work),
-    /// Find the colours of code in this item of the conversation.
-    Color {
-        item: usize,
-        job: Job,
-    },
-    /// Go on with the conversation of this name.
-    Open(String),
-    /// Begin another conversation, and delete the file of the one before.
-    Begin {
-        header: Box<Header>,
-        delete: Option<PathBuf>,
-    },
-    /// Keep a prompt for being looked up.
-    Remember(String),
-    /// Put this into the terminal's clipboard.
-    Copy(String),
-    /// Let the person's own editor have this text.
-    EditText(String),
-    /// Report the mouse to us, or leave it to the terminal.
-    SetMouse(bool),
-    /// Draw everything anew.
-    Redraw,
-    /// Write the panel to a file, as an SVG.
-    SavePicture,
-    /// Go to the shell until called back.
-    Suspend,
-    Quit(ExitReason),
-}
 
 /// What the engine is doing, as far as its events tell.
 #[derive(Debug)]
