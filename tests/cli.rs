@@ -166,7 +166,7 @@ fn the_trace_in_assets_becomes_a_picture_and_a_cast() {
     let [svg, cast] = ["panel.svg", "panel.cast"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
     let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
     let trace = assets.join("replay.trace").to_str().unwrap().to_owned();
-    let draw = ["replay", &trace, "--ram", "2G", "--at", "12", "--svg", &svg];
+    let draw = ["replay", &trace, "--ram", "2G", "--at", "4", "--svg", &svg];
     stdout(&[&draw[..], &["--cast", &cast, "--length", "2", "--speed", "2", "--size", "80x24"]].concat());
     let picture = std::fs::read_to_string(&svg).unwrap();
     assert!(picture.starts_with("<svg ") && picture.contains("as recorded") && picture.ends_with("</svg>\n"));
