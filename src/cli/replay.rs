@@ -49,7 +49,7 @@ pub(super) struct ReplayArgs {
     /// Seconds on the screen, for --cast
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = parse_seconds)]
     length: Duration,
-    /// Times as fast as recorded, for --cast
+    /// Times as fast as recorded, for --cast and, up to 64, at first for --tui
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = parse_speed)]
     speed: f64,
     /// Columns and rows of a picture or a cast
@@ -127,7 +127,7 @@ fn play(args: &ReplayArgs, keys: Keys) -> anyhow::Result<()> {
         write(path, &screen()?.cast(args.length, args.speed, args.size))?;
     }
     if args.tui
-        && let ExitReason::Signal(signal) = tui::run_replay(player()?, &appearance, keys)?
+        && let ExitReason::Signal(signal) = tui::run_replay(player()?, args.speed, &appearance, keys)?
     {
         signal_hook::low_level::emulate_default_handler(signal)?;
     }

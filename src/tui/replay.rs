@@ -196,8 +196,7 @@ impl ReplayScreen {
             (false, true) => "paused",
             (false, false) => "replay",
         };
-        let speed =
-            if self.speed >= 1.0 { format!("{:.0}x", self.speed) } else { format!("1/{:.0}x", 1.0 / self.speed) };
+        let speed = speed_in_words(self.speed);
         let position = format!(
             "{state} {speed} · {} of {} · pass {} of {}",
             units::duration(self.player.at()),
@@ -284,9 +283,11 @@ impl ReplayScreen {
 
 /// Shows the replay until the person quits. The terminal is as it was when this returns.
 ///
+/// `speed`: times as fast as recorded, at first.
+///
 /// # Errors
 /// What keeps the terminal from being used.
-pub fn run(player: Player, appearance: &Appearance, keys: Keys) -> Result<ExitReason, TuiError> {
+pub fn run(player: Player, speed: f64, appearance: &Appearance, keys: Keys) -> Result<ExitReason, TuiError> {
     let signals = SignalThread::start().map_err(TuiError::Thread)?;
     let mut guard = Guard::enter().map_err(|error| match error.kind() {
         std::io::ErrorKind::Unsupported => TuiError::NoTerminal(error),
@@ -303,6 +304,7 @@ pub fn run(player: Player, appearance: &Appearance, keys: Keys) -> Result<ExitRe
     let mut frames = FrameBuffer::default();
     let mut terminal = Terminal::new(CrosstermBackend::new(frames.clone())).map_err(TuiError::Terminal)?;
     let mut screen = ReplayScreen::new(player, theme);
+    screen.speed = speed.clamp(SLOWEST, FASTEST);
     screen.keys = keys.with_arrows(screen.theme.symbols.arrows());
     let mut last = Instant::now();
     loop {
@@ -353,6 +355,15 @@ pub fn run(player: Player, appearance: &Appearance, keys: Keys) -> Result<ExitRe
     }
 }
 
+/// `4x`, `1.5x`, `1/2x`.
+fn speed_in_words(speed: f64) -> String {
+    let slower = 1.0 / speed;
+    if speed < 1.0 && (slower - slower.round()).abs() < 1e-6 {
+        return format!("1/{slower:.0}x");
+    }
+    format!("{}x", (speed * 100.0).round() / 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,6 +400,12 @@ mod tests {
         screen.draw(buffer.area, &mut buffer);
         let lines = buffer.content().chunks(usize::from(columns).max(1));
         lines.map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
+    }
+
+    #[test]
+    fn a_speed_is_told_as_it_is() {
+        assert_eq!([64.0, 4.0, 1.0, 1.5, 2.25].map(speed_in_words), ["64x", "4x", "1x", "1.5x", "2.25x"]);
+        assert_eq!([0.5, 0.125, 0.3].map(speed_in_words), ["1/2x", "1/8x", "0.3x"]);
     }
 
     #[test]

@@ -201,7 +201,7 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Panel, A::Up, &[See("tokens ─"), Key, Press("x"), Gone("tokens ─"), See("paging ─")]),
     (Panel, A::Down, &[See("tokens ─"), Key, Press("x"), Gone("tokens ─"), See("disk ─")]),
     (Panel, A::First, &[Press("Left"), Key, Press("Enter"), See("token 0")]),
-    (Panel, A::Last, &[Press("Home"), Press("Enter"), See("token 0"), Press("Esc"), Key, Press("Enter"), Gone("token 0 ")]),
+    (Panel, A::Last, &[Press("Home"), Press("Enter"), See("! missing"), See("token 0 "), Press("Esc"), Gone("! missing"), Key, Press("Enter"), Becomes(|_, now| now.contains("! missing") && !now.contains("token 0 "))]),
     (Panel, A::PageUp, &[Press("Up"), Press("Up"), Press("Enter"), See("layer 0 of"), Press("PgDn"), Becomes(|_, now| first_expert(now) > Some(0)), Key, Becomes(|_, now| first_expert(now) == Some(0))]),
     (Panel, A::PageDown, &[Press("Up"), Press("Up"), Press("Enter"), See("layer 0 of"), Key, Becomes(|_, now| first_expert(now) > Some(0))]),
     (Panel, A::Choose, &[Key, See("! missing")]),
