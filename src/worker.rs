@@ -71,7 +71,12 @@ pub enum Event {
     /// The prompt leaves the model's thinking open: the reply begins within it, without a tag. It comes before any text.
     ThinkingBegun,
     /// More text of the reply.
-    Text(String),
+    Text {
+        text: String,
+        /// The number that the pass which reads its last token has in the log of tokens, should there be one; `None`:
+        /// nobody counts.
+        pass: Option<u64>,
+    },
     ReplyFinished {
         stop: StopReason,
         stats: ReplyStats,
@@ -372,7 +377,9 @@ impl Worker {
                     self.tell(Event::ThinkingBegun);
                 }
             },
-            on_text: &mut |text: &str| self.tell(Event::Text(text.to_owned())),
+            on_text: &mut |text: &str| {
+                self.tell(Event::Text { text: text.to_owned(), pass: Some(watch.tokens.n_tokens()) });
+            },
         };
         match chat.reply(&prompt, sampling, max_tokens, watch.control(), sink) {
             Ok((stop, stats)) => self.tell(Event::ReplyFinished { stop, stats }),

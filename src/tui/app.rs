@@ -9,6 +9,7 @@ mod messages;
 mod reading;
 mod replies;
 mod sessions;
+mod tokens;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -131,6 +132,8 @@ pub struct App {
     pub sessions: Option<SessionList>,
     pub confirm: Option<Confirm>,
     pub search: Option<Search>,
+    /// Keys go from token to token of the replies.
+    pub walks_tokens: bool,
     /// The message that the input is to stand in for.
     pub editing: Option<u64>,
     /// The first line of help that is seen, while it is open.
@@ -183,6 +186,7 @@ impl App {
             sessions: None,
             confirm: None,
             search: None,
+            walks_tokens: false,
             editing: None,
             help: None,
             panel: Panel::default(),
@@ -247,6 +251,7 @@ impl App {
     /// Takes one message.
     pub fn update(&mut self, msg: Msg, now: Instant) -> Vec<Effect> {
         let mut effects = self.take(msg, now);
+        self.check_token();
         if !self.coloring
             && let Some((item, job)) = self.conversation.next_job()
         {
@@ -310,6 +315,8 @@ impl App {
             Context::Search
         } else if self.conversation.find().is_some() {
             Context::Find
+        } else if self.walks_tokens {
+            Context::Tokens
         } else if self.panel.focus.is_some() && self.shows_panel() {
             Context::Panel
         } else {

@@ -6,6 +6,7 @@ mod item;
 #[cfg(test)]
 mod tests;
 mod thinking;
+mod tokens;
 
 use std::time::Instant;
 
@@ -16,6 +17,8 @@ use super::markdown::highlight::{Colored, Job};
 use self::find::Find;
 use self::item::Spot;
 pub use self::item::{Item, Kind, Line, Shown, Standing};
+use self::tokens::Tokens;
+pub use self::tokens::{TokenHere, Walk};
 
 /// A place in the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,7 @@ pub struct Conversation {
     /// Replies that may hold code without colours.
     colorless: Vec<usize>,
     find: Option<Find>,
+    tokens: Tokens,
 }
 
 impl Default for Conversation {
@@ -71,6 +75,7 @@ impl Default for Conversation {
             thinking_open: false,
             colorless: Vec::new(),
             find: None,
+            tokens: Tokens::default(),
         }
     }
 }
@@ -130,15 +135,6 @@ impl Conversation {
     /// Numbers from `id` on are free.
     pub fn number_from(&mut self, id: u64) {
         self.next_id = self.next_id.max(id);
-    }
-
-    /// Appends text to item `i`.
-    pub fn append(&mut self, i: usize, text: &str, now: Instant) {
-        self.items[i].push(text, Some(now));
-        self.recount(i);
-        if self.colorless.last() != Some(&i) {
-            self.colorless.push(i);
-        }
     }
 
     /// Item `i`, a reply, begins with thinking.
@@ -392,6 +388,9 @@ impl Conversation {
     pub fn below(&self) -> Option<Below> {
         let Scroll::At { end, .. } = self.scroll else { return None };
         let lines = self.content().saturating_sub(self.top() + usize::from(self.height));
+        if lines == 0 {
+            return None;
+        }
         let last = self.line_of(self.end());
         Some(Below { lines, new_lines: last.saturating_sub(self.line_of(end)).min(lines) })
     }

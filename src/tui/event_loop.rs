@@ -15,7 +15,7 @@ use ratatui::backend::CrosstermBackend;
 
 use crate::model::PlanOptions;
 use crate::transcript::{Finished, Header, PromptHistory, Record, SessionFile, TranscriptWriter};
-use crate::worker::{Command, WorkerHandle};
+use crate::worker::{Command, Event, WorkerHandle};
 
 use super::app::{Answer, App, Effect, Msg, Work};
 use super::clipboard::{self, Between};
@@ -276,7 +276,13 @@ impl<'a> Screen<'a> {
         }
         for _ in 0..MAX_BURST {
             match self.handle.events.try_recv() {
-                Ok(event) => self.tell(Msg::Worker(event)),
+                Ok(event) => {
+                    // What is counted of a model is there when the model is.
+                    if let Event::Loaded(_) = event {
+                        self.app.observe(self.handle.telemetry.snapshot(), Instant::now());
+                    }
+                    self.tell(Msg::Worker(event));
+                }
                 Err(TryRecvError::Disconnected) if !self.worker_gone => {
                     self.worker_gone = true;
                     // The thread says why before its end of the channel falls.

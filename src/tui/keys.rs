@@ -62,6 +62,8 @@ pub enum Action {
     Rescan,
     Close,
     DropOldest,
+    /// Go from token to token of the replies.
+    WalkTokens,
     // In the panel.
     FocusPanel,
     Previous,
@@ -125,6 +127,8 @@ pub enum Context {
     /// Looking for a text in the conversation.
     Find,
     Panel,
+    /// Going from token to token of the replies.
+    Tokens,
     /// A trace on the panel; the panel's own keys hold too.
     Replay,
 }
@@ -178,7 +182,7 @@ const fn bind(context: Context, when: When, chords: &'static [Chord], action: Ac
 }
 
 use self::Action as A;
-use self::Context::{Chat, Confirm, Dialog, Find, Help, Panel, Picker, Replay, Search, Sessions};
+use self::Context::{Chat, Confirm, Dialog, Find, Help, Panel, Picker, Replay, Search, Sessions, Tokens};
 use self::Edit as E;
 use self::When::{Always, InputCommand, InputEmpty, InputUntouched};
 use crossterm::event::KeyCode as K;
@@ -222,6 +226,7 @@ static BINDINGS: &[Binding] = &[
     bind(Chat, Always, &[key(K::F(2)), ctrl(char('p'))], A::TogglePanel, "panel: full, compact, off"),
     bind(Chat, Always, &[key(K::F(5))], A::FocusPanel, "walk through the panel, and back"),
     bind(Chat, Always, &[key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
+    bind(Chat, Always, &[key(K::F(7)), alt(char('x'))], A::WalkTokens, "walk through a reply's tokens, and back"),
     bind(Chat, Always, &[key(K::F(3)), ctrl(char('t'))], A::ToggleSelecting, "select text with the mouse, and back"),
     bind(Chat, Always, &[ctrl(char('l'))], A::Redraw, "draw the screen anew"),
     bind(Chat, Always, &[ctrl(char('z'))], A::Suspend, "to the shell; `fg` comes back"),
@@ -289,10 +294,31 @@ static BINDINGS: &[Binding] = &[
     bind(Panel, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
     bind(Panel, Always, &[key(K::Esc)], A::Close, "a step back"),
     bind(Panel, Always, &[key(K::F(5))], A::FocusPanel, "back to the conversation"),
+    bind(Panel, Always, &[key(K::F(7)), alt(char('x'))], A::WalkTokens, "go on from token to token in the text"),
     bind(Panel, Always, &[key(K::F(1)), key(char('?'))], A::Help, "help"),
     bind(Panel, Always, &[ctrl(char('l'))], A::Redraw, ""),
     bind(Panel, Always, &[ctrl(char('z'))], A::Suspend, ""),
     bind(Panel, Always, &[ctrl(char('c'))], A::Interrupt, ""),
+
+    bind(Tokens, Always, &[key(K::Left), key(char('h'))], A::Previous, "the token before"),
+    bind(Tokens, Always, &[key(K::Right), key(char('l'))], A::Next, "the next token"),
+    bind(Tokens, Always, &[key(K::Up), key(char('k'))], A::Up, "the token above"),
+    bind(Tokens, Always, &[key(K::Down), key(char('j'))], A::Down, "the token below"),
+    bind(Tokens, Always, &[key(K::Home)], A::First, "the reply's first token"),
+    bind(Tokens, Always, &[key(K::End)], A::Last, "the reply's last token"),
+    bind(Tokens, Always, &[key(K::PageUp)], A::PageUp, "the reply before; where zoomed in, scroll the panel"),
+    bind(Tokens, Always, &[key(K::PageDown)], A::PageDown, "the next reply; where zoomed in, scroll the panel"),
+    bind(Tokens, Always, &[key(K::Enter)], A::Choose, "its layers and experts in the panel, and back"),
+    bind(Tokens, Always, &[key(char('f'))], A::Freeze, "freeze the panel, and back"),
+    bind(Tokens, Always, &[key(K::F(2)), key(char('p'))], A::TogglePanel, "panel: full, compact, off"),
+    bind(Tokens, Always, &[key(K::F(5))], A::FocusPanel, "to the panel, with this token"),
+    bind(Tokens, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
+    bind(Tokens, Always, &[key(K::Esc), key(char('q'))], A::Close, "a step back"),
+    bind(Tokens, Always, &[key(K::F(7)), alt(char('x'))], A::WalkTokens, "back to the conversation"),
+    bind(Tokens, Always, &[key(K::F(1)), key(char('?'))], A::Help, "help"),
+    bind(Tokens, Always, &[ctrl(char('l'))], A::Redraw, ""),
+    bind(Tokens, Always, &[ctrl(char('z'))], A::Suspend, ""),
+    bind(Tokens, Always, &[ctrl(char('c'))], A::Interrupt, ""),
 
     bind(Replay, Always, &[key(char(' '))], A::Pause, "pause, and on; at the end, from the beginning"),
     bind(Replay, Always, &[key(char('+')), key(char('='))], A::Faster, "twice as fast"),

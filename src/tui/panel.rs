@@ -75,6 +75,11 @@ impl Panel {
     /// Lets the keys go to the panel, or back.
     pub fn toggle_focus(&mut self) {
         self.focus = if self.focus.is_some() { None } else { Some(Section::Tokens) };
+        self.show();
+    }
+
+    /// Shows the panel, where it is off.
+    pub fn show(&mut self) {
         if self.preset == Preset::Off {
             self.preset = Preset::Full;
         }
@@ -99,9 +104,7 @@ impl Panel {
             Action::Choose => self.zoom_in(section),
             Action::Collapse => self.collapsed[section as usize] ^= true,
             Action::Expand => self.expanded ^= true,
-            Action::Freeze => {
-                self.frozen = if self.frozen.is_some() { None } else { Some(Box::new(gauges.frozen())) };
-            }
+            Action::Freeze => self.toggle_frozen(gauges),
             _ => return false,
         }
         true
@@ -128,7 +131,12 @@ impl Panel {
         }
     }
 
-    fn scroll(&mut self, lines: isize) {
+    /// Shows what is as it is now, until the next time.
+    pub fn toggle_frozen(&mut self, gauges: &Gauges) {
+        self.frozen = if self.frozen.is_some() { None } else { Some(Box::new(gauges.frozen())) };
+    }
+
+    pub fn scroll(&mut self, lines: isize) {
         self.top = self.top.saturating_add_signed(lines);
     }
 

@@ -5,6 +5,7 @@ mod cost;
 mod engine;
 mod looks;
 mod monkey;
+mod panels;
 mod reading;
 mod screens;
 
@@ -19,7 +20,7 @@ use crate::worker::{Command, Event, ModelSummary, ReplyStats, StopReason};
 
 use super::app::{App, Effect, Engine, Msg};
 use super::conversation::{Kind, Standing};
-use super::keys::Chord;
+use super::keys::{Chord, Context};
 use super::panel::Preset;
 use super::picker::{Candidate, Scan};
 use super::theme::{ColorDepth, Theme};
@@ -71,7 +72,7 @@ impl Driver {
     }
 
     fn text(&mut self, text: &str) {
-        self.worker(Event::Text(text.into()));
+        self.worker(Event::Text { text: text.into(), pass: None });
     }
 
     fn finish(&mut self, stop: StopReason) -> Vec<Effect> {

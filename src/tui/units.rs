@@ -85,6 +85,16 @@ fn three_digits(value: f64) -> String {
     }
 }
 
+/// A time of a second or less, mostly.
+pub fn milliseconds(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1e3;
+    match ms {
+        0.0..9.95 => format!("{ms:.1} ms"),
+        9.95..9999.5 => format!("{ms:.0} ms"),
+        _ => seconds(ms / 1e3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -86,7 +86,9 @@ fn draw_parts(frame: &mut Frame, app: &mut App, now: Instant) {
         lists::help(app, Rect { height: area.height - 1, ..area }, buf);
         cursor = None;
     }
-    if let Some(position) = cursor.filter(|_| app.dialog.is_none() && app.context() != Context::Panel) {
+    if let Some(position) =
+        cursor.filter(|_| app.dialog.is_none() && !matches!(app.context(), Context::Panel | Context::Tokens))
+    {
         frame.set_cursor_position(position);
     }
 }

@@ -156,7 +156,10 @@ impl Worker {
         let asked = question.split_whitespace().skip_while(|w| *w != "long").nth(1).and_then(|n| n.parse().ok());
         let count: usize = asked.unwrap_or(60);
         if question.contains("escapes") {
-            self.send(Event::Text("before \u{1b}[2J\u{1b}[?1049l\u{1b}]0;title\u{7} after".into()));
+            self.send(Event::Text {
+                text: "before \u{1b}[2J\u{1b}[?1049l\u{1b}]0;title\u{7} after".into(),
+                pass: None,
+            });
         }
         let delay = Duration::from_micros(if slow {
             60_000
@@ -171,7 +174,7 @@ impl Worker {
             }
             self.pass();
             let end = if n % 24 == 23 { "\n\n" } else { " " };
-            self.send(Event::Text(format!("{}{end}", WORDS[n % WORDS.len()])));
+            self.send(Event::Text { text: format!("{}{end}", WORDS[n % WORDS.len()]), pass: None });
             self.telemetry.generate_milli_tok_s.set(5_310);
             thread::sleep(delay);
         }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use wayinfer::tui::keys::Action as A;
-use wayinfer::tui::keys::Context::{self, Chat, Confirm, Dialog, Find, Help, Panel, Picker, Replay, Search, Sessions};
+use wayinfer::tui::keys::Context::{
+    self, Chat, Confirm, Dialog, Find, Help, Panel, Picker, Replay, Search, Sessions, Tokens,
+};
 use wayinfer::tui::keys::Edit as E;
 
 use super::driver::*;
@@ -42,6 +44,7 @@ pub fn opening(context: Context, action: A) -> &'static [Step] {
         Search => &[Say("plum pear"), Say("plum fig"), Press("Ctrl+R"), See("look for")],
         Find => &[Say("plum one"), Say("plum two"), Press("Ctrl+F"), See("Enter next"), Type("plum"), See("find plum")],
         // The timeline has its tokens.
+        Tokens => &[Say("plum"), Press("F7"), See("→ token")],
         Panel => &[Press("F5"), See("← token"), Becomes(|_, now| now.contains("time    "))],
     }
 }
@@ -108,6 +111,10 @@ fn grew(before: &str, now: &str, word: &str) -> bool {
 
 const ENDLESS_REPLY: Step = Type("/max-tokens -\rgo on\r");
 const SHORT_REPLIES: Step = Type("/max-tokens 8\r");
+/// The last line is about a token, and no notice stands in its place.
+const ON_TOKEN: Step = Becomes(|_, now| now.lines().last().is_some_and(|line| line.starts_with("token ")));
+/// A reply of several rows.
+const MANY_TOKENS: Step = Type("\x1b[27u/max-tokens 200\rplum\r/max-tokens 8\r");
 const CLEAR: &str = "\x1b[2J";
 
 /// Context, action and script. A new key is a new line.
@@ -137,6 +144,7 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Chat, A::ScrollBottom, &[Press("Ctrl+Home"), See("tall-0-line"), Key, Gone("below ·")]),
     (Chat, A::TogglePanel, &[Key, Gone("· mostly Q4_K"), See("│ tiny random"), Key, Gone("│"), Key, See("· mostly Q4_K")]),
     (Chat, A::FocusPanel, &[Key, See("← token")]),
+    (Chat, A::WalkTokens, &[Say("plum"), Key, See("→ token")]),
     (Chat, A::SavePicture, &[Key, See("The panel is in "), File(".svg")]),
     (Chat, A::ToggleSelecting, &[Key, See("The mouse selects text"), Writes("\x1b[?1000l"), Gone("│"), Key, See("The wheel scrolls"), See("│")]),
     (Chat, A::Redraw, &[Key, Writes(CLEAR)]),
@@ -212,10 +220,31 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
     (Panel, A::SavePicture, &[Key, See("The panel is in "), File(".svg")]),
     (Panel, A::Close, &[Key, Gone("← token")]),
     (Panel, A::FocusPanel, &[Key, Gone("← token")]),
+    (Panel, A::WalkTokens, &[Press("F5"), Gone("← token"), Say("plum"), Press("F5"), See("← token"), Key, See("→ token")]),
     (Panel, A::Help, &[Key, See("╭ Keys ─")]),
     (Panel, A::Redraw, &[Key, Writes(CLEAR)]),
     (Panel, A::Suspend, &[Key, See("There is no shell to go back to")]),
     (Panel, A::Interrupt, &[Key, See("Ctrl+C again quits"), Key, Ends]),
+
+    (Tokens, A::Previous, &[Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
+    (Tokens, A::Next, &[Press("Home"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
+    (Tokens, A::Up, &[MANY_TOKENS, Idle, Press("F7"), See("→ token"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
+    (Tokens, A::Down, &[MANY_TOKENS, Idle, Press("F7"), See("→ token"), Press("Home"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
+    (Tokens, A::First, &[Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
+    (Tokens, A::Last, &[Press("Home"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
+    (Tokens, A::PageUp, &[Press("Esc"), Gone("→ token"), Say("pear"), Press("F7"), ON_TOKEN, Press("Home"), Press("Enter"), See("no.      ms"), Press("Enter"), Gone("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
+    (Tokens, A::PageDown, &[Press("Esc"), Gone("→ token"), Say("pear"), Press("F7"), ON_TOKEN, Press("PgUp"), Press("Enter"), See("no.      ms"), Press("Enter"), Gone("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
+    (Tokens, A::Choose, &[Key, See("no.      ms"), Key, Gone("no.      ms")]),
+    (Tokens, A::Freeze, &[Key, See("frozen: the engine goes on"), Key, Gone("frozen: the engine goes on")]),
+    (Tokens, A::TogglePanel, &[Key, Gone("· mostly Q4_K"), Key, Gone("│"), Key, See("· mostly Q4_K")]),
+    (Tokens, A::FocusPanel, &[Key, See("← token")]),
+    (Tokens, A::SavePicture, &[Key, See("The panel is in "), File(".svg")]),
+    (Tokens, A::Close, &[Key, Gone("→ token")]),
+    (Tokens, A::WalkTokens, &[Key, Gone("→ token")]),
+    (Tokens, A::Help, &[Key, See("╭ Keys ─")]),
+    (Tokens, A::Redraw, &[Key, Writes(CLEAR)]),
+    (Tokens, A::Suspend, &[Key, See("There is no shell to go back to")]),
+    (Tokens, A::Interrupt, &[Key, See("Ctrl+C again quits"), Key, Ends]),
 
     (Replay, A::Pause, &[Key, See("paused"), Key, See("replay 1x")]),
     (Replay, A::Faster, &[Key, See(" 2x ·")]),

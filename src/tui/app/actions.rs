@@ -83,6 +83,7 @@ impl App {
                 Vec::new()
             }
             Context::Panel => self.act_in_panel(action, now),
+            Context::Tokens => self.act_in_tokens(action, now),
             // A replay has a screen of its own.
             Context::Replay => Vec::new(),
             Context::Help => {
@@ -102,6 +103,7 @@ impl App {
             Action::HistoryNext => self.composer.recall_next(),
             Action::TogglePanel => self.toggle_panel(now),
             Action::FocusPanel => self.focus_panel(now),
+            Action::WalkTokens => self.walk_tokens(now),
             Action::SavePicture => return vec![Effect::SavePicture],
             Action::ToggleSelecting => return self.toggle_selecting(now),
             Action::Edit(edit) => {
@@ -326,18 +328,21 @@ impl App {
         Vec::new()
     }
 
-    fn toggle_panel(&mut self, now: Instant) {
+    pub(super) fn toggle_panel(&mut self, now: Instant) {
         self.panel.preset = self.panel.preset.next();
         self.note_room(now);
     }
 
-    fn focus_panel(&mut self, now: Instant) {
+    pub(super) fn focus_panel(&mut self, now: Instant) {
         self.panel.toggle_focus();
+        if self.panel.focus.is_none() {
+            self.look_at_no_token();
+        }
         self.note_room(now);
     }
 
     /// Says why a panel that is wanted is not seen.
-    fn note_room(&mut self, now: Instant) {
+    pub(super) fn note_room(&mut self, now: Instant) {
         if self.panel.preset != Preset::Off && !self.panel_fits {
             let (columns, rows) = view::PANEL_NEEDS;
             self.notify(format!("The panel needs {columns} columns and {rows} rows"), now);
@@ -348,8 +353,12 @@ impl App {
         match action {
             Action::TogglePanel => self.toggle_panel(now),
             Action::FocusPanel => self.focus_panel(now),
+            Action::WalkTokens => self.walk_tokens(now),
             Action::SavePicture => return vec![Effect::SavePicture],
-            action => drop(self.panel.act(action, &self.gauges)),
+            action => {
+                self.panel.act(action, &self.gauges);
+                self.conversation.choose_token(self.panel.token);
+            }
         }
         Vec::new()
     }

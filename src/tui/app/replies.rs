@@ -29,6 +29,7 @@ impl App {
                     self.conversation.add(Kind::Note, "", embedded::NOTICE);
                 }
                 self.change_usual_temperature(&summary);
+                self.forget_tokens();
                 self.model = Some(summary);
                 self.engine = Engine::Ready;
                 let mut effects = vec![self.record(record)];
@@ -38,6 +39,7 @@ impl App {
             Event::LoadFailed { path, error } => {
                 self.engine = Engine::Absent;
                 self.model = None;
+                self.forget_tokens();
                 self.unqueue();
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
                 self.open_picker(Some(format!("{}: {}", one_line(&name), one_line(&error))))
@@ -60,10 +62,10 @@ impl App {
                 }
                 Vec::new()
             }
-            Event::Text(text) => {
+            Event::Text { text, pass } => {
                 if let Engine::Replying(reply) = &mut self.engine {
                     reply.text_since.get_or_insert(now);
-                    self.conversation.append(reply.item, &text, now);
+                    self.conversation.append(reply.item, &text, pass, now);
                 }
                 Vec::new()
             }
@@ -168,6 +170,7 @@ impl App {
     fn reply_finished(&mut self, stop: StopReason, stats: ReplyStats, now: Instant) -> Vec<Effect> {
         let Engine::Replying(reply) = self.engine else { return Vec::new() };
         self.conversation.finish(reply.item);
+        self.end_passes();
         self.engine = Engine::Ready;
         let mut effects = Vec::new();
         if !self.has_text(&reply) && stop == StopReason::Cancelled {
@@ -191,6 +194,7 @@ impl App {
             return Vec::new();
         };
         self.conversation.finish(reply.item);
+        self.end_passes();
         self.engine = Engine::Ready;
         let mut effects = Vec::new();
         if self.has_text(&reply) {

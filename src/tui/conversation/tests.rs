@@ -29,11 +29,11 @@ fn ten_turns() -> Conversation {
 fn the_end_is_followed_until_someone_scrolls_up() {
     let mut c = ten_turns();
     assert_eq!(shown(&c), ["", "[model]", "a9", "b9", "c9", "(9 tokens)"]);
-    c.append(19, "\nd9", Instant::now());
+    c.append(19, "\nd9", None, Instant::now());
     assert_eq!(shown(&c), ["[model]", "a9", "b9", "c9", "d9", "(9 tokens)"]);
     c.scroll_by(-3);
     let before = shown(&c);
-    c.append(19, "\ne9\nf9", Instant::now());
+    c.append(19, "\ne9\nf9", None, Instant::now());
     assert_eq!(shown(&c), before);
     assert_eq!(c.below(), Some(Below { lines: 5, new_lines: 2 }));
     c.scroll_by(5);
@@ -100,7 +100,7 @@ fn text_in_pieces_lies_as_the_whole_does() {
         c.resize(width, 100);
         let pieces = c.add(Kind::Reply, "", "");
         for ch in text.chars() {
-            c.append(pieces, ch.encode_utf8(&mut [0; 4]), Instant::now());
+            c.append(pieces, ch.encode_utf8(&mut [0; 4]), None, Instant::now());
         }
         let whole = c.add(Kind::Reply, "", text);
         assert_eq!(c.ends[pieces], c.ends[whole] - c.ends[pieces]);
@@ -131,7 +131,7 @@ fn line_ends_at_the_start_of_a_reply_are_left_out() {
     let mut c = Conversation::default();
     let reply = c.add(Kind::Reply, "model", "");
     for piece in ["\n", "\n\n", "Hi"] {
-        c.append(reply, piece, Instant::now());
+        c.append(reply, piece, None, Instant::now());
     }
     assert_eq!(shown(&c), ["[model]", "Hi"]);
 }

@@ -123,6 +123,11 @@ impl Thinking {
         self.is_open || self.end.is_none()
     }
 
+    /// Whether byte `at` of the text is of what was thought, and not shown.
+    pub fn hides(&self, at: usize) -> bool {
+        !self.shows_text() && self.end.is_some_and(|end| at < end)
+    }
+
     /// Rows: the head, and what was thought where that is shown.
     pub fn len(&self) -> usize {
         1 + if self.shows_text() { self.wrapped.len() } else { 0 }

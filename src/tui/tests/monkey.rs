@@ -238,7 +238,10 @@ impl Monkey {
                 let droppable_turns = *self.random.of(&[None, Some(1), Some(2)]);
                 Event::ContextFull { needed: 99, capacity: 9, droppable_turns }
             }
-            _ => Event::Text(self.random.text(12)),
+            _ => {
+                let pass = (!self.random.one_in(5)).then(|| self.random.below(40) as u64);
+                Event::Text { text: self.random.text(12), pass }
+            }
         }
     }
 
@@ -250,7 +253,7 @@ impl Monkey {
         self.log.push_back(msg.clone());
         self.d.now += Duration::from_millis(self.random.below(120) as u64);
         let before = Before::of(&self.d.app, &msg);
-        if let (Msg::Worker(Event::Text(text)), Some(said)) = (&msg, &mut self.said) {
+        if let (Msg::Worker(Event::Text { text, .. }), Some(said)) = (&msg, &mut self.said) {
             said.push_str(text);
         }
         let effects = self.d.tell(msg.clone());

@@ -176,7 +176,7 @@ fn what_is_found_is_marked_where_it_stands() {
         d.app.conversation.visible().filter_map(|line| if let Line::Text(_, p, _) = line { Some(p) } else { None });
     assert_eq!(marked.filter(|&(item, row)| d.app.conversation.found_in(item, row).count() > 0).count(), 2);
     // Text that comes while the search is open is looked through.
-    d.app.conversation.append(1, " three four", d.now);
+    d.app.conversation.append(1, " three four", None, d.now);
     d.app.conversation.resize(7, 20);
     assert_eq!(d.app.conversation.find().unwrap().count(), (1, 2));
 }
@@ -216,10 +216,10 @@ fn what_is_too_large_for_the_clipboard_is_refused_with_the_reason() {
 #[test]
 fn code_is_coloured_a_job_at_a_time_and_late_colours_hurt_nobody() {
     let mut d = Driver::asked("Hi");
-    let effects = d.tell(Msg::Worker(Event::Text("```rust\nfn main() {\n".into())));
+    let effects = d.tell(Msg::Worker(Event::Text { text: "```rust\nfn main() {\n".into(), pass: None }));
     let [Effect::Color { item, job }] = &effects[..] else { panic!("{effects:?}") };
     // Another job waits for the answer.
-    assert!(d.tell(Msg::Worker(Event::Text("let x = 1;\n".into()))).is_empty());
+    assert!(d.tell(Msg::Worker(Event::Text { text: "let x = 1;\n".into(), pass: None })).is_empty());
     let answer = Answer::Colored { item: *item, colored: highlight::color(job.clone()) };
     let next = d.tell(Msg::Answer(answer.clone()));
     assert!(matches!(&next[..], [Effect::Color { job, .. }] if job.text == "let x = 1;\n"), "{next:?}");

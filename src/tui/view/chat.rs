@@ -43,6 +43,9 @@ pub fn conversation(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
                     let style = if is_here { app.theme.found_here } else { app.theme.found };
                     mark(row.text, part, style, Rect { y, height: 1, ..area }, buf);
                 }
+                if let Some(part) = app.conversation.token_in(number, line) {
+                    mark(row.text, part, app.theme.found_here, Rect { y, height: 1, ..area }, buf);
+                }
             }
             Line::Foot(item) => {
                 let line = match live {
@@ -103,12 +106,12 @@ fn text_style(theme: &Theme, item: &Item) -> Style {
     }
 }
 
-/// Draws a part of a row otherwise.
+/// Draws a part of a row otherwise, or the cell at an empty one.
 fn mark(text: &str, part: std::ops::Range<usize>, style: Style, row: Rect, buf: &mut Buffer) {
     let end = part.end.min(text.len());
     let (Some(before), Some(found)) = (text.get(..part.start), text.get(part.start..end)) else { return };
     let x = row.x.saturating_add(before.cell_width());
-    let found = Rect { x, width: found.cell_width(), ..row };
+    let found = Rect { x, width: found.cell_width().max(1), ..row };
     buf.set_style(found.intersection(row), style);
 }
 

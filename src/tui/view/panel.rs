@@ -354,8 +354,8 @@ fn paging_block(theme: &Theme, paging: &PagingSnapshot, columns: usize) -> Block
 fn timeline(theme: &Theme, panel: &Panel, gauges: &Gauges, columns: usize) -> Block {
     let rows = tokens::timeline(theme, gauges, panel.token, columns);
     let caption = match tokens::scale(gauges, panel.token, columns) {
-        Some(longest) if columns >= WIDE => format!("a cell each, tallest {}", tokens::milliseconds(longest)),
-        Some(longest) => format!("to {}", tokens::milliseconds(longest)),
+        Some(longest) if columns >= WIDE => format!("a cell each, tallest {}", units::milliseconds(longest)),
+        Some(longest) => format!("to {}", units::milliseconds(longest)),
         None => String::new(),
     };
     Block { section: Section::Tokens, title: "tokens".into(), caption, rows, n_head: 0, has_map: false }

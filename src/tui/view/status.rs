@@ -8,12 +8,16 @@ use ratatui::text::{Line, Span};
 
 use crate::telemetry::Snapshot;
 use crate::tui::app::{App, Engine};
+use crate::tui::conversation::TokenHere;
 use crate::tui::keys::{Action, Context};
 use crate::tui::sanitize::one_line;
 use crate::tui::session_list::Mode;
-use crate::tui::units;
+use crate::tui::units::{self, milliseconds};
 
 use super::parts::cut;
+
+/// More of a token's text is not told.
+const TOKEN_CHARACTERS: usize = 24;
 
 pub fn status(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
     let columns = usize::from(area.width);
@@ -25,7 +29,10 @@ pub fn status(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
     let hints = hints(app);
     let text = match &app.model {
         Some(model)
-            if app.notice().is_none() && app.picker.is_none() && !matches!(app.engine, Engine::Loading { .. }) =>
+            if app.notice().is_none()
+                && app.picker.is_none()
+                && !app.walks_tokens
+                && !matches!(app.engine, Engine::Loading { .. }) =>
         {
             let named = format!("{} · {text}", model.name);
             let first = hints.first().map_or(0, |(key, does)| usize::from(key.cell_width()) + does.len() + 3);
@@ -59,6 +66,9 @@ fn state(app: &App, now: Instant) -> String {
     if app.picker.is_some() {
         return "wayinfer".into();
     }
+    if let Some(token) = app.conversation.token().filter(|_| app.walks_tokens) {
+        return told(app, &token);
+    }
     match &app.engine {
         Engine::Absent => "no model".into(),
         Engine::Gone => "the engine has stopped".into(),
@@ -84,6 +94,21 @@ fn state(app: &App, now: Instant) -> String {
             None => "reading the prompt".into(),
         },
     }
+}
+
+/// The token that is looked at, and what the pass that read it cost.
+fn told(app: &App, token: &TokenHere<'_>) -> String {
+    let text: String = token.text.chars().take(TOKEN_CHARACTERS).flat_map(char::escape_debug).collect();
+    let more = if token.text.chars().nth(TOKEN_CHARACTERS).is_some() { "…" } else { "" };
+    let cost = match app.gauges.timeline.get(token.pass).map(|record| record.cost) {
+        None => "its cost is not kept".to_owned(),
+        Some(cost) => {
+            let waited = cost.stall.map(|stall| format!(", waited {}", milliseconds(stall)));
+            let read = cost.read_bytes.map(|bytes| format!(", {} read", units::bytes(bytes)));
+            format!("{}{}{}", milliseconds(cost.wall), waited.unwrap_or_default(), read.unwrap_or_default())
+        }
+    };
+    format!("token {} “{text}{more}” · {cost}", token.pass)
 }
 
 /// How far the weights are read in that every token needs.
@@ -131,6 +156,9 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
             (Action::Close, "back"),
             (Action::Help, "help"),
         ],
+        Context::Tokens => {
+            &[(Action::Next, "token"), (Action::Choose, "experts"), (Action::Close, "back"), (Action::Help, "help")]
+        }
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
         Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
     };

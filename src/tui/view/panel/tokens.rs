@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use crate::telemetry::TokenRecord;
 use crate::tui::gauges::Gauges;
 use crate::tui::theme::{Heat, Theme};
-use crate::tui::units::{self, or_unknown};
+use crate::tui::units::{self, milliseconds, or_unknown};
 
 use super::{LABEL_COLUMNS, Row};
 
@@ -18,15 +18,6 @@ pub const HEIGHTS: [&str; 9] = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "
 /// A column as high as `share` says; what is there at all is seen.
 pub fn height(share: f64) -> &'static str {
     if share <= 0.0 || share.is_nan() { HEIGHTS[0] } else { HEIGHTS[((share * 8.0).round() as usize).clamp(1, 8)] }
-}
-
-pub fn milliseconds(time: Duration) -> String {
-    let ms = time.as_secs_f64() * 1e3;
-    match ms {
-        0.0..9.95 => format!("{ms:.1} ms"),
-        9.95..9999.5 => format!("{ms:.0} ms"),
-        _ => units::seconds(ms / 1e3),
-    }
 }
 
 /// The tokens in `columns` cells: those around the one that is looked at, else the last ones.

@@ -1,0 +1,119 @@
+//! Going from token to token of the replies; the panel shows what the one that is looked at cost, and which experts it took.
+
+use std::time::Instant;
+
+use super::super::conversation::Walk;
+use super::super::keys::Action;
+use super::super::panel::Zoom;
+use super::{App, Effect};
+
+impl App {
+    /// Begins to go from token to token, with the one that the panel looks at if any, or ends it.
+    pub(super) fn walk_tokens(&mut self, now: Instant) {
+        if self.walks_tokens {
+            return self.look_at_no_token();
+        }
+        self.walks_tokens = self.conversation.enter_tokens(self.passes().unwrap_or(0));
+        if self.walks_tokens {
+            self.panel.focus = None;
+            self.follow_token();
+        } else {
+            self.notify("No token to look at: those of replies are known once this model has read them", now);
+        }
+    }
+
+    pub(super) fn act_in_tokens(&mut self, action: Action, now: Instant) -> Vec<Effect> {
+        let is_zoomed = self.panel.zoom.is_some();
+        let way = match action {
+            Action::PageUp | Action::PageDown if is_zoomed => {
+                self.panel.scroll(if action == Action::PageUp { -8 } else { 8 });
+                return Vec::new();
+            }
+            Action::Previous => Walk::Token(-1),
+            Action::Next => Walk::Token(1),
+            Action::Up => Walk::Row(-1),
+            Action::Down => Walk::Row(1),
+            Action::First => Walk::First,
+            Action::Last => Walk::Last,
+            Action::PageUp => Walk::Reply(-1),
+            Action::PageDown => Walk::Reply(1),
+            Action::Choose => {
+                self.panel.zoom = if is_zoomed { None } else { Some(Zoom::Token) };
+                self.panel.top = 0;
+                self.panel.show();
+                self.note_room(now);
+                return Vec::new();
+            }
+            Action::Close if is_zoomed => {
+                self.panel.zoom = None;
+                return Vec::new();
+            }
+            Action::Close | Action::WalkTokens => {
+                self.look_at_no_token();
+                return Vec::new();
+            }
+            Action::Freeze => {
+                self.panel.toggle_frozen(&self.gauges);
+                return Vec::new();
+            }
+            Action::TogglePanel => {
+                self.toggle_panel(now);
+                return Vec::new();
+            }
+            Action::FocusPanel => {
+                if self.panel_fits {
+                    self.walks_tokens = false;
+                    self.focus_panel(now);
+                } else {
+                    self.note_room(now);
+                }
+                return Vec::new();
+            }
+            Action::SavePicture => return vec![Effect::SavePicture],
+            _ => return Vec::new(),
+        };
+        self.conversation.walk(way, self.passes().unwrap_or(0));
+        self.follow_token();
+        Vec::new()
+    }
+
+    /// The passes of single tokens that the engine has made, where it counts them.
+    fn passes(&self) -> Option<u64> {
+        self.gauges.snapshot.tokens.as_ref().map(|log| log.n_tokens())
+    }
+
+    /// What was said and not read so far is not known to be read later.
+    pub(super) fn end_passes(&mut self) {
+        if let Some(n) = self.passes() {
+            self.conversation.end_passes(n);
+            self.check_token();
+        }
+    }
+
+    /// The numbers of tokens are another model's.
+    pub(super) fn forget_tokens(&mut self) {
+        self.conversation.forget_tokens();
+        self.panel.token = None;
+        self.check_token();
+    }
+
+    /// The conversation has changed: the token that was looked at may be gone.
+    pub(super) fn check_token(&mut self) {
+        if self.walks_tokens && self.conversation.token().is_none() {
+            self.look_at_no_token();
+        }
+    }
+
+    fn follow_token(&mut self) {
+        self.panel.token = self.conversation.token().map(|token| token.pass);
+    }
+
+    pub(super) fn look_at_no_token(&mut self) {
+        self.walks_tokens = false;
+        self.panel.token = None;
+        if self.panel.zoom == Some(Zoom::Token) {
+            self.panel.zoom = None;
+        }
+        self.conversation.choose_token(None);
+    }
+}
