@@ -4,7 +4,7 @@
 mod paging;
 mod tokens;
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub struct ExpertMap {
     uses: Vec<AtomicU64>,
     /// `[n_layers, n_experts]`: share of the expert's bytes in memory, 0 to 254 of 254; 255: unknown.
     resident: Vec<AtomicU8>,
+    /// `[n_layers, n_experts]`: whether somebody has it stay in memory.
+    pinned: Vec<AtomicBool>,
 }
 
 impl ExpertMap {
@@ -78,6 +80,7 @@ impl ExpertMap {
             last_used: (0..n).map(|_| AtomicU64::new(0)).collect(),
             uses: (0..n).map(|_| AtomicU64::new(0)).collect(),
             resident: (0..n).map(|_| AtomicU8::new(u8::MAX)).collect(),
+            pinned: (0..n).map(|_| AtomicBool::new(false)).collect(),
         }
     }
 
@@ -91,6 +94,7 @@ impl ExpertMap {
             last_used: numbers(&self.last_used),
             uses: numbers(&self.uses),
             resident: self.resident.iter().map(|n| AtomicU8::new(n.load(Relaxed))).collect(),
+            pinned: self.pinned.iter().map(|n| AtomicBool::new(n.load(Relaxed))).collect(),
         }
     }
 
@@ -136,6 +140,15 @@ impl ExpertMap {
     pub fn resident(&self, layer: usize, expert: usize) -> Option<f32> {
         let level = self.resident[self.at(layer, expert)].load(Relaxed);
         (level != u8::MAX).then_some(f32::from(level) / 254.0)
+    }
+
+    pub fn set_pinned(&self, layer: usize, expert: usize, pinned: bool) {
+        self.pinned[self.at(layer, expert)].store(pinned, Relaxed);
+    }
+
+    /// Whether somebody has the expert stay in memory.
+    pub fn is_pinned(&self, layer: usize, expert: usize) -> bool {
+        self.pinned[self.at(layer, expert)].load(Relaxed)
     }
 }
 

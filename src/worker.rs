@@ -19,7 +19,7 @@ use crate::session::{
     self, Chat, ChatError, EngineError, EngineOptions, KvFile, LoadError, ReplySink, SaveError, SessionError, Watch,
     Words,
 };
-use crate::store::{ModelFile, ResidencySurvey, System};
+use crate::store::{ExpertStore, ModelFile, ResidencySurvey, System};
 use crate::telemetry::Telemetry;
 use crate::transcript::{Message, Record};
 
@@ -39,6 +39,14 @@ pub enum Command {
     Trace(TraceOrder),
     /// Ends the thread.
     Quit,
+}
+
+/// Experts that are to stay in memory from now on, or may leave again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinOrder {
+    /// Layers and experts.
+    pub experts: Vec<(usize, usize)>,
+    pub is_to_stay: bool,
 }
 
 /// What is to become of a recording for `wayinfer replay`.
@@ -63,6 +71,8 @@ pub enum Event {
     Warning(String),
     /// What was asked for has been done.
     Note(String),
+    /// An expert is not pinned, and why.
+    PinRefused(String),
     /// The reply has begun: the prompt's tokens, and how many of them were in the KV cache already.
     ReplyStarted {
         prompt_tokens: usize,
@@ -112,6 +122,8 @@ pub struct ModelSummary {
 #[derive(Debug)]
 pub struct WorkerHandle {
     pub commands: Sender<Command>,
+    /// Heard while a reply runs, too.
+    pub pins: Sender<PinOrder>,
     pub events: Receiver<Event>,
     pub telemetry: Arc<Telemetry>,
     /// Set to stop the reply (or the load) within a layer's time; the worker clears it when it takes the next command.
@@ -123,12 +135,14 @@ pub fn spawn(options: EngineOptions) -> Result<WorkerHandle, EngineError> {
     let compute = options.compute()?;
     let (commands, inbox) = unbounded();
     let (outbox, events) = unbounded();
+    let (pins, pin_orders) = unbounded();
     let telemetry = Arc::new(Telemetry::default());
     let cancel = Arc::new(AtomicBool::new(false));
     let worker = Worker {
         options,
         compute,
         inbox,
+        pin_orders,
         outbox,
         telemetry: Arc::clone(&telemetry),
         cancel: Arc::clone(&cancel),
@@ -136,7 +150,7 @@ pub fn spawn(options: EngineOptions) -> Result<WorkerHandle, EngineError> {
         is_traced: Cell::new(false),
     };
     std::thread::Builder::new().name("worker".into()).spawn(move || worker.run()).map_err(EngineError::Thread)?;
-    Ok(WorkerHandle { commands, events, telemetry, cancel })
+    Ok(WorkerHandle { commands, pins, events, telemetry, cancel })
 }
 
 /// Waits until a worker whose handle is gone has ended: it may be saving. Returns the warnings that nobody has seen, or
@@ -158,6 +172,7 @@ struct Worker {
     options: EngineOptions,
     compute: Compute,
     inbox: Receiver<Command>,
+    pin_orders: Receiver<PinOrder>,
     outbox: Sender<Event>,
     telemetry: Arc<Telemetry>,
     cancel: Arc<AtomicBool>,
@@ -248,6 +263,8 @@ impl Worker {
         self.telemetry.kv_capacity.set(chat.session.capacity() as u64);
         let mut kept = self.kept(&mut chat, &file, &model);
         self.telemetry.kv_used.set(chat.session.cached().len() as u64);
+        // Those were about the model before.
+        self.pin_orders.try_iter().for_each(drop);
         self.tell(Event::Loaded(ModelSummary::new(path, &file, &model, chat.session.capacity())));
         if let Some(trace) = self.options.trace.as_ref().filter(|_| self.is_traced.replace(true)) {
             let trace = trace.display();
@@ -255,11 +272,13 @@ impl Worker {
         }
         let warnings = words.warnings.iter().cloned().chain(model.plan().warnings());
         warnings.for_each(|w| self.tell(Event::Warning(w)));
+        let (orders, outbox) = (&self.pin_orders, &self.outbox);
         let (done, budget) = (AtomicBool::new(false), model.plan().budget.known());
         std::thread::scope(|scope| {
             // What every token needs is on its way while the person still types.
             scope.spawn(|| session::read_in(&file, &model, &watch.telemetry, &done));
             scope.spawn(|| sample_gauges(&file, &watch, budget, &done));
+            scope.spawn(|| pin_experts(model.experts(), orders, outbox, &done));
             let _stop_sampling = SetOnDrop(&done);
             Ok(self.answer(&mut chat, (&file, &model), watch.clone(), &mut kept))
         })
@@ -451,6 +470,27 @@ fn sample_gauges(file: &ModelFile, watch: &Watch, budget: Option<u64>, done: &At
         survey.step(&watch.experts, SURVEY);
         survey.resident_bytes().map_or_else(|| telemetry.resident_bytes.clear(), |b| telemetry.resident_bytes.set(b));
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// Has experts stay in memory as they are asked to while a model is served, beside the thread that computes.
+fn pin_experts(experts: &ExpertStore<'_>, orders: &Receiver<PinOrder>, outbox: &Sender<Event>, done: &AtomicBool) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut n_let_go = 0;
+    while !done.load(Ordering::Relaxed) {
+        let let_go = experts.paging().unpinned_experts.get();
+        if let_go > n_let_go {
+            let n = let_go - std::mem::replace(&mut n_let_go, let_go);
+            let s = if n == 1 { "" } else { "s" };
+            let text = format!("{n} pinned expert{s} may leave memory again: the conversation needs the room");
+            let _ = outbox.send(Event::Warning(text));
+        }
+        let Ok(PinOrder { experts: ids, is_to_stay }) = orders.recv_timeout(PAUSE) else { continue };
+        let refused = ids.iter().find_map(|&(layer, expert)| experts.pin(layer, expert, is_to_stay).err());
+        if let Some(why) = refused {
+            // A screen that is gone needs none.
+            let _ = outbox.send(Event::PinRefused(why.to_string()));
+        }
     }
 }
 

@@ -45,7 +45,7 @@ impl Budget {
 }
 
 /// Bytes in MiB, rounded up, as `--ram` takes them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mebibytes(pub u64);
 
 impl fmt::Display for Mebibytes {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
 use super::mapping::{ModelFile, StoreError};
-use super::pager::{Backing, Foresight, Pager, PagingError, Routed};
+use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::probe::{Speeds, probe};
 use super::system::System;
@@ -149,7 +149,7 @@ impl<'m> ExpertStore<'m> {
     /// How many experts of each layer have room at the same time, beside those that are being read.
     pub fn share_of_experts(&self) -> f64 {
         let pager = self.lock();
-        let room = pager.cache().budget().saturating_sub(2 * pager.ahead_bytes());
+        let room = pager.cache().budget().saturating_sub(2 * pager.ahead_bytes()).saturating_sub(pager.kept_bytes());
         room as f64 / self.places.total_bytes().max(1) as f64
     }
 
@@ -193,6 +193,24 @@ impl<'m> ExpertStore<'m> {
         if !self.is_whole() {
             self.lock().guess(&self.places, layer, Foresight::Late, experts);
         }
+    }
+
+    /// Has an expert stay in memory from now on, whatever the policy thinks, or leave again when it says so.
+    ///
+    /// # Errors
+    /// Where it cannot stay, and why.
+    pub fn pin(&self, layer: usize, expert: usize, is_to_stay: bool) -> Result<(), PinError> {
+        let found = self.places.layers.get(layer).and_then(Option::as_ref);
+        found.filter(|found| expert < found.n_experts()).ok_or(PinError::Unknown { layer, expert })?;
+        let id = ExpertId { layer: layer as u32, expert: expert as u32 };
+        if !is_to_stay {
+            self.lock().let_leave(&self.places, id);
+            return Ok(());
+        }
+        if self.is_whole() {
+            return Err(PinError::AllFit);
+        }
+        self.lock().keep(&self.places, id)
     }
 
     /// A token has taken so long while predictions were allowed: whether they are worth it is found out by that.

@@ -25,7 +25,7 @@ pub use dense::DenseStream;
 pub use device::Device;
 pub use experts::{ExpertOptions, ExpertStore, PagingChoice, Room, TakenExperts, Wanted};
 pub use mapping::{ExpertTensor, FileRange, ModelFile, StoreError, is_expert_tensor, layer_of};
-pub use pager::{PagingError, Routed};
+pub use pager::{PagingError, PinError, Routed};
 pub use places::{ExpertBytes, LayerExperts, matrix_slot_bytes};
 pub use replay::{Counts, Phase, Replay, ReplayOutcome, Rule, Scope, serve};
 pub use residency::Residency;

@@ -3,16 +3,19 @@
 
 mod arrivals;
 mod guesses;
+mod kept;
 mod slots;
 mod trial;
 
 pub use guesses::Foresight;
+pub use kept::PinError;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use self::guesses::Forecasts;
+use self::kept::{Keep, Kept};
 use self::slots::Slots;
 use self::trial::Trial;
 use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
@@ -70,6 +73,7 @@ pub(super) struct Pager {
     /// Guesses, and what is resident of what was predicted: they may not leave before the layer has chosen.
     held: Vec<ExpertId>,
     held_bytes: u64,
+    kept: Kept,
     forecasts: Forecasts,
     trial: Trial,
     /// A layer to be read ahead, and the next of its experts.
@@ -104,6 +108,7 @@ struct Entry {
     wanted: bool,
     /// It was read, or is, on a guess, and nobody has asked for it yet.
     guess: bool,
+    keep: Keep,
     place: Place,
 }
 
@@ -127,8 +132,15 @@ impl Pager {
         paging: Arc<Paging>,
         map: Arc<ExpertMap>,
     ) -> Pager {
-        let absent =
-            Entry { state: State::Absent, slot: 0, ticket: 0, wanted: false, guess: false, place: Place::Cold };
+        let absent = Entry {
+            state: State::Absent,
+            slot: 0,
+            ticket: 0,
+            wanted: false,
+            guess: false,
+            keep: Keep::No,
+            place: Place::Cold,
+        };
         let counts = places.layers.iter().map(|l| l.as_ref().map_or(0, |l| l.n_experts()));
         let firsts = counts.clone().scan(0, |sum, n| Some(std::mem::replace(sum, *sum + n))).collect();
         let largest = places.layers.iter().flatten().map(|l| l.slot_bytes).max().unwrap_or(0);
@@ -148,6 +160,7 @@ impl Pager {
             guesses: Vec::new(),
             held: Vec::new(),
             held_bytes: 0,
+            kept: Kept::new(places, n_used),
             forecasts: Forecasts::new(places.layers.len(), n_used),
             trial: Trial::new(),
             ahead: None,
@@ -173,6 +186,11 @@ impl Pager {
         &self.cache
     }
 
+    #[cfg(test)]
+    pub(super) fn map_of_pins(&self) -> &ExpertMap {
+        &self.map
+    }
+
     pub(super) fn ahead_bytes(&self) -> u64 {
         self.ahead_bytes
     }
@@ -196,6 +214,7 @@ impl Pager {
     }
 
     pub(super) fn set_budget(&mut self, places: &Places<'_>, bytes: u64) {
+        self.keep_within(places, bytes);
         let mut evicted = std::mem::take(&mut self.evicted);
         self.cache.set_budget(bytes, &mut evicted);
         self.evicted = evicted;
@@ -419,6 +438,7 @@ impl Pager {
         let ticket = self.last_ticket;
         let entry = self.entry(id);
         (entry.slot, entry.ticket) = (slot, ticket);
+        self.keep_begun(id);
         match &mut self.backing {
             Backing::Direct(reader) => {
                 self.flights.push((ticket, id));

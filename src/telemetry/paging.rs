@@ -24,6 +24,10 @@ pub struct Paging {
     pub budget_bytes: Gauge,
     /// Bytes that experts take.
     pub resident_bytes: Gauge,
+    /// Of the experts that somebody has stay in memory.
+    pub pinned_bytes: Gauge,
+    /// Experts that were to stay and had to be let go, for the budget fell.
+    pub unpinned_experts: Counter,
     /// Bytes of the experts that were routed to: a pass counts an expert of a layer once.
     pub requested_bytes: Counter,
     /// Of those, bytes that were in memory, speculated ones that were asked for the first time aside. With the demanded
@@ -73,6 +77,7 @@ pub struct PagingSnapshot {
     pub total_bytes: u64,
     pub budget_bytes: Option<u64>,
     pub resident_bytes: Option<u64>,
+    pub pinned_bytes: Option<u64>,
     pub requested_bytes: u64,
     pub hit_bytes: u64,
     pub demand_bytes: u64,
@@ -104,6 +109,8 @@ impl Paging {
             total_bytes,
             budget_bytes: Gauge::default(),
             resident_bytes: Gauge::default(),
+            pinned_bytes: Gauge::default(),
+            unpinned_experts: Counter::default(),
             requested_bytes: Counter::default(),
             hit_bytes: Counter::default(),
             demand_bytes: Counter::default(),
@@ -171,6 +178,7 @@ impl Paging {
             total_bytes: self.total_bytes,
             budget_bytes: self.budget_bytes.get(),
             resident_bytes: self.resident_bytes.get(),
+            pinned_bytes: self.pinned_bytes.get(),
             requested_bytes: self.requested_bytes.get(),
             hit_bytes: self.hit_bytes.get(),
             demand_bytes: self.demand_bytes.get(),

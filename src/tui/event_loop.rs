@@ -388,6 +388,8 @@ impl<'a> Screen<'a> {
                     }
                 }
                 Effect::SetMouse(on) => self.guard.set_mouse(on),
+                // Without an engine nothing is in memory.
+                Effect::Pin(order) => drop(self.handle.pins.send(order)),
                 Effect::Redraw => self.redraw(),
                 Effect::SavePicture => {
                     let sender = self.pictures.0.clone();

@@ -71,6 +71,8 @@ pub enum Action {
     Collapse,
     Expand,
     Freeze,
+    /// Have experts stay in memory, or leave again.
+    Pin,
     SavePicture,
     // In a replay.
     Pause,
@@ -290,6 +292,7 @@ static BINDINGS: &[Binding] = &[
     bind(Panel, Always, &[key(char('c')), key(char(' '))], A::Collapse, "collapse the section, and back"),
     bind(Panel, Always, &[key(char('x'))], A::Expand, "the section alone, and back"),
     bind(Panel, Always, &[key(char('f'))], A::Freeze, "freeze the panel, and back"),
+    bind(Panel, Always, &[key(char('m'))], A::Pin, "keep in memory: the layer's expert, the token's experts; again: not"),
     bind(Panel, Always, &[key(K::F(2)), key(char('p'))], A::TogglePanel, "panel: full, compact, off"),
     bind(Panel, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
     bind(Panel, Always, &[key(K::Esc)], A::Close, "a step back"),
@@ -310,6 +313,7 @@ static BINDINGS: &[Binding] = &[
     bind(Tokens, Always, &[key(K::PageDown)], A::PageDown, "the next reply; where zoomed in, scroll the panel"),
     bind(Tokens, Always, &[key(K::Enter)], A::Choose, "its layers and experts in the panel, and back"),
     bind(Tokens, Always, &[key(char('f'))], A::Freeze, "freeze the panel, and back"),
+    bind(Tokens, Always, &[key(char('m'))], A::Pin, "keep its experts in memory; again: not"),
     bind(Tokens, Always, &[key(K::F(2)), key(char('p'))], A::TogglePanel, "panel: full, compact, off"),
     bind(Tokens, Always, &[key(K::F(5))], A::FocusPanel, "to the panel, with this token"),
     bind(Tokens, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),

@@ -63,6 +63,8 @@ pub struct Panel {
     pub zoom: Option<Zoom>,
     /// The first line of what is zoomed into.
     pub top: usize,
+    /// Of a layer that is zoomed into the expert that is looked at.
+    pub expert: usize,
     /// What is shown instead of what is.
     pub frozen: Option<Box<Gauges>>,
 }
@@ -92,9 +94,24 @@ impl Panel {
             Action::Close => self.leave(),
             Action::Last | Action::First if self.zoom.is_some() => {
                 self.top = if action == Action::First { 0 } else { usize::MAX };
+                self.expert = self.top;
+                self.look_within(gauges);
             }
-            Action::Up | Action::Down if self.zoom.is_some() => self.scroll(if action == Action::Up { -1 } else { 1 }),
-            Action::PageUp | Action::PageDown => self.scroll(if action == Action::PageUp { -8 } else { 8 }),
+            Action::Up | Action::Down if self.zoom.is_some() => {
+                let by = if action == Action::Up { -1 } else { 1 };
+                if let Some(Zoom::Layer(_)) = self.zoom {
+                    self.expert = self.expert.saturating_add_signed(by);
+                    self.look_within(gauges);
+                } else {
+                    self.scroll(by);
+                }
+            }
+            Action::PageUp | Action::PageDown => {
+                let by = if action == Action::PageUp { -8 } else { 8 };
+                self.scroll(by);
+                self.expert = self.expert.saturating_add_signed(by);
+                self.look_within(gauges);
+            }
             Action::Up => self.focus = Some(neighbour(section, -1)),
             Action::Down => self.focus = Some(neighbour(section, 1)),
             Action::Previous => self.step(section, gauges, -1),
@@ -113,7 +130,7 @@ impl Panel {
     /// Out of the zoom, then out of what fills the panel, then back to the conversation.
     fn leave(&mut self) {
         if self.zoom.take().is_some() {
-            self.top = 0;
+            (self.top, self.expert) = (0, 0);
         } else if self.expanded {
             self.expanded = false;
         } else {
@@ -122,13 +139,34 @@ impl Panel {
     }
 
     fn zoom_in(&mut self, section: Section) {
-        self.top = 0;
+        (self.top, self.expert) = (0, 0);
         match (section, self.zoom) {
             (Section::Experts, None) => self.zoom = Some(Zoom::Layer(0)),
             (Section::Tokens, None | Some(Zoom::Layer(_))) => self.zoom = Some(Zoom::Token),
             (_, Some(_)) => self.zoom = None,
             (_, None) => self.expanded ^= true,
         }
+    }
+
+    /// The expert that is looked at is one that there is.
+    fn look_within(&mut self, gauges: &Gauges) {
+        let n = gauges.snapshot.experts.as_ref().map_or(0, |map| map.n_experts());
+        self.expert = self.expert.min(n.saturating_sub(1));
+    }
+
+    /// The layers and experts that a key is about: the expert of a layer that is zoomed into, or those of a token.
+    pub fn experts(&self, gauges: &Gauges) -> Vec<(usize, usize)> {
+        if let (Some(Zoom::Layer(layer)), Some(Section::Experts)) = (self.zoom, self.focus) {
+            return vec![(layer, self.expert)];
+        }
+        if self.focus.is_some_and(|section| section != Section::Tokens) {
+            return Vec::new();
+        }
+        let gauges = self.frozen.as_deref().unwrap_or(gauges);
+        let token = self.token.or_else(|| gauges.timeline.end().checked_sub(1));
+        let Some((log, token)) = gauges.snapshot.tokens.as_ref().zip(token) else { return Vec::new() };
+        let layer = |layer| log.choices(token, layer).into_iter().map(move |choice| (layer, choice.expert));
+        (0..log.n_layers()).flat_map(layer).collect()
     }
 
     /// Shows what is as it is now, until the next time.

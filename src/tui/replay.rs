@@ -227,7 +227,8 @@ impl ReplayScreen {
 
     fn draw_help(&self, area: Rect, buf: &mut Buffer) {
         // What is about a conversation, and what help itself says already, is none of a replay's.
-        let foreign = [Action::FocusPanel, Action::Help].map(|action| self.keys.name_of(Context::Panel, action));
+        let foreign = [Action::FocusPanel, Action::Help, Action::WalkTokens, Action::Pin]
+            .map(|action| self.keys.name_of(Context::Panel, action));
         let own = self
             .keys
             .help(Context::Panel)

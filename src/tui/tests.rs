@@ -164,6 +164,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::SetMouse(on) => format!("mouse {on}"),
             Effect::Redraw => "redraw".into(),
             Effect::SavePicture => "save picture".into(),
+            Effect::Pin(order) => format!("pin {:?} {}", order.experts, order.is_to_stay),
             Effect::Suspend => "suspend".into(),
             Effect::Quit(reason) => format!("quit {reason:?}"),
         })

@@ -25,11 +25,13 @@ const EXPERT_BYTES: u64 = 3 * 768 * 2048 * 9 / 16;
 pub fn start() -> WorkerHandle {
     let (commands, inbox) = unbounded();
     let (outbox, events) = unbounded();
+    // Nothing is pinned here.
+    let pins = unbounded().0;
     let telemetry = Arc::new(Telemetry::default());
     let cancel = Arc::new(AtomicBool::new(false));
     let worker = Worker { outbox, telemetry: telemetry.clone(), cancel: cancel.clone(), random: 1 };
     thread::Builder::new().name("engine".into()).spawn(move || worker.serve(&inbox)).expect("no thread");
-    WorkerHandle { commands, events, telemetry, cancel }
+    WorkerHandle { commands, pins, events, telemetry, cancel }
 }
 
 struct Worker {

@@ -23,6 +23,7 @@ impl Pager {
             self.cache.unpin(id);
             self.waiting.retain(|&other| other != id);
         }
+        self.keep_lost(id);
         self.cache.remove(id);
         self.flights.retain(|&(other, _)| other != ticket);
         if self.is_direct() {

@@ -354,6 +354,7 @@ impl App {
             Action::TogglePanel => self.toggle_panel(now),
             Action::FocusPanel => self.focus_panel(now),
             Action::WalkTokens => self.walk_tokens(now),
+            Action::Pin => return self.pin(now),
             Action::SavePicture => return vec![Effect::SavePicture],
             action => {
                 self.panel.act(action, &self.gauges);

@@ -6,7 +6,7 @@ use crossterm::event::Event as TerminalEvent;
 
 use crate::transcript::library::Listed;
 use crate::transcript::{Header, Record, Status};
-use crate::worker::{Command, Event};
+use crate::worker::{Command, Event, PinOrder};
 
 use super::super::ExitReason;
 use super::super::markdown::highlight::{Colored, Job};
@@ -88,6 +88,8 @@ pub enum Answer {
 #[derive(Debug, Clone)]
 pub enum Effect {
     Send(Command),
+    /// Have experts stay in memory, or leave again.
+    Pin(PinOrder),
     /// Stop the reply or the load.
     Cancel,
     Record(Record),

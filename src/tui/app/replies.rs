@@ -56,6 +56,10 @@ impl App {
                 self.add_notice(Kind::Note, &text);
                 Vec::new()
             }
+            Event::PinRefused(why) => {
+                self.notify(one_line(&why), now);
+                Vec::new()
+            }
             Event::ReplyStarted { prompt_tokens, reused_tokens } => {
                 if let Engine::Replying(reply) = &mut self.engine {
                     reply.prompt = Some((prompt_tokens, reused_tokens));

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::worker::PinOrder;
+
 use super::super::conversation::Walk;
 use super::super::keys::Action;
 use super::super::panel::Zoom;
@@ -69,12 +71,37 @@ impl App {
                 }
                 return Vec::new();
             }
+            Action::Pin => return self.pin(now),
             Action::SavePicture => return vec![Effect::SavePicture],
             _ => return Vec::new(),
         };
         self.conversation.walk(way, self.passes().unwrap_or(0));
         self.follow_token();
         Vec::new()
+    }
+
+    /// Has what the panel or the token is about stay in memory; where all of it does, lets it leave again.
+    pub(super) fn pin(&mut self, now: Instant) -> Vec<Effect> {
+        let Some(map) = self.gauges.snapshot.experts.as_ref() else { return Vec::new() };
+        if self.model.as_ref().is_none_or(|model| model.n_experts == 0) {
+            self.notify("The model has no experts to keep in memory", now);
+            return Vec::new();
+        }
+        let is_there = |&(layer, expert): &(usize, usize)| layer < map.n_layers() && expert < map.n_experts();
+        let experts: Vec<_> = self.panel.experts(&self.gauges).into_iter().filter(is_there).collect();
+        let is_to_stay = experts.iter().any(|&(layer, expert)| !map.is_pinned(layer, expert));
+        let named = match experts[..] {
+            [] => {
+                self.notify("Zoom into a layer or choose a token: its experts can be kept in memory", now);
+                return Vec::new();
+            }
+            [(layer, expert)] => format!("Expert {expert} of layer {layer}"),
+            _ => format!("The token's {} experts", experts.len()),
+        };
+        let told = if is_to_stay { "stay in memory where there is room" } else { "may leave memory again" };
+        let s = if experts.len() == 1 && is_to_stay { "s" } else { "" };
+        self.notify(format!("{named} {}", told.replacen("stay", &format!("stay{s}"), 1)), now);
+        vec![Effect::Pin(PinOrder { experts, is_to_stay })]
     }
 
     /// The passes of single tokens that the engine has made, where it counts them.

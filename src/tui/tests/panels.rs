@@ -168,3 +168,41 @@ fn tokens_stay_with_their_reply_through_branches_and_end_with_their_model() {
     d.press("F7");
     assert_eq!(d.app.context(), Context::Chat);
 }
+
+#[test]
+fn the_expert_of_a_layer_and_those_of_a_token_are_pinned_and_let_go() {
+    let mut d = Driver::asked("Hi");
+    let reading = reading();
+    draw(&mut d, &reading, (120, 40));
+    say(&mut d, 3, &["one", " two"]);
+    d.press("F5");
+    assert!(names(&d.press("Up")).is_empty());
+    // What the keys go to has no expert.
+    assert_eq!(names(&d.press("m")), [""; 0]);
+    assert!(d.app.notice().unwrap().starts_with("Zoom into a layer"), "{:?}", d.app.notice());
+    d.press("Up");
+    for key in ["Enter", "Right", "Right", "Down", "PgDn", "Down", "Up", "Down"] {
+        d.press(key);
+    }
+    assert_eq!(names(&d.press("m")), ["pin [(2, 10)] true"]);
+    let map = reading.experts.clone().unwrap();
+    map.set_pinned(2, 10, true);
+    let shown = text(&draw(&mut d, &reading, (120, 40)));
+    assert!(shown.contains("  10* "), "{shown}");
+    assert_eq!(names(&d.press("m")), ["pin [(2, 10)] false"]);
+    d.press("End");
+    assert_eq!(names(&d.press("m")), ["pin [(2, 127)] true"]);
+    assert!(text(&draw(&mut d, &reading, (120, 40))).contains(" 127 "));
+    // A token's experts, of all layers.
+    d.press("F7");
+    let effects = d.press("m");
+    let [Effect::Pin(order)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((order.experts.len(), order.is_to_stay), (48 * 8, true));
+    let log = reading.tokens.as_ref().unwrap();
+    assert_eq!(order.experts[8..16].to_vec(), log.choices(4, 1).iter().map(|c| (1, c.expert)).collect::<Vec<_>>());
+    assert!(d.app.notice().unwrap().contains("384 experts stay in memory"), "{:?}", d.app.notice());
+    order.experts.iter().for_each(|&(layer, expert)| map.set_pinned(layer, expert, true));
+    assert!(matches!(&d.press("m")[..], [Effect::Pin(order)] if !order.is_to_stay));
+    d.worker(Event::PinRefused("no room to pin more".into()));
+    assert_eq!(d.app.notice(), Some("no room to pin more"));
+}

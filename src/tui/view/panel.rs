@@ -202,7 +202,14 @@ fn scroll_zoomed(panel: &mut Panel, blocks: &mut [Block], rows: usize) {
         .sum();
     let room = rows.saturating_sub(others + 1).max(1);
     let Some(block) = blocks.iter_mut().find(|block| is_zoomed(panel, block.section)) else { return };
-    let top = panel.top.min(block.rows.len().saturating_sub(room));
+    let most = block.rows.len().saturating_sub(room);
+    let mut top = panel.top.min(most);
+    if let (Some(Zoom::Layer(_)), Some(_)) = (panel.zoom, panel.focus) {
+        // The expert that is looked at is in view.
+        let seen = room.saturating_sub(block.n_head).max(1);
+        top = top
+            .clamp((panel.expert + 1).saturating_sub(seen), panel.expert.max((panel.expert + 1).saturating_sub(seen)));
+    }
     panel.top = top;
     let first = block.n_head.min(block.rows.len());
     block.rows.drain(first..(first + top).min(block.rows.len()));
@@ -250,6 +257,9 @@ fn memory(theme: &Theme, snapshot: &Snapshot, columns: usize) -> Block {
     if let Some(paging) = paged.filter(|paging| paging.way.name != "mapped") {
         rows.push(row(0, "arena", paging.resident_bytes));
     }
+    if let Some(pinned) = paged.and_then(|paging| paging.pinned_bytes).filter(|&bytes| bytes > 0) {
+        rows.push(row(1, "pinned", Some(pinned)));
+    }
     rows.push(row(4, "locked", snapshot.locked_bytes));
     rows.push(row(1, "budget", snapshot.memory_total));
     rows.push(row(4, "free", snapshot.memory_available));
@@ -275,8 +285,9 @@ fn experts(theme: &Theme, panel: &Panel, gauges: &Gauges, columns: usize) -> Blo
             block(detail.title, caption.into(), detail.rows, detail.n_head)
         }
         (Some(Zoom::Layer(layer)), Some(map)) if layer < map.n_layers() => {
-            let rows = detail::layer_detail(theme, map, tick, layer, columns);
-            let caption = if columns >= WIDE { "last used, passes ago" } else { "passes ago" };
+            let chosen = panel.focus.map(|_| panel.expert);
+            let rows = detail::layer_detail(theme, map, tick, layer, chosen, columns);
+            let caption = if columns >= WIDE { "passes ago, * pinned" } else { "* pinned" };
             block(format!("layer {layer} of {}", map.n_layers()), caption.into(), rows, 1)
         }
         (_, Some(map)) if map.n_layers() > 0 && map.n_experts() > 0 => {

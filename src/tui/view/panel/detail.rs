@@ -135,10 +135,16 @@ pub fn token_detail(theme: &Theme, gauges: &Gauges, selected: Option<u64>, colum
     if n_head > 0 && !table.is_counted() {
         say(vec![Span::styled("waits, reads: unknown, not counted", theme.dim)]);
     }
+    let map = gauges.snapshot.experts.as_deref();
+    let is_pinned = |layer, expert| {
+        map.filter(|map| layer < map.n_layers() && expert < map.n_experts())
+            .is_some_and(|map| map.is_pinned(layer, expert))
+    };
     let known = layers.filter(|&layer| table.costs[layer].is_some() || !choices[layer].is_empty());
     let mut n_known = 0;
     for layer in known {
-        layer_lines(theme, &table, layer, &choices[layer]).into_iter().for_each(&mut say);
+        let is_pinned = |expert| is_pinned(layer, expert);
+        layer_lines(theme, &table, layer, &choices[layer], is_pinned).into_iter().for_each(&mut say);
         n_known += 1;
     }
     let walls: Option<Vec<Duration>> = table.costs.iter().map(|cost| cost.map(|cost| cost.wall())).collect();
@@ -153,7 +159,13 @@ pub fn token_detail(theme: &Theme, gauges: &Gauges, selected: Option<u64>, colum
 }
 
 /// A layer's figures, its experts beside or below, and a bar.
-fn layer_lines(theme: &Theme, table: &Table, layer: usize, choices: &[Choice]) -> Vec<Vec<Span<'static>>> {
+fn layer_lines(
+    theme: &Theme,
+    table: &Table,
+    layer: usize,
+    choices: &[Choice],
+    is_pinned: impl Fn(usize) -> bool,
+) -> Vec<Vec<Span<'static>>> {
     let cost = table.costs[layer];
     let mut lines = vec![table.figures(theme, &layer.to_string(), cost.map(|c| c.wall()), cost.unwrap_or_default())];
     let figures = width(table.n_figures);
@@ -162,7 +174,7 @@ fn layer_lines(theme: &Theme, table: &Table, layer: usize, choices: &[Choice]) -
     let mut used = if table.is_beside { figures } else { table.columns };
     let mut first = figures;
     for choice in choices {
-        let text = chosen(choice);
+        let text = chosen(choice, is_pinned(choice.expert));
         let width = 1 + text.chars().count();
         // However narrow it is, a line takes one.
         if used + width > table.columns && (used > indent || !table.is_beside && lines.len() == 1) {
@@ -180,10 +192,11 @@ fn layer_lines(theme: &Theme, table: &Table, layer: usize, choices: &[Choice]) -
     lines
 }
 
-/// An expert, a mark where it was not in memory, its weight.
-fn chosen(choice: &Choice) -> String {
+/// An expert, a mark where it was not in memory or is to stay there, its weight.
+fn chosen(choice: &Choice, is_pinned: bool) -> String {
     let mark = match choice.found {
         Found::Missing => '!',
+        Found::InMemory | Found::Uncounted if is_pinned => '*',
         Found::InMemory | Found::Uncounted => ' ',
     };
     let weight = match choice.weight {
@@ -205,7 +218,15 @@ fn found_style(theme: &Theme, found: Found) -> Style {
 }
 
 /// The experts of a layer: how often each was used, what of it is in memory, when it was used last.
-pub fn layer_detail(theme: &Theme, map: &ExpertMap, tick: u64, layer: usize, columns: usize) -> Vec<Row> {
+/// `chosen`: the one that is looked at.
+pub fn layer_detail(
+    theme: &Theme,
+    map: &ExpertMap,
+    tick: u64,
+    layer: usize,
+    chosen: Option<usize>,
+    columns: usize,
+) -> Vec<Row> {
     let most = (0..map.n_experts()).map(|expert| map.uses(layer, expert)).max().unwrap_or(0);
     let row = |expert: usize| {
         let uses = map.uses(layer, expert);
@@ -220,12 +241,13 @@ pub fn layer_detail(theme: &Theme, map: &ExpertMap, tick: u64, layer: usize, col
         let style = color.map_or(theme.text, |color| Style::new().fg(color));
         let there = or_unknown(share, |share| format!("{:.0} %", 100.0 * share));
         let mut spans = vec![
-            Span::styled(format!("{expert:>4} "), theme.key),
-            Span::styled(format!("{:>7} ", units::count(uses)), theme.text),
+            Span::styled(format!("{expert:>4}"), if chosen == Some(expert) { theme.selected } else { theme.key }),
+            Span::styled(if map.is_pinned(layer, expert) { "*" } else { " " }, theme.key),
+            Span::styled(format!("{:>6} ", units::count(uses)), theme.text),
             Span::styled(format!("{there:>7} "), style),
             Span::styled(format!("{when:>9} "), theme.dim),
         ];
-        let room = columns.saturating_sub(30);
+        let room = columns.saturating_sub(29);
         if room >= 6 && most > 0 {
             let length = (uses as f64 / most as f64 * room as f64).round() as usize;
             let sign = if theme.depth == ColorDepth::Mono { "#" } else { "━" };
@@ -233,7 +255,7 @@ pub fn layer_detail(theme: &Theme, map: &ExpertMap, tick: u64, layer: usize, col
         }
         Row::new(0, Line::from(spans))
     };
-    let head = format!("{:>4} {:>7} {:>7} {:>9}", "no.", "uses", "in mem.", "last used");
+    let head = format!("{:>4} {:>6} {:>7} {:>9}", "no.", "uses", "in mem.", "last used");
     let head = Row::new(0, Line::styled(head, theme.dim));
     std::iter::once(head).chain((0..map.n_experts()).map(row)).collect()
 }
@@ -361,7 +383,7 @@ mod tests {
         let expected = ["  1    7 .50  130!.25    3 .15", "      99   ?"];
         assert_eq!((detail.title.as_str(), text(&detail.rows)), ("token 0", expected.map(String::from).to_vec()));
         assert_eq!(text(&token_detail(&theme, &gauges, Some(99), 40).rows), ["what its layers did is not kept"]);
-        let weight = |weight| chosen(&Choice { expert: 1, weight: Some(weight), found: Found::Uncounted });
+        let weight = |weight| chosen(&Choice { expert: 1, weight: Some(weight), found: Found::Uncounted }, false);
         assert_eq!([2.5, -1e30, f32::INFINITY].map(weight), ["   1 2.50", "   1 -1e30", "   1 inf"]);
     }
 
@@ -377,7 +399,8 @@ mod tests {
         let map = ExpertMap::new(1, 2);
         map.mark_used(0, 1, 10, 41);
         map.set_resident(0, 1, Some(0.5));
-        let rows = text(&layer_detail(&Theme::dark(ColorDepth::Mono), &map, 15, 0, 30));
-        assert_eq!(rows[1..], ["   0       0 unknown     never", "   1      41    50 %     5 ago"]);
+        map.set_pinned(0, 1, true);
+        let rows = text(&layer_detail(&Theme::dark(ColorDepth::Mono), &map, 15, 0, Some(1), 30));
+        assert_eq!(rows[1..], ["   0      0 unknown     never", "   1*    41    50 %     5 ago"]);
     }
 }
