@@ -391,9 +391,9 @@ impl<'a> Screen<'a> {
                 // Without an engine nothing is in memory.
                 Effect::Pin(order) => drop(self.handle.pins.send(order)),
                 Effect::Redraw => self.redraw(),
-                Effect::SavePicture => {
-                    let sender = self.pictures.0.clone();
-                    picture::save(&mut self.app, move |note| drop(sender.try_send(note)));
+                Effect::SavePicture(shows) => {
+                    let (sender, size) = (self.pictures.0.clone(), self.terminal.size().unwrap_or_default());
+                    picture::save(&mut self.app, shows, size, Instant::now(), move |note| drop(sender.try_send(note)));
                 }
                 Effect::Suspend => self.suspend_by_key(),
                 Effect::Quit(reason) => self.end = Some(reason),

@@ -74,6 +74,7 @@ pub enum Action {
     /// Have experts stay in memory, or leave again.
     Pin,
     SavePicture,
+    SaveScreen,
     // In a replay.
     Pause,
     Faster,
@@ -228,6 +229,7 @@ static BINDINGS: &[Binding] = &[
     bind(Chat, Always, &[key(K::F(2)), ctrl(char('p'))], A::TogglePanel, "panel: full, compact, off"),
     bind(Chat, Always, &[key(K::F(5))], A::FocusPanel, "walk through the panel, and back"),
     bind(Chat, Always, &[key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
+    bind(Chat, Always, &[shift(K::F(6)), alt(char('s'))], A::SaveScreen, "the whole screen as an SVG file"),
     bind(Chat, Always, &[key(K::F(7)), alt(char('x'))], A::WalkTokens, "walk through a reply's tokens, and back"),
     bind(Chat, Always, &[key(K::F(3)), ctrl(char('t'))], A::ToggleSelecting, "select text with the mouse, and back"),
     bind(Chat, Always, &[ctrl(char('l'))], A::Redraw, "draw the screen anew"),
@@ -295,6 +297,7 @@ static BINDINGS: &[Binding] = &[
     bind(Panel, Always, &[key(char('m'))], A::Pin, "keep in memory: the layer's expert, the token's experts; again: not"),
     bind(Panel, Always, &[key(K::F(2)), key(char('p'))], A::TogglePanel, "panel: full, compact, off"),
     bind(Panel, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
+    bind(Panel, Always, &[shift(K::F(6)), alt(char('s'))], A::SaveScreen, "the whole screen as an SVG file"),
     bind(Panel, Always, &[key(K::Esc)], A::Close, "a step back"),
     bind(Panel, Always, &[key(K::F(5))], A::FocusPanel, "back to the conversation"),
     bind(Panel, Always, &[key(K::F(7)), alt(char('x'))], A::WalkTokens, "go on from token to token in the text"),
@@ -317,6 +320,7 @@ static BINDINGS: &[Binding] = &[
     bind(Tokens, Always, &[key(K::F(2)), key(char('p'))], A::TogglePanel, "panel: full, compact, off"),
     bind(Tokens, Always, &[key(K::F(5))], A::FocusPanel, "to the panel, with this token"),
     bind(Tokens, Always, &[key(char('s')), key(K::F(6))], A::SavePicture, "the panel as an SVG file"),
+    bind(Tokens, Always, &[shift(K::F(6)), alt(char('s'))], A::SaveScreen, "the whole screen as an SVG file"),
     bind(Tokens, Always, &[key(K::Esc), key(char('q'))], A::Close, "a step back"),
     bind(Tokens, Always, &[key(K::F(7)), alt(char('x'))], A::WalkTokens, "back to the conversation"),
     bind(Tokens, Always, &[key(K::F(1)), key(char('?'))], A::Help, "help"),

@@ -145,7 +145,7 @@ impl ReplayScreen {
             Action::SavePicture => {
                 let mut buffer = Buffer::empty(PICTURE);
                 self.draw(PICTURE, &mut buffer);
-                self.note = Some(picture::write_new(Path::new("."), &export::svg(&buffer, &self.title())));
+                self.note = Some(picture::write_new(Path::new("."), "panel", &export::svg(&buffer, &self.title())));
             }
             action => {
                 self.panel.act(action, &self.gauges);
@@ -227,7 +227,7 @@ impl ReplayScreen {
 
     fn draw_help(&self, area: Rect, buf: &mut Buffer) {
         // What is about a conversation, and what help itself says already, is none of a replay's.
-        let foreign = [Action::FocusPanel, Action::Help, Action::WalkTokens, Action::Pin]
+        let foreign = [Action::FocusPanel, Action::Help, Action::WalkTokens, Action::Pin, Action::SaveScreen]
             .map(|action| self.keys.name_of(Context::Panel, action));
         let own = self
             .keys

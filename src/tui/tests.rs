@@ -163,7 +163,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Scan(dir) => format!("scan {}", dir.display()),
             Effect::SetMouse(on) => format!("mouse {on}"),
             Effect::Redraw => "redraw".into(),
-            Effect::SavePicture => "save picture".into(),
+            Effect::SavePicture(shows) => format!("save {shows:?}"),
             Effect::Pin(order) => format!("pin {:?} {}", order.experts, order.is_to_stay),
             Effect::Suspend => "suspend".into(),
             Effect::Quit(reason) => format!("quit {reason:?}"),
@@ -427,7 +427,7 @@ fn keys_of_the_screen_do_what_they_say() {
         d.press(if want == Preset::Off { "Ctrl+P" } else { "F2" });
         assert_eq!(d.app.panel.preset, want);
     }
-    assert_eq!(names(&d.press("F6")), ["save picture"]);
+    assert_eq!(names(&d.press("F6")), ["save Panel"]);
     assert_eq!(names(&d.press("F3")), ["mouse false"]);
     assert_eq!(names(&d.press("Ctrl+T")), ["mouse true"]);
     assert_eq!(names(&d.press("Ctrl+L")), ["redraw"]);

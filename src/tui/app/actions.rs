@@ -11,6 +11,7 @@ use super::super::commands::{self, Parsed};
 use super::super::conversation::{Kind, Standing};
 use super::super::keys::{Action, Context, InputState};
 use super::super::panel::Preset;
+use super::super::picture::Shows;
 use super::super::view;
 use super::branches::{Done, Way};
 use super::{App, Effect, Engine, MAX_QUEUE, Mouse, QUIT_TIME};
@@ -104,7 +105,8 @@ impl App {
             Action::TogglePanel => self.toggle_panel(now),
             Action::FocusPanel => self.focus_panel(now),
             Action::WalkTokens => self.walk_tokens(now),
-            Action::SavePicture => return vec![Effect::SavePicture],
+            Action::SavePicture => return vec![Effect::SavePicture(Shows::Panel)],
+            Action::SaveScreen => return vec![Effect::SavePicture(Shows::Screen)],
             Action::ToggleSelecting => return self.toggle_selecting(now),
             Action::Edit(edit) => {
                 self.composer.edit(edit);
@@ -355,7 +357,8 @@ impl App {
             Action::FocusPanel => self.focus_panel(now),
             Action::WalkTokens => self.walk_tokens(now),
             Action::Pin => return self.pin(now),
-            Action::SavePicture => return vec![Effect::SavePicture],
+            Action::SavePicture => return vec![Effect::SavePicture(Shows::Panel)],
+            Action::SaveScreen => return vec![Effect::SavePicture(Shows::Screen)],
             action => {
                 self.panel.act(action, &self.gauges);
                 self.conversation.choose_token(self.panel.token);

@@ -12,6 +12,7 @@ use super::super::ExitReason;
 use super::super::markdown::highlight::{Colored, Job};
 use super::super::outlook::Outlook;
 use super::super::picker::Scan;
+use super::super::picture::Shows;
 use super::super::theme::{Ground, Palette};
 
 /// What happens to the screen.
@@ -117,8 +118,8 @@ pub enum Effect {
     SetMouse(bool),
     /// Draw everything anew.
     Redraw,
-    /// Write the panel to a file, as an SVG.
-    SavePicture,
+    /// Write this to a file, as an SVG.
+    SavePicture(Shows),
     /// Go to the shell until called back.
     Suspend,
     Quit(ExitReason),

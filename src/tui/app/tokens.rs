@@ -7,6 +7,7 @@ use crate::worker::PinOrder;
 use super::super::conversation::Walk;
 use super::super::keys::Action;
 use super::super::panel::Zoom;
+use super::super::picture::Shows;
 use super::{App, Effect};
 
 impl App {
@@ -72,7 +73,8 @@ impl App {
                 return Vec::new();
             }
             Action::Pin => return self.pin(now),
-            Action::SavePicture => return vec![Effect::SavePicture],
+            Action::SavePicture => return vec![Effect::SavePicture(Shows::Panel)],
+            Action::SaveScreen => return vec![Effect::SavePicture(Shows::Screen)],
             _ => return Vec::new(),
         };
         self.conversation.walk(way, self.passes().unwrap_or(0));

@@ -13,8 +13,9 @@ use super::*;
 use crate::transcript::library::{self, Listed};
 use crate::transcript::{Header, Transcript};
 use crate::tui::app::{Answer, Work};
-use crate::tui::commands::COMMANDS;
+use crate::tui::commands::{COMMANDS, escaped};
 use crate::tui::keys::{self, Action, Context, InputState};
+use crate::tui::sanitize::pasted;
 use crate::tui::view;
 
 const SEED: u64 = 0x5EED_0006;
@@ -356,7 +357,13 @@ impl Monkey {
             return;
         }
         let in_history = || app.composer.earlier_with("").iter().any(|earlier| earlier.trim_end() == text);
-        assert!(kept(text) || in_history(), "`{text}` was typed and is gone; it is now `{now}` after {msg:?}");
+        // A message that was to be put otherwise, and is as it was said.
+        let is_said = |said: &str| escaped(&pasted(said)).trim_end() == text;
+        let in_transcript = || self.file.entries.iter().any(|e| is_said(&e.message.content));
+        assert!(
+            kept(text) || in_history() || in_transcript(),
+            "`{text}` was typed and is gone; it is now `{now}` after {msg:?}"
+        );
     }
 
     fn draw(&mut self) {

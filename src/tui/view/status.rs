@@ -153,12 +153,17 @@ fn hints(app: &App) -> Vec<(String, &'static str)> {
             (Action::Previous, "token"),
             (Action::Choose, "zoom"),
             (Action::Freeze, "freeze"),
+            (Action::Pin, "keep"),
             (Action::Close, "back"),
             (Action::Help, "help"),
         ],
-        Context::Tokens => {
-            &[(Action::Next, "token"), (Action::Choose, "experts"), (Action::Close, "back"), (Action::Help, "help")]
-        }
+        Context::Tokens => &[
+            (Action::Next, "token"),
+            (Action::Choose, "experts"),
+            (Action::Pin, "keep"),
+            (Action::Close, "back"),
+            (Action::Help, "help"),
+        ],
         Context::Chat if app.is_busy() => &[(Action::Stop, "stop"), (Action::Queue, "queue"), (Action::Help, "help")],
         Context::Chat => &[(Action::Send, "send"), (Action::Help, "help"), (Action::Newline, "new line")],
     };
