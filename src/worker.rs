@@ -1,5 +1,6 @@
 //! The thread that owns the model: commands in, events out. Events are never lost; gauges go through `telemetry`.
 
+mod beside;
 #[cfg(test)]
 mod tests;
 
@@ -13,13 +14,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 pub use crate::session::{PromptStats, ReplyStats, StopReason};
 
+use self::beside::{SetOnDrop, pin_experts, sample_gauges};
 use crate::model::{Compute, Model};
 use crate::sampler::SamplingParams;
 use crate::session::{
     self, Chat, ChatError, EngineError, EngineOptions, KvFile, LoadError, ReplySink, SaveError, SessionError, Watch,
     Words,
 };
-use crate::store::{ExpertStore, ModelFile, ResidencySurvey, System};
+use crate::store::ModelFile;
 use crate::telemetry::Telemetry;
 use crate::transcript::{Message, Record};
 
@@ -440,58 +442,6 @@ fn trace(order: TraceOrder, watch: &mut Watch, file: &ModelFile, model: &Model<'
             None => "Nothing is recorded; /trace start FILE records which experts are used".to_owned(),
         },
     })
-}
-
-/// Sets a flag when it goes out of scope, on a panic too, so that a scoped thread waiting on it ends.
-struct SetOnDrop<'f>(&'f AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Refreshes the gauges of memory, disk and residency while a model is served.
-fn sample_gauges(file: &ModelFile, watch: &Watch, budget: Option<u64>, done: &AtomicBool) {
-    const PAUSE: Duration = Duration::from_millis(100);
-    // At most a fiftieth of one core goes into asking the kernel what is resident.
-    const SURVEY: Duration = Duration::from_millis(2);
-    let system = System::discover();
-    let telemetry = &watch.telemetry;
-    let is_direct = telemetry.paging().is_some_and(|paging| paging.way.name == "direct");
-    let survey = ResidencySurvey::new(file);
-    let mut survey = if is_direct { survey.without_experts() } else { survey };
-    telemetry.set_residency_source(survey.source());
-    while !done.load(Ordering::Relaxed) {
-        system.sample(telemetry);
-        if let Some(budget) = budget {
-            telemetry.memory_total.set(budget);
-        }
-        survey.step(&watch.experts, SURVEY);
-        survey.resident_bytes().map_or_else(|| telemetry.resident_bytes.clear(), |b| telemetry.resident_bytes.set(b));
-        std::thread::sleep(PAUSE);
-    }
-}
-
-/// Has experts stay in memory as they are asked to while a model is served, beside the thread that computes.
-fn pin_experts(experts: &ExpertStore<'_>, orders: &Receiver<PinOrder>, outbox: &Sender<Event>, done: &AtomicBool) {
-    const PAUSE: Duration = Duration::from_millis(100);
-    let mut n_let_go = 0;
-    while !done.load(Ordering::Relaxed) {
-        let let_go = experts.paging().unpinned_experts.get();
-        if let_go > n_let_go {
-            let n = let_go - std::mem::replace(&mut n_let_go, let_go);
-            let s = if n == 1 { "" } else { "s" };
-            let text = format!("{n} pinned expert{s} may leave memory again: the conversation needs the room");
-            let _ = outbox.send(Event::Warning(text));
-        }
-        let Ok(PinOrder { experts: ids, is_to_stay }) = orders.recv_timeout(PAUSE) else { continue };
-        let refused = ids.iter().find_map(|&(layer, expert)| experts.pin(layer, expert, is_to_stay).err());
-        if let Some(why) = refused {
-            // A screen that is gone needs none.
-            let _ = outbox.send(Event::PinRefused(why.to_string()));
-        }
-    }
 }
 
 /// What a transcript says of a model that was loaded.

@@ -132,8 +132,6 @@ pub struct App {
     pub sessions: Option<SessionList>,
     pub confirm: Option<Confirm>,
     pub search: Option<Search>,
-    /// Keys go from token to token of the replies.
-    pub walks_tokens: bool,
     /// The message that the input is to stand in for.
     pub editing: Option<u64>,
     /// The first line of help that is seen, while it is open.
@@ -186,7 +184,6 @@ impl App {
             sessions: None,
             confirm: None,
             search: None,
-            walks_tokens: false,
             editing: None,
             help: None,
             panel: Panel::default(),
@@ -315,7 +312,7 @@ impl App {
             Context::Search
         } else if self.conversation.find().is_some() {
             Context::Find
-        } else if self.walks_tokens {
+        } else if self.panel.in_text {
             Context::Tokens
         } else if self.panel.focus.is_some() && self.shows_panel() {
             Context::Panel

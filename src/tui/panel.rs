@@ -55,6 +55,8 @@ pub struct Panel {
     pub preset: Preset,
     /// Where the keys go; `None`: to the conversation.
     pub focus: Option<Section>,
+    /// The keys go from token to token in the text of the conversation.
+    pub in_text: bool,
     /// The focused section has all the room.
     pub expanded: bool,
     pub(super) collapsed: [bool; Section::ALL.len()],

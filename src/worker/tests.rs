@@ -47,9 +47,9 @@ fn experts_are_pinned_while_the_model_is_served_and_what_cannot_be_is_told() {
         worker.pins.send(PinOrder { experts: experts.to_vec(), is_to_stay }).unwrap();
     };
     let refused = || loop {
-        match worker.events.recv_timeout(Duration::from_secs(60)).expect("an event") {
-            Event::PinRefused(why) => break why,
-            _ => {}
+        let event = worker.events.recv_timeout(Duration::from_secs(60)).expect("an event");
+        if let Event::PinRefused(why) = event {
+            break why;
         }
     };
     pin(&[(99, 0)], true);

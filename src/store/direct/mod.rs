@@ -8,6 +8,7 @@
 #![allow(unsafe_code, reason = "the kernel writes to the arena while it is shared, outside of what Rust can see")]
 
 mod arena;
+mod orders;
 mod populator;
 mod probe;
 mod reader;
@@ -19,9 +20,10 @@ mod threads;
 mod uring;
 
 pub use arena::Arena;
+pub use orders::{Completion, Extent, GivenUp, Piece, ReadError, ReaderOptions, Ticket, Urgency};
 pub use populator::Populator;
 pub use probe::{Probe, io_uring, past_cache};
-pub use reader::{Completion, Extent, GivenUp, Piece, ReadError, Reader, ReaderOptions, Ticket, Urgency};
+pub use reader::Reader;
 pub use source::Way;
 
 use super::mapping::FileRange;

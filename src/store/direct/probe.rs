@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::reader::{MAX_REQUESTS, ReaderOptions};
+use super::orders::ReaderOptions;
+use super::reader::MAX_REQUESTS;
 use super::source::{Finished, Request, Source, Wait, Way, open_past_cache};
 use super::threads::Threads;
 use super::{ALIGN, Arena};

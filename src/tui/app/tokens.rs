@@ -13,11 +13,11 @@ use super::{App, Effect};
 impl App {
     /// Begins to go from token to token, with the one that the panel looks at if any, or ends it.
     pub(super) fn walk_tokens(&mut self, now: Instant) {
-        if self.walks_tokens {
+        if self.panel.in_text {
             return self.look_at_no_token();
         }
-        self.walks_tokens = self.conversation.enter_tokens(self.passes().unwrap_or(0));
-        if self.walks_tokens {
+        self.panel.in_text = self.conversation.enter_tokens(self.passes().unwrap_or(0));
+        if self.panel.in_text {
             self.panel.focus = None;
             self.follow_token();
         } else {
@@ -65,7 +65,7 @@ impl App {
             }
             Action::FocusPanel => {
                 if self.panel_fits {
-                    self.walks_tokens = false;
+                    self.panel.in_text = false;
                     self.focus_panel(now);
                 } else {
                     self.note_room(now);
@@ -128,7 +128,7 @@ impl App {
 
     /// The conversation has changed: the token that was looked at may be gone.
     pub(super) fn check_token(&mut self) {
-        if self.walks_tokens && self.conversation.token().is_none() {
+        if self.panel.in_text && self.conversation.token().is_none() {
             self.look_at_no_token();
         }
     }
@@ -138,7 +138,7 @@ impl App {
     }
 
     pub(super) fn look_at_no_token(&mut self) {
-        self.walks_tokens = false;
+        self.panel.in_text = false;
         self.panel.token = None;
         if self.panel.zoom == Some(Zoom::Token) {
             self.panel.zoom = None;

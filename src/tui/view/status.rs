@@ -31,7 +31,7 @@ pub fn status(app: &App, now: Instant, area: Rect, buf: &mut Buffer) {
         Some(model)
             if app.notice().is_none()
                 && app.picker.is_none()
-                && !app.walks_tokens
+                && !app.panel.in_text
                 && !matches!(app.engine, Engine::Loading { .. }) =>
         {
             let named = format!("{} · {text}", model.name);
@@ -66,7 +66,7 @@ fn state(app: &App, now: Instant) -> String {
     if app.picker.is_some() {
         return "wayinfer".into();
     }
-    if let Some(token) = app.conversation.token().filter(|_| app.walks_tokens) {
+    if let Some(token) = app.conversation.token().filter(|_| app.panel.in_text) {
         return told(app, &token);
     }
     match &app.engine {
