@@ -36,6 +36,30 @@ fn transcripts(home: &Path) -> Vec<Transcript> {
 }
 
 #[test]
+fn a_resumed_conversation_goes_on_with_its_model_where_that_is_still_there() {
+    let home = tempfile::tempdir().unwrap();
+    let models = home.path().join("data/wayinfer/models");
+    std::fs::create_dir_all(&models).unwrap();
+    // Another model, so that there is something to choose from.
+    std::fs::copy(tiny_model(), models.join("another.gguf")).unwrap();
+    let own = home.path().join("own.gguf");
+    std::fs::copy(tiny_model(), &own).unwrap();
+    let start = |args: &[&str]| Pty::start(at_home(home.path(), args), (100, 30), Answers::Kitty);
+    let mut pty = start(&["own.gguf"]);
+    pty.wait_for("the model", |s| s.contains("· ready"));
+    pty.send("/max-tokens 4\rhello\r");
+    pty.wait_for("the reply", |s| s.contains("4 tokens"));
+    pty.quit();
+    let mut pty = start(&["--resume"]);
+    pty.wait_for("its model", |s| s.contains("hello") && s.contains("· ready"));
+    pty.quit();
+    std::fs::remove_file(own).unwrap();
+    let mut pty = start(&["--resume"]);
+    pty.wait_for("a choice", |s| s.contains("Choose a model") && s.contains("another"));
+    pty.quit();
+}
+
+#[test]
 fn a_terminal_of_20_by_5_and_one_of_500_by_200_break_nothing() {
     for (first, then) in [((20, 5), (500, 200)), ((500, 200), (20, 5))] {
         let home = tempfile::tempdir().unwrap();

@@ -59,7 +59,12 @@ pub(super) fn chat(args: ChatArgs, asked: Sampling, keys: Keys) -> anyhow::Resul
         None => args.session.open(args.system.as_deref())?,
     };
     let models = data.join("models");
-    // What is named is opened; where there is nothing to choose from, the model in the binary is.
+    // What is named is opened, or what the conversation was about to go on with; where there is nothing to choose from, the
+    // model in the binary is.
+    if model.is_none() {
+        let last = session.as_ref().and_then(|session| session.transcript()?.model_path());
+        model = last.filter(|path| path.is_file()).map(std::path::Path::to_owned);
+    }
     let nothing_else = model.is_none() && catalog::scan(&models).models.is_empty();
     let embedded = match embedded_model() {
         Err(error) if nothing_else => return Err(error),

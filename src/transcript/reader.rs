@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Header, Line, Message, Record, Role, TranscriptError, VERSION};
 
@@ -24,8 +24,9 @@ pub struct Transcript {
     pub torn: bool,
     /// Other lines that could not be understood, for example of a newer program.
     pub skipped: usize,
-    /// The name of the model that was loaded last.
+    /// The model that was loaded last: its name, and the file it was in.
     model: Option<String>,
+    model_path: Option<PathBuf>,
     /// Bytes of the file that are whole lines, or a last one that lacks nothing but its end.
     pub(super) whole_bytes: u64,
     /// Where in `entries` each number is.
@@ -133,6 +134,11 @@ impl Transcript {
         self.apply(Line { time: String::new(), record });
     }
 
+    /// The file of the model that was loaded last, wherever it is now.
+    pub fn model_path(&self) -> Option<&Path> {
+        self.model_path.as_deref()
+    }
+
     /// What it is called: its title, or the beginning of its first message.
     pub fn name(&self) -> String {
         const LONGEST: usize = 80;
@@ -175,7 +181,7 @@ impl Transcript {
     fn apply(&mut self, Line { time, record }: Line) {
         match record {
             Record::Header(_) => {}
-            Record::Model { name, .. } => self.model = Some(name),
+            Record::Model { name, path, .. } => (self.model, self.model_path) = (Some(name), Some(path.into())),
             Record::User { id, parent, text } => {
                 self.draft = None;
                 self.add(id, parent, Role::User, time).message.content = text;

@@ -213,6 +213,8 @@ impl Driver {
         if !wait(PATIENCE, || !pty.text().contains(&marker)) {
             return Err(format!("the input cannot be emptied:\n{}", pty.text()));
         }
+        // No earlier message waits to be put otherwise.
+        pty.send("\r");
         Ok(())
     }
 }

@@ -108,12 +108,7 @@ impl App {
             Action::SavePicture => return vec![Effect::SavePicture(Shows::Panel)],
             Action::SaveScreen => return vec![Effect::SavePicture(Shows::Screen)],
             Action::ToggleSelecting => return self.toggle_selecting(now),
-            Action::Edit(edit) => {
-                self.composer.edit(edit);
-                if self.composer.state() == InputState::Empty {
-                    self.editing = None;
-                }
-            }
+            Action::Edit(edit) => self.composer.edit(edit),
             Action::Complete => self.complete(),
             Action::CompletionPrevious => self.choose_suggestion(-1),
             Action::CompletionNext => self.choose_suggestion(1),
@@ -234,7 +229,9 @@ impl App {
     /// Sends what was typed, or queues it while the engine is at work.
     fn submit(&mut self, now: Instant) -> Vec<Effect> {
         if self.composer.is_blank() {
-            self.editing = None;
+            if self.editing.take().is_some() {
+                self.notify("The message stays as it was", now);
+            }
             return Vec::new();
         }
         if let Some(effects) = self.command_in(now) {

@@ -156,7 +156,7 @@ impl App {
         }
         self.composer.set_text(&text);
         self.editing = Some(id);
-        self.notify("Enter sends it on a branch of its own; an empty line leaves it", now);
+        self.notify("Enter sends it on a branch of its own; sent empty, it stays as it was", now);
         Ok(Vec::new())
     }
 

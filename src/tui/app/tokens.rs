@@ -18,6 +18,8 @@ impl App {
         }
         self.panel.in_text = self.conversation.enter_tokens(self.passes().unwrap_or(0));
         if self.panel.in_text {
+            // What was told before would stand in the token's place.
+            self.notice = None;
             self.panel.focus = None;
             self.follow_token();
         } else {
@@ -77,6 +79,7 @@ impl App {
             Action::SaveScreen => return vec![Effect::SavePicture(Shows::Screen)],
             _ => return Vec::new(),
         };
+        self.notice = None;
         self.conversation.walk(way, self.passes().unwrap_or(0));
         self.follow_token();
         Vec::new()

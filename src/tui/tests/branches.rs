@@ -76,11 +76,20 @@ fn a_message_put_otherwise_begins_a_branch() {
     assert_eq!(d.shown(), ["first!‹2/2›", "11"]);
     d.press("Alt+P");
     assert_eq!(d.shown(), ["first‹1/2›", "1", "second", "2"]);
-    // Emptied, the line is no message's place any more.
+    // Written anew from an empty line, it is still that message put otherwise.
     d.say("/edit 2");
     assert_eq!(d.app.editing, Some(1));
     d.press("Ctrl+U");
-    assert_eq!((d.app.editing, d.say("third")[0].as_str()), (None, "save user 7 third"));
+    assert_eq!(d.say("third"), ["save user 7 third", "generate u:third"]);
+    d.text("111");
+    d.finish(StopReason::EndOfTurn);
+    assert_eq!((d.app.editing, d.shown()), (None, vec!["third‹3/3›".into(), "111".into()]));
+    // Sent empty, it stays.
+    d.say("/edit");
+    d.press("Ctrl+U");
+    assert!(d.press("Enter").is_empty());
+    assert_eq!((d.app.editing, d.notice()), (None, "The message stays as it was"));
+    assert_eq!(d.say("fourth"), ["save user 9 fourth", "generate u:third|a:111|u:fourth"]);
 }
 
 #[test]
