@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 pub use crate::session::{PromptStats, ReplyStats, StopReason};
 
 use self::beside::{SetOnDrop, pin_experts, sample_gauges};
-use crate::model::{Compute, Model};
+use crate::model::{Compute, Model, Prefetch};
 use crate::sampler::SamplingParams;
 use crate::session::{
     self, Chat, ChatError, EngineError, EngineOptions, KvFile, LoadError, ReplySink, SaveError, SessionError, Watch,
@@ -149,6 +149,7 @@ pub fn spawn(options: EngineOptions) -> Result<WorkerHandle, EngineError> {
         telemetry: Arc::clone(&telemetry),
         cancel: Arc::clone(&cancel),
         kv_path: RefCell::default(),
+        is_asked: AtomicBool::new(false),
         is_traced: Cell::new(false),
     };
     std::thread::Builder::new().name("worker".into()).spawn(move || worker.run()).map_err(EngineError::Thread)?;
@@ -179,6 +180,8 @@ struct Worker {
     telemetry: Arc<Telemetry>,
     cancel: Arc<AtomicBool>,
     kv_path: RefCell<Option<KvPath>>,
+    /// The model that is served has been asked for a reply.
+    is_asked: AtomicBool,
     /// The file that the options name for a trace is that of a model that was loaded before.
     is_traced: Cell<bool>,
 }
@@ -274,11 +277,17 @@ impl Worker {
         }
         let warnings = words.warnings.iter().cloned().chain(model.plan().warnings());
         warnings.for_each(|w| self.tell(Event::Warning(w)));
-        let (orders, outbox) = (&self.pin_orders, &self.outbox);
+        let (orders, outbox, is_asked) = (&self.pin_orders, &self.outbox, &self.is_asked);
+        is_asked.store(false, Ordering::Relaxed);
         let (done, budget) = (AtomicBool::new(false), model.plan().budget.known());
         std::thread::scope(|scope| {
-            // What every token needs is on its way while the person still types.
-            scope.spawn(|| session::read_in(&file, &model, &watch.telemetry, &done));
+            // What every token needs is on its way while the person still types, then what it may need.
+            scope.spawn(|| {
+                session::read_in(&file, &model, &watch.telemetry, &done);
+                if watch.prefetch == Prefetch::On {
+                    model.experts().warm(|| done.load(Ordering::Relaxed) || is_asked.load(Ordering::Relaxed));
+                }
+            });
             scope.spawn(|| sample_gauges(&file, &watch, budget, &done));
             scope.spawn(|| pin_experts(model.experts(), orders, outbox, &done));
             let _stop_sampling = SetOnDrop(&done);
@@ -329,6 +338,7 @@ impl Worker {
             match command {
                 Ok(Command::Generate { messages, sampling, max_tokens }) => {
                     self.cancel.store(false, Ordering::Relaxed);
+                    self.is_asked.store(true, Ordering::Relaxed);
                     if let Err(error) = self.reply(chat, &messages, (&sampling, max_tokens), &watch) {
                         self.tell(Event::ReplyFailed(error.to_string()));
                     }

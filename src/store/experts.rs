@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
 use super::mapping::{ModelFile, StoreError};
-use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed};
+use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed, Warmed};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::probe::{Speeds, probe};
 use super::system::System;
@@ -117,6 +117,60 @@ impl<'m> ExpertStore<'m> {
         if self.places.arena.is_some() {
             let n_layers = self.places.layers.len();
             (0..n_layers).for_each(|layer| self.drop_layer(layer));
+        }
+    }
+
+    /// Reads experts in while nobody asks for any, as many as have room, until `stop` says so: the first prompt finds them
+    /// there. No other leaves for them, and they leave before those that were asked for.
+    pub fn warm(&self, stop: impl Fn() -> bool) {
+        const PAUSE: Duration = Duration::from_millis(1);
+        let layers = self.places.layers.iter().enumerate();
+        let n_experts = layers.clone().filter_map(|(_, layer)| Some(layer.as_ref()?.n_experts())).max().unwrap_or(0);
+        let id = |layer: usize, expert: usize| ExpertId { layer: layer as u32, expert: expert as u32 };
+        let has = |layer: usize, expert: usize| {
+            self.places.layers[layer].as_ref().is_some_and(|layer| expert < layer.n_experts())
+        };
+        let n_layers = self.places.layers.len();
+        if self.is_whole() {
+            // As they lie in the file.
+            let all = (0..n_layers).flat_map(|layer| (0..n_experts).map(move |expert| (layer, expert)));
+            for (layer, expert) in all.filter(|&(layer, expert)| has(layer, expert)) {
+                for range in self.places.ranges(id(layer, expert)) {
+                    if stop() {
+                        return;
+                    }
+                    // What cannot be read is told to whoever needs it.
+                    let _ = self.places.model.populate(range);
+                }
+            }
+            return;
+        }
+        // Some of every layer.
+        let all = (0..n_experts).flat_map(|expert| (0..n_layers).map(move |layer| (layer, expert)));
+        for (layer, expert) in all.filter(|&(layer, expert)| has(layer, expert)) {
+            loop {
+                if stop() {
+                    return;
+                }
+                let warmed = self.lock().warm(&self.places, id(layer, expert));
+                match warmed {
+                    Warmed::Begun if self.places.arena.is_none() => {
+                        let mut ranges = self.places.ranges(id(layer, expert)).into_iter();
+                        let _ = ranges.try_for_each(|range| self.places.model.populate(range));
+                        break;
+                    }
+                    Warmed::Begun | Warmed::There => break,
+                    Warmed::Busy => std::thread::sleep(PAUSE),
+                    Warmed::Full => return self.end_warming(stop, PAUSE),
+                }
+            }
+        }
+        self.end_warming(stop, PAUSE);
+    }
+
+    fn end_warming(&self, stop: impl Fn() -> bool, pause: Duration) {
+        while !stop() && self.lock().is_warming(&self.places) {
+            std::thread::sleep(pause);
         }
     }
 
@@ -384,5 +438,7 @@ impl<'w> TakenExperts<'w> {
     }
 }
 
+#[cfg(test)]
+mod kept_tests;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ mod kept;
 mod slots;
 mod trial;
 
-pub use guesses::Foresight;
+pub use guesses::{Foresight, Warmed};
 pub use kept::PinError;
 
 use std::collections::VecDeque;

@@ -10,8 +10,8 @@ use crate::quant::GgmlType;
 use crate::store::Place;
 use crate::telemetry::PagingSnapshot;
 
-const N_EXPERTS: usize = 12;
-const N_USED: usize = 3;
+pub(super) const N_EXPERTS: usize = 12;
+pub(super) const N_USED: usize = 3;
 
 /// A model of these layers: `[gate, up, down]` of each, with all bytes of an expert the same.
 fn write(out: impl Write, layers: &[[&[u64]; 3]]) {
@@ -39,7 +39,7 @@ fn byte(layer: usize, matrix: usize, expert: usize) -> u8 {
 }
 
 /// Three routed layers of two sizes, whose experts lie across pages as they like.
-fn three_layers() -> tempfile::NamedTempFile {
+pub(super) fn three_layers() -> tempfile::NamedTempFile {
     // A file on a disk, as this test is: a tmpfs has no direct reads, and its pages cannot be dropped.
     let beside = std::env::current_exe().unwrap();
     let file = tempfile::NamedTempFile::new_in(beside.parent().unwrap()).unwrap();
@@ -51,7 +51,7 @@ fn three_layers() -> tempfile::NamedTempFile {
     file
 }
 
-fn store(model: &ModelFile, paging: PagingChoice, budget: u64) -> Result<ExpertStore<'_>, StoreError> {
+pub(super) fn store(model: &ModelFile, paging: PagingChoice, budget: u64) -> Result<ExpertStore<'_>, StoreError> {
     let layers: Vec<_> = (0..)
         .map_while(|layer| {
             let tensor = |name: &str| model.gguf().tensor(&format!("{name}{layer}"));
@@ -62,12 +62,12 @@ fn store(model: &ModelFile, paging: PagingChoice, budget: u64) -> Result<ExpertS
     ExpertStore::new(model, &layers, ExpertOptions { paging, budget, room: Room::ForAll, n_used: N_USED }, map)
 }
 
-fn routed(experts: &[usize]) -> Vec<Routed> {
+pub(super) fn routed(experts: &[usize]) -> Vec<Routed> {
     experts.iter().map(|&expert| Routed { expert, n_tokens: 1, place: Place::Hot }).collect()
 }
 
 /// Takes all of a layer's experts and checks that they are these.
-fn compute(mut wanted: Wanted<'_>, layer: usize, expected: &[usize]) -> Result<(), PagingError> {
+pub(super) fn compute(mut wanted: Wanted<'_>, layer: usize, expected: &[usize]) -> Result<(), PagingError> {
     let (mut some, mut all) = (Vec::new(), Vec::new());
     wanted.take(&mut some)?;
     while !some.is_empty() {
@@ -90,14 +90,14 @@ fn compute(mut wanted: Wanted<'_>, layer: usize, expected: &[usize]) -> Result<(
 }
 
 /// Three different experts, the same in every run.
-fn some_experts(random: &mut u64) -> [usize; N_USED] {
+pub(super) fn some_experts(random: &mut u64) -> [usize; N_USED] {
     std::array::from_fn(|i| {
         *random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         i * (N_EXPERTS / N_USED) + (*random >> 33) as usize % (N_EXPERTS / N_USED)
     })
 }
 
-fn check_sums(p: &PagingSnapshot) {
+pub(super) fn check_sums(p: &PagingSnapshot) {
     assert_eq!(p.requested_bytes, p.hit_bytes + p.demand_bytes + p.speculated_used_bytes, "{p:?}");
     assert!(p.speculated_used_bytes + p.wasted_bytes <= p.speculated_bytes, "{p:?}");
 }
@@ -388,102 +388,4 @@ fn where_all_fit_what_is_requested_comes_in_without_being_touched() {
     assert_eq!(store.asked_bytes.load(Relaxed), 3 << 20);
     drop(store.request(0, 1, &routed(&[2])).unwrap());
     assert_eq!(store.asked_bytes.load(Relaxed), 3 << 20, "what is in memory is not asked for again");
-}
-
-#[test]
-fn a_pinned_expert_stays_through_everything_until_it_is_let_go() {
-    let file = three_layers();
-    let model = ModelFile::open(file.path()).unwrap();
-    for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
-        let total = store(&model, paging, 0).unwrap().total_bytes();
-        let store = store(&model, paging, total / 2).unwrap();
-        let mut random = 5;
-        let mut turns = |n: usize, pinned: &[(usize, usize)]| {
-            for turn in 0..n {
-                for layer in 0..3 {
-                    let experts = some_experts(&mut random);
-                    let asked = routed(&experts);
-                    let mut wanted = store.request(layer, 1, &asked).unwrap();
-                    for &(_, expert) in pinned.iter().filter(|p| p.0 == layer && experts.contains(&p.1)) {
-                        // What was read on the person's word may still be on its way the first time.
-                        assert!(turn < 2 || wanted.found(expert) == Found::InMemory, "{paging:?} {turn}");
-                    }
-                    if layer < 2 {
-                        wanted.guess(layer + 1, &some_experts(&mut random));
-                    }
-                    if turn % 5 == 3 {
-                        continue;
-                    }
-                    compute(wanted, layer, &experts).unwrap();
-                }
-                if turn % 10 == 0 {
-                    // A prompt takes all experts of a layer.
-                    let all: Vec<usize> = (0..N_EXPERTS).collect();
-                    compute(store.request(1, 40, &routed(&all)).unwrap(), 1, &all).unwrap();
-                }
-                let used = store.lock().cache().used_bytes();
-                assert!(used <= store.budget());
-            }
-            for &(layer, expert) in pinned {
-                let id = ExpertId { layer: layer as u32, expert: expert as u32 };
-                assert!(store.lock().cache().contains(id), "{paging:?}: {id:?}");
-            }
-        };
-        turns(10, &[]);
-        let pinned = [(0, 3), (1, 11), (2, 0), (1, 4)];
-        for (layer, expert) in pinned {
-            store.pin(layer, expert, true).unwrap();
-            store.pin(layer, expert, true).unwrap();
-        }
-        let bytes = store.paging().snapshot().pinned_bytes.unwrap();
-        assert!(bytes > 0 && bytes < total / 2, "{bytes} of {total}");
-        turns(100, &pinned);
-        // As much as leaves a token its room, and no more.
-        let refused = (0..N_EXPERTS).find_map(|expert| store.pin(1, expert, true).err());
-        assert!(matches!(refused, Some(PinError::NoRoom { .. })), "{refused:?}");
-        turns(40, &pinned);
-        for (layer, expert) in (0..3).flat_map(|layer| (0..N_EXPERTS).map(move |expert| (layer, expert))) {
-            store.pin(layer, expert, false).unwrap();
-        }
-        turns(40, &[]);
-        let p = store.paging().snapshot();
-        assert_eq!((p.pinned_bytes, store.paging().unpinned_experts.get()), (Some(0), 0));
-        check_sums(&p);
-    }
-}
-
-#[test]
-fn pinned_experts_give_way_to_a_smaller_budget_the_last_ones_first() {
-    let file = three_layers();
-    let model = ModelFile::open(file.path()).unwrap();
-    for paging in [PagingChoice::Mapped, PagingChoice::Direct] {
-        let total = store(&model, paging, 0).unwrap().total_bytes();
-        let store = store(&model, paging, total / 2).unwrap();
-        let token = total / N_EXPERTS as u64 * N_USED as u64;
-        store.pin(0, 1, true).unwrap();
-        store.pin(0, 2, true).unwrap();
-        let one = store.paging().snapshot().pinned_bytes.unwrap() / 2;
-        let is_pinned = |expert| store.lock().map_of_pins().is_pinned(0, expert);
-        assert_eq!([1, 2].map(is_pinned), [true, true]);
-        store.set_budget(token + one + one / 2);
-        assert_eq!(([1, 2].map(is_pinned), store.paging().unpinned_experts.get()), ([true, false], 1));
-        store.set_budget(token);
-        assert_eq!(([1, 2].map(is_pinned), store.paging().unpinned_experts.get()), ([false, false], 2));
-        compute(store.request(0, 1, &routed(&[1, 2, 3])).unwrap(), 0, &[1, 2, 3]).unwrap();
-    }
-}
-
-#[test]
-fn what_cannot_be_pinned_is_refused_with_the_reason() {
-    let file = three_layers();
-    let model = ModelFile::open(file.path()).unwrap();
-    let whole = store(&model, PagingChoice::Auto, u64::MAX).unwrap();
-    assert_eq!(whole.pin(0, 0, true), Err(PinError::AllFit));
-    for (layer, expert) in [(3, 0), (0, N_EXPERTS), (usize::MAX, usize::MAX)] {
-        assert_eq!(whole.pin(layer, expert, true), Err(PinError::Unknown { layer, expert }));
-    }
-    assert_eq!(whole.pin(0, 0, false), Ok(()));
-    let small = store(&model, PagingChoice::Direct, whole.total_bytes() / 5).unwrap();
-    let told = small.pin(0, 0, true).unwrap_err().to_string();
-    assert!(told.contains("no room to pin more") && told.contains("1 MiB"), "{told}");
 }

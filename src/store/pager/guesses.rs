@@ -18,6 +18,18 @@ pub enum Foresight {
     Late,
 }
 
+/// What came of the wish to have an expert read that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warmed {
+    Begun,
+    /// It is there, or on its way.
+    There,
+    /// The disk has enough to do.
+    Busy,
+    /// There is no room.
+    Full,
+}
+
 /// Of a rank's predictions, the share that has to be right for it to be read.
 const LEAST_SHARE: f64 = 0.8;
 /// What a rank's share is taken for before it is known.
@@ -163,6 +175,37 @@ impl Pager {
         } else {
             self.paging.speculated_bytes.add(places.of(id).expert_bytes);
         }
+    }
+
+    /// Has an expert read before anybody asks for any, if it has room without another leaving.
+    pub(in crate::store) fn warm(&mut self, places: &Places<'_>, id: ExpertId) -> Warmed {
+        // What cannot be read is told to whoever asks for it.
+        let _ = self.poll(places);
+        if self.entry(id).state != State::Absent {
+            return Warmed::There;
+        }
+        if self.cache.used_bytes() + places.of(id).slot_bytes > self.cache.budget() {
+            return Warmed::Full;
+        }
+        if let Backing::Direct(reader) = &self.backing
+            && !reader.takes_speculation()
+        {
+            return Warmed::Busy;
+        }
+        if self.begin(places, id, Place::Cold, Urgency::Speculative).is_err() {
+            return Warmed::Full;
+        }
+        self.entry(id).guess = true;
+        if !self.is_direct() {
+            self.paging.speculated_bytes.add(places.of(id).expert_bytes);
+        }
+        Warmed::Begun
+    }
+
+    /// Takes note of what has arrived; whether something is still on its way.
+    pub(in crate::store) fn is_warming(&mut self, places: &Places<'_>) -> bool {
+        let _ = self.poll(places);
+        self.loading_bytes > 0
     }
 
     fn hold(&mut self, places: &Places<'_>, id: ExpertId) {
