@@ -253,6 +253,7 @@ impl Conversation {
 
     /// Sets the size that it is drawn at.
     pub fn resize(&mut self, width: u16, height: u16) {
+        let size = (self.width, self.height);
         self.height = height.max(1);
         // Text comes to one of the last items: behind a reply under way there are notices at most.
         (self.items.len().saturating_sub(8)..self.items.len()).for_each(|i| self.catch_up(i));
@@ -262,6 +263,9 @@ impl Conversation {
                 item.wrap(self.width);
             }
             self.recount(0);
+        }
+        if (self.width, self.height) != size {
+            self.show_token();
         }
         self.refresh_find();
     }

@@ -28,7 +28,7 @@ impl App {
     }
 
     pub(super) fn act_in_tokens(&mut self, action: Action, now: Instant) -> Vec<Effect> {
-        let is_zoomed = self.panel.zoom.is_some();
+        let is_zoomed = self.panel.zoom.is_some() && self.shows_panel();
         let way = match action {
             Action::PageUp | Action::PageDown if is_zoomed => {
                 self.panel.scroll(if action == Action::PageUp { -8 } else { 8 });
@@ -43,9 +43,11 @@ impl App {
             Action::PageUp => Walk::Reply(-1),
             Action::PageDown => Walk::Reply(1),
             Action::Choose => {
-                self.panel.zoom = if is_zoomed { None } else { Some(Zoom::Token) };
-                self.panel.top = 0;
                 self.panel.show();
+                if self.panel_fits {
+                    self.panel.zoom = if is_zoomed { None } else { Some(Zoom::Token) };
+                    self.panel.top = 0;
+                }
                 self.note_room(now);
                 return Vec::new();
             }

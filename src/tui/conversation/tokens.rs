@@ -223,7 +223,7 @@ impl Conversation {
     }
 
     /// Brings the token that is looked at into view, unfolding what was thought where it must.
-    fn show_token(&mut self) {
+    pub(super) fn show_token(&mut self) {
         let (Some((item, token)), Some((_, at))) = (self.chosen(), self.tokens.chosen) else { return };
         if let Some(thinking) = self.items[item].thinking_mut().filter(|thinking| thinking.hides(token.start)) {
             thinking.toggle(true);
@@ -412,6 +412,9 @@ mod tests {
             c.append(1, "more ", Some(500), Instant::now());
         }
         assert!(sees(&c, "word199"), "what comes does not carry it away");
+        c.resize(11, 4);
+        assert!(sees(&c, "word199"), "nor does another size");
+        c.resize(20, 5);
         // Whoever scrolled up begins there.
         c.choose_token(None);
         c.scroll_to_top();
