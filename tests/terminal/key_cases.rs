@@ -115,6 +115,8 @@ const SHORT_REPLIES: Step = Type("/max-tokens 8\r");
 const ON_TOKEN: Step = Becomes(|_, now| now.lines().last().is_some_and(|line| line.starts_with("token ")));
 /// A reply of several rows.
 const MANY_TOKENS: Step = Type("\x1b[27u/max-tokens 200\rplum\r/max-tokens 8\r");
+const MANY_THERE: Step =
+    Becomes(|_, now| now.rsplit_once("\nyou").is_some_and(|(_, last)| last.contains("200 tokens")));
 const CLEAR: &str = "\x1b[2J";
 
 /// Context, action and script. A new key is a new line.
@@ -231,8 +233,8 @@ pub static KEYS: &[(Context, A, &[Step])] = &[
 
     (Tokens, A::Previous, &[Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
     (Tokens, A::Next, &[Press("Home"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
-    (Tokens, A::Up, &[MANY_TOKENS, Idle, Press("F7"), See("→ token"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
-    (Tokens, A::Down, &[MANY_TOKENS, Idle, Press("F7"), See("→ token"), Press("Home"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
+    (Tokens, A::Up, &[MANY_TOKENS, MANY_THERE, Press("F7"), See("→ token"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
+    (Tokens, A::Down, &[MANY_TOKENS, MANY_THERE, Press("F7"), See("→ token"), Press("Home"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
     (Tokens, A::First, &[Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
     (Tokens, A::Last, &[Press("Home"), Press("Enter"), See("no.      ms"), Key, Becomes(|before, now| grew(before, now, "token "))]),
     (Tokens, A::PageUp, &[Press("Esc"), Gone("→ token"), Say("pear"), Press("F7"), ON_TOKEN, Press("Home"), Press("Enter"), See("no.      ms"), Press("Enter"), Gone("no.      ms"), Key, Becomes(|before, now| fell(before, now, "token "))]),
