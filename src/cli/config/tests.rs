@@ -14,6 +14,14 @@ fn problem(text: &str, variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
+fn the_temperatures_that_are_told_are_those_in_force() {
+    let told = KEYS.iter().find(|key| key.name == "temp").unwrap().built_in;
+    let (usual, demo) =
+        (crate::sampler::SamplingParams::default().temperature, crate::embedded::sampling().temperature);
+    assert_eq!(told, format!("{usual} (demo: {demo})"));
+}
+
+#[test]
 fn the_commented_file_is_valid_and_holds_every_key() {
     assert_eq!(of(&commented(), &[]).unwrap(), Settings::default());
     let uncommented =
