@@ -4,13 +4,14 @@
 
 #![allow(unsafe_code, reason = "experts are lent out of memory that others are read into")]
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
-use super::mapping::{ModelFile, StoreError};
+use super::mapping::{FileRange, ModelFile, StoreError};
 use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed, Warmed};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::probe::{Speeds, probe};
@@ -124,6 +125,7 @@ impl<'m> ExpertStore<'m> {
     /// there. No other leaves for them, and they leave before those that were asked for.
     pub fn warm(&self, stop: impl Fn() -> bool) {
         const PAUSE: Duration = Duration::from_millis(1);
+        const RANGES_AHEAD: usize = 4;
         let layers = self.places.layers.iter().enumerate();
         let n_experts = layers.clone().filter_map(|(_, layer)| Some(layer.as_ref()?.n_experts())).max().unwrap_or(0);
         let id = |layer: usize, expert: usize| ExpertId { layer: layer as u32, expert: expert as u32 };
@@ -134,14 +136,20 @@ impl<'m> ExpertStore<'m> {
         if self.is_whole() {
             // As they lie in the file.
             let all = (0..n_layers).flat_map(|layer| (0..n_experts).map(move |expert| (layer, expert)));
-            for (layer, expert) in all.filter(|&(layer, expert)| has(layer, expert)) {
-                for range in self.places.ranges(id(layer, expert)) {
-                    if stop() {
-                        return;
-                    }
-                    // What cannot be read is told to whoever needs it.
-                    let _ = self.places.model.populate(range);
-                }
+            let ranges = all.filter(|&(layer, expert)| has(layer, expert));
+            let mut ranges = ranges.flat_map(|(layer, expert)| self.places.ranges(id(layer, expert)));
+            // The kernel reads the next ones while one is waited for.
+            let ask = |range: FileRange| {
+                self.places.model.will_need(range);
+                range
+            };
+            let mut asked: VecDeque<FileRange> = ranges.by_ref().take(RANGES_AHEAD).map(ask).collect();
+            while let Some(range) = asked.pop_front()
+                && !stop()
+            {
+                asked.extend(ranges.next().map(ask));
+                // What cannot be read is told to whoever needs it.
+                let _ = self.places.model.populate(range);
             }
             return;
         }
