@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
 use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -72,7 +73,14 @@ impl Pty {
                 }
                 let question = {
                     let mut state = lock(&shared);
-                    state.parser.process(&bytes[..n]);
+                    // What the program drew for another size may cut a wide character of the emulator's screen in two, which it
+                    // does not survive: a new one goes on, on the same alternate screen.
+                    let (rows, columns) = state.parser.screen().size();
+                    let process = AssertUnwindSafe(|| state.parser.process(&bytes[..n]));
+                    if catch_unwind(process).is_err() {
+                        state.parser = Parser::new(rows, columns, 0);
+                        state.parser.process(b"\x1b[?1049h");
+                    }
                     let seen = state.output.len().saturating_sub(2);
                     state.output.extend_from_slice(&bytes[..n]);
                     state.output[seen..].windows(3).any(|w| w == b"\x1b[c")
