@@ -18,6 +18,11 @@ use super::probe::{Speeds, probe};
 use super::system::System;
 use crate::telemetry::{ExpertMap, Found, Paging, PagingWay};
 
+/// How long whoever reads experts in that nobody asked for waits for a disk that has enough to do.
+const WARMING_PAUSE: Duration = Duration::from_millis(1);
+/// Parts of experts that the page cache is asked for before they are waited for.
+const RANGES_AHEAD: usize = 4;
+
 /// How expert weights arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PagingChoice {
@@ -124,68 +129,58 @@ impl<'m> ExpertStore<'m> {
     /// Reads experts in while nobody asks for any, as many as have room, until `stop` says so: the first prompt finds them
     /// there. No other leaves for them, and they leave before those that were asked for.
     pub fn warm(&self, stop: impl Fn() -> bool) {
-        const PAUSE: Duration = Duration::from_millis(1);
-        const RANGES_AHEAD: usize = 4;
-        let layers = self.places.layers.iter().enumerate();
-        let n_experts = layers.clone().filter_map(|(_, layer)| Some(layer.as_ref()?.n_experts())).max().unwrap_or(0);
-        let id = |layer: usize, expert: usize| ExpertId { layer: layer as u32, expert: expert as u32 };
-        let has = |layer: usize, expert: usize| {
-            self.places.layers[layer].as_ref().is_some_and(|layer| expert < layer.n_experts())
-        };
-        let n_layers = self.places.layers.len();
+        let mut ids: Vec<ExpertId> = (0..self.places.layers.len()).flat_map(|layer| self.ids(layer)).collect();
         if self.is_whole() {
-            // As they lie in the file.
-            let all = (0..n_layers).flat_map(|layer| (0..n_experts).map(move |expert| (layer, expert)));
-            let ranges = all.filter(|&(layer, expert)| has(layer, expert));
-            let mut ranges = ranges.flat_map(|(layer, expert)| self.places.ranges(id(layer, expert)));
-            // The kernel reads the next ones while one is waited for.
-            let ask = |range: FileRange| {
-                self.places.model.will_need(range);
-                range
-            };
-            let mut asked: VecDeque<FileRange> = ranges.by_ref().take(RANGES_AHEAD).map(ask).collect();
-            while let Some(range) = asked.pop_front()
-                && !stop()
-            {
-                asked.extend(ranges.next().map(ask));
-                // What cannot be read is told to whoever needs it.
-                let _ = self.places.model.populate(range);
-            }
-            return;
+            return self.warm_mapped(&ids, stop);
         }
         // Some of every layer.
-        let all = (0..n_experts).flat_map(|expert| (0..n_layers).map(move |layer| (layer, expert)));
-        for (layer, expert) in all.filter(|&(layer, expert)| has(layer, expert)) {
-            loop {
-                if stop() {
-                    return;
-                }
-                let warmed = self.lock().warm(&self.places, id(layer, expert));
-                match warmed {
-                    Warmed::Begun if self.places.arena.is_none() => {
-                        let mut ranges = self.places.ranges(id(layer, expert)).into_iter();
-                        let _ = ranges.try_for_each(|range| self.places.model.populate(range));
-                        break;
-                    }
-                    Warmed::Begun | Warmed::There => break,
-                    Warmed::Busy => std::thread::sleep(PAUSE),
-                    Warmed::Full => return self.end_warming(stop, PAUSE),
-                }
+        ids.sort_by_key(|id| id.expert);
+        let mut rest = ids.into_iter().peekable();
+        while let Some(&id) = rest.peek()
+            && !stop()
+        {
+            let warmed = self.lock().warm(&self.places, id);
+            match warmed {
+                Warmed::Begun | Warmed::There => drop(rest.next()),
+                Warmed::Busy => std::thread::sleep(WARMING_PAUSE),
+                Warmed::Full => break,
+            }
+            if warmed == Warmed::Begun && self.places.arena.is_none() {
+                // What cannot be read is told to whoever needs it.
+                let _ = self.places.ranges(id).into_iter().try_for_each(|range| self.places.model.populate(range));
             }
         }
-        self.end_warming(stop, PAUSE);
+        while !stop() && self.lock().is_warming(&self.places) {
+            std::thread::sleep(WARMING_PAUSE);
+        }
     }
 
-    fn end_warming(&self, stop: impl Fn() -> bool, pause: Duration) {
-        while !stop() && self.lock().is_warming(&self.places) {
-            std::thread::sleep(pause);
+    /// Has the page cache read these, as they lie in the file.
+    fn warm_mapped(&self, ids: &[ExpertId], stop: impl Fn() -> bool) {
+        let mut ranges = ids.iter().flat_map(|&id| self.places.ranges(id));
+        // The kernel reads the next ones while one is waited for.
+        let ask = |range: FileRange| {
+            self.places.model.will_need(range);
+            range
+        };
+        let mut asked: VecDeque<FileRange> = ranges.by_ref().take(RANGES_AHEAD).map(ask).collect();
+        while let Some(range) = asked.pop_front()
+            && !stop()
+        {
+            asked.extend(ranges.next().map(ask));
+            // What cannot be read is told to whoever needs it.
+            let _ = self.places.model.populate(range);
         }
+    }
+
+    /// The experts of a layer; none where it is dense.
+    fn ids(&self, layer: usize) -> impl Iterator<Item = ExpertId> + use<> {
+        let n_experts = self.places.layers[layer].as_ref().map_or(0, |l| l.n_experts());
+        (0..n_experts).map(move |expert| ExpertId { layer: layer as u32, expert: expert as u32 })
     }
 
     fn drop_layer(&self, layer: usize) {
-        let n_experts = self.places.layers[layer].as_ref().map_or(0, |l| l.n_experts());
-        let ids = (0..n_experts).map(|expert| ExpertId { layer: layer as u32, expert: expert as u32 });
-        ids.flat_map(|id| self.places.ranges(id)).for_each(|range| self.places.model.drop_pages(range));
+        self.ids(layer).flat_map(|id| self.places.ranges(id)).for_each(|range| self.places.model.drop_pages(range));
     }
 
     /// Bytes that all experts take.

@@ -186,11 +186,6 @@ impl Pager {
         &self.cache
     }
 
-    #[cfg(test)]
-    pub(super) fn map_of_pins(&self) -> &ExpertMap {
-        &self.map
-    }
-
     pub(super) fn ahead_bytes(&self) -> u64 {
         self.ahead_bytes
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{Backing, Pager, Routed, State};
-use crate::store::cache::{ExpertId, Place};
+use crate::store::cache::{ExpertId, NoRoom, Place};
 use crate::store::direct::{GivenUp, Ticket, Urgency};
 use crate::store::places::Places;
 
@@ -165,15 +165,12 @@ impl Pager {
 
     /// Has an expert read that nobody has asked for, where there is room.
     pub(super) fn read_guess(&mut self, places: &Places<'_>, id: ExpertId) {
-        if self.entry(id).state != State::Absent || self.begin(places, id, Place::Cold, Urgency::Speculative).is_err() {
+        if self.entry(id).state != State::Absent || self.begin_guess(places, id, Place::Cold).is_err() {
             return;
         }
-        self.entry(id).guess = true;
         self.hold(places, id);
         if self.is_direct() {
             self.guesses.push(id);
-        } else {
-            self.paging.speculated_bytes.add(places.of(id).expert_bytes);
         }
     }
 
@@ -192,14 +189,18 @@ impl Pager {
         {
             return Warmed::Busy;
         }
-        if self.begin(places, id, Place::Cold, Urgency::Speculative).is_err() {
-            return Warmed::Full;
-        }
+        self.begin_guess(places, id, Place::Cold).map_or(Warmed::Full, |()| Warmed::Begun)
+    }
+
+    /// Makes room for an expert that no layer has asked for and has it read.
+    pub(super) fn begin_guess(&mut self, places: &Places<'_>, id: ExpertId, place: Place) -> Result<(), NoRoom> {
+        self.begin(places, id, place, Urgency::Speculative)?;
         self.entry(id).guess = true;
+        // A direct read is counted when it arrives.
         if !self.is_direct() {
             self.paging.speculated_bytes.add(places.of(id).expert_bytes);
         }
-        Warmed::Begun
+        Ok(())
     }
 
     /// Takes note of what has arrived; whether something is still on its way.

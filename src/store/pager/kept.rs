@@ -3,10 +3,9 @@
 //!
 //! Reading one for that is a guess of the person's: it is counted with the guesses.
 
-use super::{Backing, Pager, State};
+use super::{Pager, State};
 use crate::store::budget::Mebibytes;
 use crate::store::cache::{ExpertId, Place};
-use crate::store::direct::Urgency;
 use crate::store::places::Places;
 
 /// Whether an expert is to stay.
@@ -74,11 +73,7 @@ impl Pager {
             let _ = self.wait(places);
         }
         if self.entry(id).state == State::Absent {
-            self.begin(places, id, Place::Hot, Urgency::Speculative).map_err(|_| no_room)?;
-            self.entry(id).guess = true;
-            if matches!(self.backing, Backing::Mapped) {
-                self.paging.speculated_bytes.add(places.of(id).expert_bytes);
-            }
+            self.begin_guess(places, id, Place::Hot).map_err(|_| no_room)?;
         }
         // A guess that nobody may give up any more.
         self.guesses.retain(|&guess| guess != id);

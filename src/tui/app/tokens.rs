@@ -102,12 +102,11 @@ impl App {
                 self.notify("Zoom into a layer or choose a token: its experts can be kept in memory", now);
                 return Vec::new();
             }
-            [(layer, expert)] => format!("Expert {expert} of layer {layer}"),
-            _ => format!("The token's {} experts", experts.len()),
+            [(layer, expert)] => format!("expert {expert} of layer {layer}"),
+            _ => format!("the token's {} experts", experts.len()),
         };
-        let told = if is_to_stay { "stay in memory where there is room" } else { "may leave memory again" };
-        let s = if experts.len() == 1 && is_to_stay { "s" } else { "" };
-        self.notify(format!("{named} {}", told.replacen("stay", &format!("stay{s}"), 1)), now);
+        let told = if is_to_stay { "Kept in memory where there is room" } else { "Free to leave memory again" };
+        self.notify(format!("{told}: {named}"), now);
         vec![Effect::Pin(PinOrder { experts, is_to_stay })]
     }
 

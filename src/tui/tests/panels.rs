@@ -200,7 +200,11 @@ fn the_expert_of_a_layer_and_those_of_a_token_are_pinned_and_let_go() {
     assert_eq!((order.experts.len(), order.is_to_stay), (48 * 8, true));
     let log = reading.tokens.as_ref().unwrap();
     assert_eq!(order.experts[8..16].to_vec(), log.choices(4, 1).iter().map(|c| (1, c.expert)).collect::<Vec<_>>());
-    assert!(d.app.notice().unwrap().contains("384 experts stay in memory"), "{:?}", d.app.notice());
+    assert!(
+        d.app.notice().unwrap().contains("Kept in memory where there is room: the token's 384 experts"),
+        "{:?}",
+        d.app.notice()
+    );
     order.experts.iter().for_each(|&(layer, expert)| map.set_pinned(layer, expert, true));
     assert!(matches!(&d.press("m")[..], [Effect::Pin(order)] if !order.is_to_stay));
     d.worker(Event::PinRefused("no room to pin more".into()));

@@ -202,13 +202,11 @@ fn scroll_zoomed(panel: &mut Panel, blocks: &mut [Block], rows: usize) {
         .sum();
     let room = rows.saturating_sub(others + 1).max(1);
     let Some(block) = blocks.iter_mut().find(|block| is_zoomed(panel, block.section)) else { return };
-    let most = block.rows.len().saturating_sub(room);
-    let mut top = panel.top.min(most);
+    let mut top = panel.top.min(block.rows.len().saturating_sub(room));
     if let (Some(Zoom::Layer(_)), Some(_)) = (panel.zoom, panel.focus) {
         // The expert that is looked at is in view.
         let seen = room.saturating_sub(block.n_head).max(1);
-        top = top
-            .clamp((panel.expert + 1).saturating_sub(seen), panel.expert.max((panel.expert + 1).saturating_sub(seen)));
+        top = top.clamp((panel.expert + 1).saturating_sub(seen), panel.expert);
     }
     panel.top = top;
     let first = block.n_head.min(block.rows.len());
