@@ -279,7 +279,7 @@ fn experts(theme: &Theme, panel: &Panel, gauges: &Gauges, columns: usize) -> Blo
     match (panel.zoom, map) {
         (Some(Zoom::Token), _) => {
             let detail = detail::token_detail(theme, gauges, panel.token, columns);
-            let caption = if columns >= WIDE { "experts and weights, ! missing" } else { "! missing" };
+            let caption = if columns >= WIDEST { "experts and weights, ! missing" } else { "! missing" };
             block(detail.title, caption.into(), detail.rows, detail.n_head)
         }
         (Some(Zoom::Layer(layer)), Some(map)) if layer < map.n_layers() => {
