@@ -8,11 +8,15 @@ use super::{Kernels, Matrix};
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, DotFn};
 
-/// Bytes of weights a thread takes at a time: enough to hide taking them, little enough that threads end together.
-const PIECE_BYTES: usize = 16 << 10;
+/// Bytes of weights a thread takes at a time: enough to hide taking them, for which the loads of the last ones are waited,
+/// little enough that threads end together.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// The most rows of weights a thread takes at a time.
 const PIECE_ROWS: usize = 256;
+
+/// Gated values that a thread makes of products at a time.
+const GATED_AT_ONCE: usize = 4096;
 
 /// A matrix and, where it has one, its bias: `y = W x + b`.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +32,8 @@ pub struct Projection<'a> {
 pub struct RowScratch {
     /// Indexed by [`ActivationForm`].
     forms: [Vec<u8>; ActivationForm::ALL.len()],
+    /// Of several matrices, before they are put together.
+    products: Vec<f32>,
 }
 
 /// The activations of one token, a row or one for each expert, quantized by the calling thread, at most once a form.
@@ -128,7 +134,7 @@ impl Kernels {
     }
 
     /// `out[slot] = silu(gate x) · (up x)` (SwiGLU, Shazeer 2020) for each slot of `out`: `[slots, n_ff]`, with the gate
-    /// and up matrices that `gate_and_up` gives for it, all of one shape and format. `x`: one row.
+    /// and up matrices that `gate_and_up` gives for it, all of one shape. `x`: one row.
     pub fn project_gated<'a>(
         &self,
         pool: &Pool,
@@ -141,21 +147,23 @@ impl Kernels {
         first.iter().for_each(|p| x.prepare(Self::form(&p.weight), self));
         let n_ff = first[0].weight.n_rows();
         assert_eq!(out.len(), n_slots * n_ff, "output of the gated products");
-        let x = &*x;
-        let len = piece_len(first.iter().map(|p| row_bytes(&p.weight)).sum(), out.len(), pool);
-        pool.for_chunks(out, len, |i, chunk| {
-            let (mut start, mut rest) = (i * len, chunk);
+        let mut both = std::mem::take(&mut x.scratch.products);
+        let products = sized(&mut both, 2 * out.len());
+        let row_bytes = first.iter().map(|p| row_bytes(&p.weight)).max().unwrap_or(0);
+        let rows = &*x;
+        self.stream(pool, n_ff, row_bytes, |i| self.row_product(gate_and_up(i / 2)[i % 2], rows, 0), products);
+        pool.for_chunks(out, GATED_AT_ONCE, |i, chunk| {
+            let (mut start, mut rest) = (i * GATED_AT_ONCE, chunk);
             while !rest.is_empty() {
                 let (slot, row) = (start / n_ff, start % n_ff);
                 let (now, later) = rest.split_at_mut((n_ff - row).min(rest.len()));
-                let [gate, up] = gate_and_up(slot).map(|p| self.row_product(p, x, 0));
-                let mut ups = [0.0; PIECE_ROWS];
-                gate.each(row..row + now.len(), |i, value| now[i] = value);
-                up.each(row..row + now.len(), |i, value| ups[i] = value);
-                self.swiglu(now, &ups[..now.len()]);
+                let (gates, ups) = products[2 * slot * n_ff..][..2 * n_ff].split_at(n_ff);
+                now.copy_from_slice(&gates[row..][..now.len()]);
+                self.swiglu(now, &ups[row..][..now.len()]);
                 (start, rest) = (start + now.len(), later);
             }
         });
+        x.scratch.products = both;
     }
 
     /// `hidden += Σ weights[slot] · down x[slot]`, summed in the order of the slots, with the matrix that `down` gives for
@@ -168,19 +176,12 @@ impl Kernels {
         down: impl Fn(usize) -> Projection<'a> + Sync,
         hidden: &mut [f32],
     ) {
-        let first = down(0);
-        assert_eq!(hidden.len(), first.weight.n_rows(), "the sum and the products differ in length");
-        x.prepare(Self::form(&first.weight), self);
-        let x = &*x;
-        let len = piece_len(row_bytes(&first.weight) * weights.len(), hidden.len(), pool);
-        pool.for_chunks(hidden, len, |i, chunk| {
-            let rows = i * len..i * len + chunk.len();
-            let mut sums = [0.0; PIECE_ROWS];
-            for (slot, weight) in weights.iter().enumerate() {
-                self.row_product(down(slot), x, slot).each(rows.clone(), |i, value| sums[i] += weight * value);
-            }
-            self.add(chunk, &sums[..chunk.len()]);
-        });
+        let n_out = hidden.len();
+        let mut out = std::mem::take(&mut x.scratch.products);
+        let products = sized(&mut out, weights.len() * n_out);
+        self.project_slots(pool, x, weights.len(), down, products);
+        self.add_weighted(weights, |slot| &products[slot * n_out..][..n_out], hidden);
+        x.scratch.products = out;
     }
 
     /// `out[slot] = W x[slot] + b` for each slot, `[slots, n_out]`, with the matrix that `projection` gives for it, all of
@@ -194,19 +195,32 @@ impl Kernels {
         projection: impl Fn(usize) -> Projection<'a> + Sync,
         out: &mut [f32],
     ) {
-        let first = projection(0);
-        let n_out = first.weight.n_rows();
-        assert_eq!(out.len(), n_slots * n_out, "output of the products");
-        x.prepare(Self::form(&first.weight), self);
+        let first = projection(0).weight;
+        assert_eq!(out.len(), n_slots * first.n_rows(), "output of the products");
+        x.prepare(Self::form(&first), self);
         let x = &*x;
-        let len = piece_len(row_bytes(&first.weight), out.len(), pool);
+        let product = |slot| self.row_product(projection(slot), x, slot);
+        self.stream(pool, first.n_rows(), row_bytes(&first), product, out);
+    }
+
+    /// `out[i] = product(i)`, `[n, n_out]`: one matrix after the other, so that each thread reads memory in as few and as
+    /// long streams as there can be. Two matrices read in turns, 8 KiB of each, took Zen 4 up to 1.6 times as long
+    /// (`tests/bench/EXPERIMENTS.md`).
+    fn stream<'a>(
+        &self,
+        pool: &Pool,
+        n_out: usize,
+        row_bytes: usize,
+        product: impl Fn(usize) -> Product<'a> + Sync,
+        out: &mut [f32],
+    ) {
+        let len = piece_len(row_bytes, out.len(), pool);
         pool.for_chunks(out, len, |i, chunk| {
             let (mut start, mut rest) = (i * len, chunk);
             while !rest.is_empty() {
-                let (slot, row) = (start / n_out, start % n_out);
+                let (i, row) = (start / n_out, start % n_out);
                 let (now, later) = rest.split_at_mut((n_out - row).min(rest.len()));
-                let product = self.row_product(projection(slot), x, slot);
-                product.each(row..row + now.len(), |i, value| now[i] = value);
+                product(i).each(row..row + now.len(), |i, value| now[i] = value);
                 (start, rest) = (start + now.len(), later);
             }
         });
@@ -223,6 +237,14 @@ impl Kernels {
             self.add(chunk, &sums[..chunk.len()]);
         }
     }
+}
+
+/// The first `n` of a buffer that grows as needed.
+fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
 }
 
 fn row_bytes(weight: &Matrix<'_>) -> usize {
