@@ -75,6 +75,8 @@ pub(super) type RunFn = fn(&Operands<'_>, Range<usize>);
 #[derive(Debug)]
 pub(super) struct Operands<'a> {
     pub(super) weights: Matrix<'a>,
+    /// What is likely to be multiplied after the last rows of these weights.
+    pub(super) next: &'a [u8],
     /// Rows of activations.
     pub(super) n_rows: usize,
     pub(super) tiles: Tiles<'a>,

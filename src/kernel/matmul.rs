@@ -8,9 +8,13 @@ use std::ops::Range;
 
 use super::Kernels;
 use super::dispatch::Operands;
-use super::tiled::{TileCodes, TileScratch, Tiles};
+use super::tiled::{TILE_ROWS, TileCodes, TileScratch};
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, GgmlType};
+
+/// From so many rows on, a batch is computed by the same kernels wherever it is cut and however few of its rows a matrix
+/// takes; of fewer, single rows have dot products.
+pub const LEAST_BATCH: usize = 16;
 
 /// A weight matrix where it lies: `[n_rows, n_cols]`, rows contiguous, each a whole number of blocks.
 #[derive(Debug, Clone, Copy)]
@@ -66,20 +70,35 @@ pub struct ActivationScratch {
     tiles: TileScratch,
     /// The rows that the tiles are of, where they are not all.
     tiled_rows: Vec<u32>,
+    /// Where the groups of the tiles begin.
+    tiled_groups: Vec<usize>,
+    /// The places of a product's rows that were met before, a bit each.
+    seen: Vec<u64>,
 }
 
 impl ActivationScratch {
     /// The most bytes that a row of `n_cols` activations takes for products with weights of these formats.
     pub fn row_bytes(formats: impl Iterator<Item = GgmlType>, n_cols: usize) -> u64 {
-        let mut forms: Vec<ActivationForm> = formats.filter_map(GgmlType::activation_form).collect();
-        forms.sort_unstable_by_key(|&form| form as usize);
-        forms.dedup();
+        let forms = forms(formats);
         let quantized = |form: &ActivationForm| {
             let n_blocks = n_cols.div_ceil(form.block_len());
             form.row_bytes(n_blocks * form.block_len()) as u64
         };
         forms.iter().map(quantized).sum::<u64>() + TileScratch::row_bytes(&forms, n_cols)
     }
+
+    /// The most bytes that `n` groups take beyond that where each has a few rows.
+    pub fn group_bytes(formats: impl Iterator<Item = GgmlType>, n_cols: usize, n: usize) -> u64 {
+        TileScratch::row_bytes(&forms(formats), n_cols).saturating_mul((n * TILE_ROWS) as u64)
+    }
+}
+
+/// The forms that activations take for weights of these formats.
+fn forms(formats: impl Iterator<Item = GgmlType>) -> Vec<ActivationForm> {
+    let mut forms: Vec<ActivationForm> = formats.filter_map(GgmlType::activation_form).collect();
+    forms.sort_unstable_by_key(|&form| form as usize);
+    forms.dedup();
+    forms
 }
 
 /// Rows of activations, quantized on demand, at most once a form.
@@ -152,35 +171,38 @@ impl<'a> Activations<'a> {
         (&self.scratch.forms[form as usize][..row_bytes * self.n_rows], row_bytes)
     }
 
-    /// The rows that `rows` names as tiles of `form`, laid out anew where the last product took others.
-    fn tiled(
-        &mut self,
-        form: ActivationForm,
-        codes: TileCodes,
-        rows: Rows<'_>,
-        kernels: &Kernels,
-        pool: &Pool,
-    ) -> Tiles<'_> {
+    /// The groups of rows that `rows` names as tiles of `form`, laid out anew where the last product took others.
+    fn tile(&mut self, form: ActivationForm, codes: TileCodes, rows: Grouped<'_>, kernels: &Kernels, pool: &Pool) {
         self.quantize(form, kernels, pool);
-        let (of, same_rows) = match rows {
+        let (of, same_rows) = match rows.rows {
             Rows::All => (TiledRows::All, true),
             Rows::Only(indices) => (TiledRows::Only, self.scratch.tiled_rows == indices),
         };
         let wanted = Tiled { form, codes, rows: of };
-        if self.tiled != Some(wanted) || !same_rows {
+        if self.tiled != Some(wanted) || !same_rows || self.scratch.tiled_groups != rows.starts {
             let row_bytes = form.row_bytes(self.n_cols);
-            let ActivationScratch { forms, tiles, tiled_rows } = &mut *self.scratch;
+            let ActivationScratch { forms, tiles, tiled_rows, tiled_groups, .. } = &mut *self.scratch;
             let bytes = &forms[form as usize];
-            let row = |i: usize| &bytes[rows.index(i) * row_bytes..][..row_bytes];
-            tiles.fill(pool, form, codes, rows.len(self.n_rows), self.n_cols, row);
-            if let Rows::Only(indices) = rows {
-                tiled_rows.clear();
+            let row = |i: usize| &bytes[rows.rows.index(i) * row_bytes..][..row_bytes];
+            tiles.fill(pool, form, codes, rows.starts, self.n_cols, row);
+            tiled_rows.clear();
+            if let Rows::Only(indices) = rows.rows {
                 tiled_rows.extend_from_slice(indices);
             }
+            tiled_groups.clear();
+            tiled_groups.extend_from_slice(rows.starts);
             self.tiled = Some(wanted);
         }
-        self.scratch.tiles.tiles(form)
     }
+}
+
+/// Rows of activations in groups, each of which meets a matrix of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Grouped<'a> {
+    /// Those of all groups, one group after the other.
+    pub rows: Rows<'a>,
+    /// Group `g` has the rows `starts[g]..starts[g + 1]` of these; `[groups + 1]`, not falling.
+    pub starts: &'a [usize],
 }
 
 /// Which rows of the activations take part in a product.
@@ -217,10 +239,12 @@ pub(super) struct Output<'a> {
     n_cols: usize,
     /// Where the product's rows go.
     places: Rows<'a>,
+    /// Which of the places has the first row.
+    first: usize,
     out: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: each (row, column) is written by one thread only, see `matmul`.
+// SAFETY: each (row, column) is written by one thread only, see `matmul_groups`.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
@@ -232,13 +256,19 @@ impl<'a> Output<'a> {
             Rows::Only(places) => places.len() == n_rows && places.iter().all(|&place| (place as usize) < all),
         };
         assert!(fits, "output is not {n_rows} x {n_cols}");
-        Output { base: out.as_mut_ptr(), n_rows, n_cols, places, out: PhantomData }
+        Output { base: out.as_mut_ptr(), n_rows, n_cols, places, first: 0, out: PhantomData }
+    }
+
+    /// The part that has these rows of the product.
+    fn part(&self, rows: Range<usize>) -> Output<'a> {
+        assert!(rows.start <= rows.end && rows.end <= self.n_rows, "rows past the output");
+        Output { n_rows: rows.len(), first: self.first + rows.start, ..*self }
     }
 
     /// Where an element of the product goes.
     fn at(&self, row: usize, col: usize) -> *mut f32 {
         // SAFETY: the row is one of `places`, all of which lie in the slice, and the callers have checked the columns.
-        unsafe { self.base.add(self.places.index(row) * self.n_cols + col) }
+        unsafe { self.base.add(self.places.index(self.first + row) * self.n_cols + col) }
     }
 
     /// # Safety
@@ -268,6 +298,18 @@ impl<'a> Output<'a> {
     }
 }
 
+/// Whether no number is there twice. `seen` is a buffer.
+fn are_distinct(numbers: &[u32], seen: &mut Vec<u64>) -> bool {
+    seen.clear();
+    seen.resize(numbers.iter().max().map_or(0, |&most| most as usize / 64 + 1), 0);
+    numbers.iter().all(|&number| {
+        let (word, bit) = (&mut seen[number as usize / 64], 1 << (number % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    })
+}
+
 /// Rows of weights a thread takes at a time, so that a chunk is about 64 KiB of weights.
 fn grain(w: &Matrix<'_>) -> usize {
     ((64 << 10) / w.row_bytes.max(1)).clamp(1, 256)
@@ -295,24 +337,78 @@ impl Kernels {
         out: &mut [f32],
         places: Rows<'_>,
     ) {
-        assert_eq!(w.n_cols, x.n_cols, "weights and activations differ in length");
-        let form = w.ty.activation_form().expect("the loader admits only formats with kernels");
-        let n = rows.len(x.n_rows);
-        if let Rows::Only(indices) = rows {
-            assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
-        }
-        let output = Output::new(out, n, w.n_rows, places);
-        if let Some(product) = self.product(w.ty, x.n_batch) {
-            let tiles = x.tiled(form, product.codes, rows, self, pool);
-            let operands = Operands { weights: *w, n_rows: n, tiles, output: &output };
-            let grain = grain(w).next_multiple_of(product.panel_rows);
-            pool.for_ranges(w.n_rows, grain, |range| (product.run)(&operands, range));
+        let rows = Grouped { rows, starts: &[0, rows.len(x.n_rows)] };
+        self.matmul_groups(pool, |_| *w, x, rows, out, places);
+    }
+
+    /// As [`Kernels::matmul_to`] for each group of rows of `x` with a matrix of its own, all of one shape and format. They
+    /// are one piece of work: threads go from one matrix to the next without waiting for each other, and ask for its
+    /// beginning before they are there.
+    ///
+    /// # Panics
+    /// As there, and where two rows have the same place.
+    pub fn matmul_groups<'w>(
+        &self,
+        pool: &Pool,
+        weight: impl Fn(usize) -> Matrix<'w> + Sync,
+        x: &mut Activations<'_>,
+        rows: Grouped<'_>,
+        out: &mut [f32],
+        places: Rows<'_>,
+    ) {
+        let starts = rows.starts;
+        let n_groups = starts.len().saturating_sub(1);
+        if n_groups == 0 {
             return;
         }
-        x.quantize(form, self, pool);
+        let Matrix { ty, n_rows: n_out, n_cols, .. } = weight(0);
+        assert_eq!(n_cols, x.n_cols, "weights and activations differ in length");
+        let n = starts[n_groups];
+        assert!(starts[0] == 0 && starts.is_sorted() && n == rows.rows.len(x.n_rows), "groups are not all rows");
+        if let Rows::Only(indices) = rows.rows {
+            assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
+        }
+        if let Rows::Only(places) = places {
+            assert!(are_distinct(places, &mut x.scratch.seen), "two rows of a product have one place");
+        }
+        let output = Output::new(out, n, n_out, places);
+        let checked = |group: usize| {
+            let w = weight(group);
+            assert!((w.ty, w.n_rows, w.n_cols) == (ty, n_out, n_cols), "matrices of groups differ");
+            w
+        };
+        let form = ty.activation_form().expect("the loader admits only formats with kernels");
+        let product = self.product(ty, x.n_batch);
+        match product {
+            Some(product) => x.tile(form, product.codes, rows, self, pool),
+            None => x.quantize(form, self, pool),
+        }
+        let x = &*x;
         let (acts, act_bytes) = x.quantized(form);
-        let act = |m: usize| &acts[rows.index(m) * act_bytes..][..act_bytes];
-        pool.for_ranges(w.n_rows, grain(w), |range| self.dots(w, range, n, act, &output));
+        let grain = grain(&weight(0)).next_multiple_of(product.map_or(1, |product| product.panel_rows));
+        let pieces = n_out.div_ceil(grain);
+        // Groups have rows of the output of their own, and pieces columns.
+        pool.for_ranges(n_groups * pieces, 1, |range| {
+            for piece in range {
+                let (group, first) = (piece / pieces, piece % pieces * grain);
+                let (group_rows, range) = (starts[group]..starts[group + 1], first..n_out.min(first + grain));
+                if group_rows.is_empty() {
+                    continue;
+                }
+                let (w, output) = (checked(group), output.part(group_rows.clone()));
+                // One row has nothing to share what a product decodes with.
+                let is_alone = group_rows.len() == 1 && x.n_batch < LEAST_BATCH;
+                let Some(product) = product.filter(|_| !is_alone) else {
+                    let act = |m: usize| &acts[rows.rows.index(group_rows.start + m) * act_bytes..][..act_bytes];
+                    self.dots(&w, range, group_rows.len(), act, &output);
+                    continue;
+                };
+                let next = if group + 1 < n_groups { checked(group + 1).bytes } else { &[] };
+                let tiles = x.scratch.tiles.tiles(form, starts, group, n_cols);
+                let operands = Operands { weights: w, next, n_rows: group_rows.len(), tiles, output: &output };
+                (product.run)(&operands, range);
+            }
+        });
     }
 
     /// Computes the columns of the output that belong to a range of the rows of weights, which stay in cache while the

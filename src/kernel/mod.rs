@@ -28,4 +28,4 @@ pub use attention::{AttentionScratch, AttentionShape, KeyBias, KvFormat, PLANE_P
 pub use crew::Crew;
 pub use dispatch::{Isa, Kernels, UnknownIsa};
 pub use fused::{Projection, RowScratch, TokenRows};
-pub use matmul::{ActivationScratch, Activations, Matrix, Rows};
+pub use matmul::{ActivationScratch, Activations, Grouped, LEAST_BATCH, Matrix, Rows};

@@ -24,16 +24,17 @@ pub(super) struct Blocks<'a, B> {
     /// Those of the rows 0, 4, 8 and 12.
     fourths: [*const u8; 4],
     row_bytes: usize,
+    ahead: &'a Ahead,
     blocks: PhantomData<&'a B>,
 }
 
 impl<'a, B: Block> Blocks<'a, B> {
     /// The block at `at` of sixteen rows of `row_blocks` blocks.
-    pub(super) fn new(rows: &'a [B], row_blocks: usize, at: usize) -> Blocks<'a, B> {
+    fn new(rows: &'a [B], row_blocks: usize, at: usize, ahead: &'a Ahead) -> Blocks<'a, B> {
         assert!(at < row_blocks && rows.len() >= ROWS * row_blocks, "sixteen rows of {row_blocks} blocks");
         let row_bytes = row_blocks * size_of::<B>();
         let fourths = std::array::from_fn(|i| rows[i * 4 * row_blocks + at].as_bytes().as_ptr());
-        Blocks { fourths, row_bytes, blocks: PhantomData }
+        Blocks { fourths, row_bytes, ahead, blocks: PhantomData }
     }
 
     /// The sixteen bytes at `at` of the block of a row.
@@ -42,6 +43,12 @@ impl<'a, B: Block> Blocks<'a, B> {
         assert!(row < ROWS && at + 16 <= size_of::<B>(), "bytes past a block");
         // SAFETY: as just asserted, they are bytes of a block of the slice that `new` was given, which had all rows.
         unsafe { &*self.fourths[row / 4].add(row % 4 * self.row_bytes + at).cast() }
+    }
+
+    /// Asks for a part of what comes after these rows; once for about every sixteen bytes of the blocks.
+    #[inline(always)]
+    pub(super) fn ask_ahead(&self) {
+        self.ahead.ask();
     }
 
     /// Asks for the `n` blocks that come `n` later in the rows.
@@ -76,7 +83,7 @@ const MOST_TILES: usize = 32;
 pub(super) type Out = [[Lanes; TILE_ROWS]; PANELS];
 
 /// A part of a product whose sums stay in cache: some pairs of panels of weights, some tiles of activations, all blocks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Pass {
     /// The first row of weights.
     pub(super) first_row: usize,
@@ -90,29 +97,30 @@ pub(super) struct Pass {
 
 /// The rows of weights that come after those of a pass, as the file has them. A pass takes its own rows a few bytes of each at
 /// a time, in which no prefetcher of a CPU sees order; so it asks for the next ones meanwhile, from end to end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Ahead {
-    next: *const u8,
-    lines: usize,
+    next: Cell<*const u8>,
+    lines: Cell<usize>,
     /// Cache lines that are asked for at a time.
     at_once: usize,
 }
 
 impl Ahead {
     fn new(bytes: &[u8], at_once: usize) -> Ahead {
-        Ahead { next: bytes.as_ptr(), lines: bytes.len().div_ceil(LINE_BYTES), at_once }
+        Ahead { next: Cell::new(bytes.as_ptr()), lines: Cell::new(bytes.len().div_ceil(LINE_BYTES)), at_once }
     }
 
     /// Asks for some lines more.
     #[inline(always)]
-    fn ask(&mut self) {
-        let n = self.at_once.min(self.lines);
+    fn ask(&self) {
+        let n = self.at_once.min(self.lines.get());
+        let next = self.next.get();
         for line in 0..n {
             // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.wrapping_add(line * LINE_BYTES).cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * LINE_BYTES).cast()) }
         }
-        self.next = self.next.wrapping_add(n * LINE_BYTES);
-        self.lines -= n;
+        self.next.set(next.wrapping_add(n * LINE_BYTES));
+        self.lines.set(self.lines.get() - n);
     }
 }
 
@@ -125,21 +133,24 @@ thread_local! {
 
 impl Pass {
     /// Cuts the rows `range` of weights into passes, and writes the sums that `compute` has added to zeros:
-    /// `[n_groups, n_tiles]`. It calls [`Pass::step`] for each of the `n_steps` parts of a row in each group.
+    /// `[n_groups, n_tiles]`. The panels of a group ask ahead about `n_asks` times ([`Blocks::ask_ahead`]).
     pub(super) fn for_each(
         operands: &Operands<'_>,
         range: Range<usize>,
-        n_steps: usize,
+        n_asks: usize,
         sums: &mut Vec<Out>,
-        mut compute: impl FnMut(&mut Pass, &mut [Out]),
+        mut compute: impl FnMut(&Pass, &mut [Out]),
     ) {
         let all_tiles = operands.n_rows.div_ceil(TILE_ROWS);
         let weights = &operands.weights;
         for first_row in range.clone().step_by(GROUPS * PANELS * ROWS) {
             let n_groups = (range.end - first_row).div_ceil(PANELS * ROWS).min(GROUPS);
             let rows = first_row..(first_row + n_groups * PANELS * ROWS).min(range.end);
-            // A thread mostly goes on where its range ends.
-            let next = weights.row_range(rows.end..rows.end + rows.len());
+            // A thread mostly goes on where its range ends, or with the next matrix.
+            let next = match weights.row_range(rows.end..rows.end + rows.len()) {
+                [] => &operands.next[..operands.next.len().min(weights.row_range(rows.clone()).len())],
+                rest => rest,
+            };
             let rows = weights.row_range(rows);
             if ASKED_TO.get() != rows.as_ptr() {
                 Ahead::new(rows, usize::MAX).ask();
@@ -148,24 +159,18 @@ impl Pass {
             for first_tile in (0..all_tiles).step_by(MOST_TILES) {
                 let n_tiles = MOST_TILES.min(all_tiles - first_tile);
                 let lines = if first_tile == 0 { next } else { &[] };
-                let ahead = Ahead::new(lines, (lines.len() / LINE_BYTES).div_ceil(n_groups * n_steps));
-                let mut pass = Pass { first_row, n_groups, first_tile, n_tiles, ahead };
+                let ahead = Ahead::new(lines, (lines.len() / LINE_BYTES).div_ceil(n_groups * n_asks));
+                let pass = Pass { first_row, n_groups, first_tile, n_tiles, ahead };
                 let n_sums = n_groups * n_tiles;
                 if sums.len() < n_sums {
                     sums.resize(n_sums, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
                 }
                 let sums = &mut sums[..n_sums];
                 sums.zero();
-                compute(&mut pass, sums);
+                compute(&pass, sums);
                 pass.write(operands, sums);
             }
         }
-    }
-
-    /// A pair of panels is about to be decoded.
-    #[inline(always)]
-    pub(super) fn step(&mut self) {
-        self.ahead.ask();
     }
 
     /// Where a panel's rows begin.
@@ -198,6 +203,7 @@ impl Pass {
 /// whose results are not written.
 #[inline(always)]
 pub(super) fn with_panel<B: Block>(
+    pass: &Pass,
     rows: &[B],
     row_blocks: usize,
     first_row: usize,
@@ -206,11 +212,11 @@ pub(super) fn with_panel<B: Block>(
 ) {
     let rows = rows.get(first_row * row_blocks..).unwrap_or_default();
     if rows.len() >= ROWS * row_blocks {
-        return decode(&Blocks::new(rows, row_blocks, at));
+        return decode(&Blocks::new(rows, row_blocks, at, &pass.ahead));
     }
     let mut padded = <[B; ROWS]>::new_zeroed();
     for (padded, block) in padded.iter_mut().zip(rows.iter().skip(at).step_by(row_blocks)) {
         padded.as_mut_bytes().copy_from_slice(block.as_bytes());
     }
-    decode(&Blocks::new(&padded, 1, 0));
+    decode(&Blocks::new(&padded, 1, 0, &pass.ahead));
 }

@@ -1,6 +1,6 @@
 //! Matrix products against scalar dot products: odd counts of rows on both sides, hard scales, hard activations.
 
-use super::{ActivationScratch, Activations, Isa, Kernels, Matrix, Rows};
+use super::{ActivationScratch, Activations, Grouped, Isa, Kernels, LEAST_BATCH, Matrix, Rows};
 use crate::pool::Pool;
 use crate::quant::GgmlType;
 use crate::quant::testing::{Random, Scales, Values, quantized, values, weights};
@@ -197,4 +197,65 @@ fn a_nan_or_an_infinity_reaches_its_row_of_a_product_and_no_other() {
             }
         }
     }
+}
+
+#[test]
+fn groups_have_the_bits_of_products_of_their_own() {
+    let pool = Pool::new(Some(2)).unwrap();
+    let mut random = Random(23);
+    let (n_blocks, n_out) = (2, 37);
+    // Of each group, the rows that it takes: none, one, a few, more than a tile has, one twice.
+    let groups: [&[u32]; 5] =
+        [&[3], &[], &[0, 5, 4], &[1, 2, 6, 7, 8, 0, 3, 2, 5, 4, 9, 10, 11, 12, 13, 14, 15, 1], &[7, 7]];
+    let rows = groups.concat();
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(groups.iter().scan(0, |at, group| Some((*at += group.len(), *at).1))).collect();
+    // The places of the rows, from the end on, one left free.
+    let places: Vec<u32> = (1..=rows.len() as u32).rev().collect();
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for ty in formats() {
+            let cases: Vec<Case> = (0..groups.len())
+                .map(|_| Case::new(ty, n_blocks, n_out, Scales::ALL[0], &[Values::ALL[0]; 16], &mut random))
+                .collect();
+            let matrix = |i: usize| Matrix::new(ty, n_out, cases[i].n_cols, &cases[i].weights);
+            let (x, n_cols) = (&cases[0].x, cases[0].n_cols);
+            for n_batch in [2, LEAST_BATCH] {
+                let mut scratch = ActivationScratch::default();
+                let mut acts = Activations::new(x, n_cols, &mut scratch).of_batch(n_batch);
+                let grouped = Grouped { rows: Rows::Only(&rows), starts: &starts };
+                let mut out = vec![f32::NAN; (rows.len() + 1) * n_out];
+                kernels.matmul_groups(&pool, matrix, &mut acts, grouped, &mut out, Rows::Only(&places));
+                assert!(out[..n_out].iter().all(|x| x.is_nan()), "what is no place was written to");
+                for (i, group) in groups.iter().enumerate().filter(|(_, group)| !group.is_empty()) {
+                    let mut scratch = ActivationScratch::default();
+                    let mut acts = Activations::new(x, n_cols, &mut scratch).of_batch(n_batch);
+                    let mut expected = vec![f32::NAN; group.len() * n_out];
+                    kernels.matmul(&pool, &matrix(i), &mut acts, Rows::Only(group), &mut expected);
+                    for (row, expected) in expected.chunks_exact(n_out).enumerate() {
+                        let place = places[starts[i] + row] as usize;
+                        let got = &out[place * n_out..][..n_out];
+                        assert_eq!(got, expected, "{ty} on {}, group {i}, row {row}", kernels.isa());
+                        if n_batch < LEAST_BATCH && group.len() == 1 {
+                            let form = ty.activation_form().unwrap();
+                            let x = quantized(form, &x[group[0] as usize * n_cols..][..n_cols]);
+                            let dots = (0..n_out).map(|r| kernels.dot(ty).unwrap()(n_cols, matrix(i).row(r), &x));
+                            assert_eq!(got, dots.collect::<Vec<f32>>(), "{ty} on {}", kernels.isa());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "one place")]
+fn two_rows_with_one_place_are_refused() {
+    let case = Case::new(GgmlType::Q8_0, 1, 3, Scales::One, &[Values::Integers; 2], &mut Random(1));
+    let mut scratch = ActivationScratch::default();
+    let mut acts = Activations::new(&case.x, case.n_cols, &mut scratch);
+    let grouped = Grouped { rows: Rows::All, starts: &[0, 1, 2] };
+    let matrix = |_| Matrix::new(case.ty, case.n_rows, case.n_cols, &case.weights);
+    let pool = Pool::new(Some(2)).unwrap();
+    Kernels::detect().matmul_groups(&pool, matrix, &mut acts, grouped, &mut [0.0; 6], Rows::Only(&[1, 1]));
 }

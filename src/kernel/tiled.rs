@@ -1,5 +1,6 @@
 //! Activations as the matrix unit takes them: a block of sixteen rows side by side, padded with zeros where there are fewer.
-//! The tiles of the first block of all rows come first, then those of the second.
+//! Rows come in groups, one after the other; of a group, the tiles of the first block of all its rows come first, then those
+//! of the second.
 
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, Block, BlockQ8_0, BlockQ8_1, BlockQ8K, blocks};
@@ -133,58 +134,81 @@ impl TileScratch {
         has(of_256) * tiles(size_of::<Tile256>(), 256) + has(of_32) * tiles(size_of::<Tile32>(), 32)
     }
 
-    /// Lays out `n_rows` rows of `n_cols` activations, which are quantized in `form`.
-    #[allow(clippy::too_many_arguments, reason = "which rows, and how they are laid out")]
+    /// Lays out rows of `n_cols` activations, which are quantized in `form`, in groups that begin at `starts`.
     pub(super) fn fill<'a>(
         &mut self,
         pool: &Pool,
         form: ActivationForm,
         codes: TileCodes,
-        n_rows: usize,
+        starts: &[usize],
         n_cols: usize,
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) {
         let n_blocks = n_cols / form.block_len();
         match form {
-            ActivationForm::Q8_K => fill::<BlockQ8K, _>(&mut self.of_256, pool, codes, n_rows, n_blocks, row),
-            ActivationForm::Q8_0 => fill::<BlockQ8_0, _>(&mut self.of_32, pool, codes, n_rows, n_blocks, row),
-            ActivationForm::Q8_1 => fill::<BlockQ8_1, _>(&mut self.of_32, pool, codes, n_rows, n_blocks, row),
+            ActivationForm::Q8_K => fill::<BlockQ8K, _>(&mut self.of_256, pool, codes, starts, n_blocks, row),
+            ActivationForm::Q8_0 => fill::<BlockQ8_0, _>(&mut self.of_32, pool, codes, starts, n_blocks, row),
+            ActivationForm::Q8_1 => fill::<BlockQ8_1, _>(&mut self.of_32, pool, codes, starts, n_blocks, row),
             ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => panic!("no tiles of {form:?}"),
         }
     }
 
-    /// What was last laid out, if it was in `form`.
-    pub(super) fn tiles(&self, form: ActivationForm) -> Tiles<'_> {
+    /// Of what was last laid out, if it was in `form` with these `starts`, the tiles of a group.
+    pub(super) fn tiles(&self, form: ActivationForm, starts: &[usize], group: usize, n_cols: usize) -> Tiles<'_> {
+        let n_blocks = n_cols / form.block_len();
+        let at = n_blocks * n_tiles(&starts[..=group]);
+        let n = n_blocks * n_tiles(&starts[group..=group + 1]);
         match form.block_len() {
-            256 => Tiles::Of256(&self.of_256),
-            _ => Tiles::Of32(&self.of_32),
+            256 => Tiles::Of256(&self.of_256[at..at + n]),
+            _ => Tiles::Of32(&self.of_32[at..at + n]),
         }
     }
+}
+
+/// Tiles of the groups that begin at `starts`, of which the last one is where they end.
+fn n_tiles(starts: &[usize]) -> usize {
+    starts.windows(2).map(|group| (group[1] - group[0]).div_ceil(TILE_ROWS)).sum()
 }
 
 fn fill<'a, B: Block, T: Tile<B>>(
     tiles: &mut Vec<T>,
     pool: &Pool,
     codes: TileCodes,
-    n_rows: usize,
+    starts: &[usize],
     n_blocks: usize,
     row: impl Fn(usize) -> &'a [u8] + Sync,
 ) where
     B: 'a,
 {
-    let n_tiles = n_rows.div_ceil(TILE_ROWS);
-    if tiles.len() < n_tiles * n_blocks {
-        tiles.resize(n_tiles * n_blocks, T::ZERO);
+    let n = n_tiles(starts) * n_blocks;
+    if tiles.len() < n {
+        tiles.resize(n, T::ZERO);
     }
-    pool.for_rows(&mut tiles[..n_tiles * n_blocks], n_tiles, |b, tiles| {
-        for (t, tile) in tiles.iter_mut().enumerate() {
-            let rows = t * TILE_ROWS..n_rows.min((t + 1) * TILE_ROWS);
-            if rows.len() < TILE_ROWS {
-                *tile = T::ZERO;
+    // About as many at a time as one row of tiles has.
+    pool.for_chunks(&mut tiles[..n], n_blocks, |chunk, tiles| {
+        let mut at = chunk * n_blocks;
+        let mut rest = tiles;
+        // Where the tiles of the group at hand begin.
+        let mut begin = 0;
+        for group in starts.windows(2) {
+            if rest.is_empty() {
+                break;
             }
-            for (i, r) in rows.enumerate() {
-                tile.set(i, &blocks::<B>(row(r), n_blocks)[b], codes);
+            let group_tiles = (group[1] - group[0]).div_ceil(TILE_ROWS);
+            let end = begin + group_tiles * n_blocks;
+            let (now, later) = rest.split_at_mut(end.saturating_sub(at).min(rest.len()));
+            for (i, tile) in now.iter_mut().enumerate() {
+                let (b, t) = ((at - begin + i) / group_tiles, (at - begin + i) % group_tiles);
+                let rows = group[0] + t * TILE_ROWS..group[1].min(group[0] + (t + 1) * TILE_ROWS);
+                if rows.len() < TILE_ROWS {
+                    *tile = T::ZERO;
+                }
+                for (i, r) in rows.enumerate() {
+                    tile.set(i, &blocks::<B>(row(r), n_blocks)[b], codes);
+                }
             }
+            at += now.len();
+            (rest, begin) = (later, end);
         }
     });
 }

@@ -12,7 +12,7 @@ use crate::telemetry::{ExpertMap, LayerCost, Telemetry, TokenCost, TokenLog};
 
 use super::compute::{Compute, ProductScratch, sized};
 use super::kv_cache::{KvCache, KvCacheError, KvParams};
-use super::moe::{MAX_EXPERT_ROWS, MoeScratch, RoutedLayer};
+use super::moe::{MAX_EXPERT_ROWS, MAX_GROUP, MoeScratch, RoutedLayer};
 use super::plan::MAX_PAGED_BATCH;
 use super::weights::{FeedForward, Layer, Linear};
 use super::{Hyperparameters, Model};
@@ -107,8 +107,12 @@ const KEPT_TOKENS: usize = MAX_EXPERT_ROWS;
 pub struct ScratchBytes {
     /// For each token.
     token: u64,
-    /// For each token that one expert is computed for at a time.
+    /// For each row of the experts that are computed together.
     expert_row: u64,
+    /// Such rows of a token.
+    n_used: usize,
+    /// For the tiles of experts that have few rows each.
+    group: u64,
     /// For each row of logits.
     logit_row: u64,
 }
@@ -135,20 +139,24 @@ impl ScratchBytes {
         let residual = [h.n_embd, h.n_embd, n_q, n_kv, n_attn, h.n_rot, n_ff, n_ff.max(h.n_embd)];
         let mut token = floats(&residual).saturating_add(floats(&queries));
         token = token.saturating_add(ActivationScratch::row_bytes(formats(false).chain(formats(true)), widest));
-        let mut expert_row = 0;
+        let (mut expert_row, mut group) = (0, 0);
         if let Some(moe) = h.moe {
             let routing = [moe.n_experts, product(5, moe.n_used), product(moe.n_used, h.n_embd)];
             token = token.saturating_add(floats(&routing));
             let acts = ActivationScratch::row_bytes(formats(true), moe.n_ff.min(WIDEST));
             expert_row = floats(&[moe.n_ff, moe.n_ff]).saturating_add(acts);
+            let tiles = |n_cols: usize| ActivationScratch::group_bytes(formats(true), n_cols.min(WIDEST), MAX_GROUP);
+            group = tiles(h.n_embd).saturating_add(tiles(moe.n_ff));
         }
-        ScratchBytes { token, expert_row, logit_row: floats(&[h.n_vocab]) }
+        let n_used = h.moe.map_or(0, |moe| moe.n_used);
+        ScratchBytes { token, expert_row, n_used, group, logit_row: floats(&[h.n_vocab]) }
     }
 
     /// Bytes of a pass of `n` tokens.
     pub fn of(&self, n: usize) -> u64 {
-        let parts = [(self.token, n), (self.expert_row, n.min(MAX_EXPERT_ROWS)), (self.logit_row, n.min(LOGIT_ROWS))];
-        parts.into_iter().fold(0, |sum, (bytes, n)| bytes.saturating_mul(n as u64).saturating_add(sum))
+        let expert_rows = n.saturating_mul(self.n_used).min(MAX_EXPERT_ROWS);
+        let parts = [(self.token, n), (self.expert_row, expert_rows), (self.logit_row, n.min(LOGIT_ROWS))];
+        parts.into_iter().fold(self.group, |sum, (bytes, n)| bytes.saturating_mul(n as u64).saturating_add(sum))
     }
 }
 

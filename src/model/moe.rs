@@ -2,7 +2,7 @@
 //! grouped by expert, each expert's weights are used for all of its tokens at once, and the results are summed in the
 //! router's order, so that neither batching nor the order in which experts arrive changes a bit of the output.
 
-use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, RowScratch, Rows, TokenRows};
+use crate::kernel::{ActivationScratch, Activations, Grouped, Kernels, Matrix, RowScratch, Rows, TokenRows};
 
 use super::Model;
 use super::compute::{Compute, sized, unbiased};
@@ -35,11 +35,11 @@ pub(super) struct MoeScratch {
     arrived: Vec<usize>,
     /// The experts of one token in the order in which they came.
     computed: Vec<usize>,
-    /// The tokens of the expert at hand.
-    tokens: Vec<u32>,
-    /// `[tokens of an expert, n_ff]`, or `[n_used, n_ff]` where there is one token.
+    /// The experts that are computed together.
+    group: Group,
+    /// `[rows of the group, n_ff]`, or `[n_used, n_ff]` where there is one token.
     gate: Vec<f32>,
-    /// `[tokens of an expert, n_ff]`
+    /// `[rows of the group, n_ff]`
     up: Vec<f32>,
     /// `[n, n_used, n_embd]`; of one token's experts in the order in which they came.
     slot_out: Vec<f32>,
@@ -51,6 +51,43 @@ pub(super) struct MoeScratch {
 
 /// Tokens that an expert is computed for at a time, so that its buffers stay small in a pass of thousands.
 pub(super) const MAX_EXPERT_ROWS: usize = 512;
+
+/// Experts with few tokens that are computed together, so that threads meet less often; their rows are at most
+/// [`MAX_EXPERT_ROWS`] too.
+pub(super) const MAX_GROUP: usize = 16;
+
+/// Experts that are computed together, or a part of the tokens of one.
+#[derive(Debug, Default)]
+struct Group {
+    experts: Vec<usize>,
+    /// The slots of these experts, one expert after the other.
+    slots: Vec<u32>,
+    /// The tokens of the slots.
+    tokens: Vec<u32>,
+    /// Where the slots of each expert begin, and where the last one's end.
+    starts: Vec<usize>,
+}
+
+impl Group {
+    fn clear(&mut self) {
+        self.experts.clear();
+        self.slots.clear();
+        self.tokens.clear();
+        self.starts.clear();
+        self.starts.push(0);
+    }
+
+    fn has_room_for(&self, n: usize) -> bool {
+        self.experts.len() < MAX_GROUP && self.slots.len() + n <= MAX_EXPERT_ROWS
+    }
+
+    fn push(&mut self, expert: usize, slots: &[u32], n_used: usize) {
+        self.experts.push(expert);
+        self.slots.extend_from_slice(slots);
+        self.tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
+        self.starts.push(self.slots.len());
+    }
+}
 
 /// Buffers of a prediction.
 #[derive(Debug, Default)]
@@ -337,7 +374,7 @@ impl Model<'_> {
         Ok(())
     }
 
-    /// A batch of tokens, `[n, n_embd]`, through their experts, one expert after the other as they come.
+    /// A batch of tokens, `[n, n_embd]`, through their experts, in groups as they come.
     #[expect(clippy::too_many_arguments, reason = "buffers are borrowed apart")]
     fn experts_of_a_batch(
         &self,
@@ -353,7 +390,7 @@ impl Model<'_> {
         let n_used = s.chosen.len() / (x.len() / n_embd);
         let (kernels, pool) = (&compute.kernels, &compute.pool);
         let mut x = Activations::new(x, n_embd, acts);
-        let MoeScratch { routed, slots, starts, tokens, arrived, gate, up, slot_out, inner_acts, .. } = s;
+        let MoeScratch { routed, slots, starts, group, arrived, gate, up, slot_out, inner_acts, .. } = s;
         let slot_out = sized(slot_out, s.chosen.len() * n_embd);
         let mut wanted = self.experts.request(layer.number, x.n_rows(), routed)?;
         if let Some(next) = layer.next.filter(|_| routed.len() * 10 >= 9 * (starts.len() - 1)) {
@@ -363,23 +400,34 @@ impl Model<'_> {
         wanted.take(arrived)?;
         let mut n_done = 0;
         while !arrived.is_empty() {
-            for &expert in &*arrived {
+            let slots_of = |expert: usize| &slots[starts[expert] as usize..starts[expert + 1] as usize];
+            let parts = |&expert: &usize| slots_of(expert).chunks(MAX_EXPERT_ROWS).map(move |part| (expert, part));
+            let mut parts = arrived.iter().flat_map(parts).peekable();
+            while parts.peek().is_some() {
                 control.check()?;
-                let matrices = self.expert_matrices(*layer.formats, wanted.taken().bytes(expert));
-                for slots in slots[starts[expert] as usize..starts[expert + 1] as usize].chunks(MAX_EXPERT_ROWS) {
-                    tokens.clear();
-                    tokens.extend(slots.iter().map(|slot| slot / n_used as u32));
-                    let rows = Rows::Only(tokens);
-                    let (m, n_ff) = (slots.len(), matrices.gate.n_rows());
-                    let (gate, up) = (sized(gate, m * n_ff), sized(up, m * n_ff));
-                    kernels.matmul(pool, &matrices.gate, &mut x, rows, gate);
-                    kernels.matmul(pool, &matrices.up, &mut x, rows, up);
-                    pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
-                    let mut activated = Activations::new(gate, n_ff, inner_acts).of_batch(x.n_rows());
-                    kernels.matmul_to(pool, &matrices.down, &mut activated, Rows::All, slot_out, Rows::Only(slots));
+                group.clear();
+                while let Some((expert, slots)) = parts.next_if(|(_, slots)| group.has_room_for(slots.len())) {
+                    group.push(expert, slots, n_used);
                 }
-                wanted.release(expert)?;
-                n_done += 1;
+                let Group { experts, slots, tokens, starts } = &*group;
+                let taken = wanted.taken();
+                let matrices = |i: usize| self.expert_matrices(*layer.formats, taken.bytes(experts[i]));
+                let n_ff = matrices(0).gate.n_rows();
+                let (gate, up) = (sized(gate, slots.len() * n_ff), sized(up, slots.len() * n_ff));
+                let rows = Grouped { rows: Rows::Only(tokens), starts };
+                kernels.matmul_groups(pool, |i| matrices(i).gate, &mut x, rows, gate, Rows::All);
+                kernels.matmul_groups(pool, |i| matrices(i).up, &mut x, rows, up, Rows::All);
+                pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
+                let mut activated = Activations::new(gate, n_ff, inner_acts).of_batch(x.n_rows());
+                let (rows, places) = (Grouped { rows: Rows::All, starts }, Rows::Only(slots));
+                kernels.matmul_groups(pool, |i| matrices(i).down, &mut activated, rows, slot_out, places);
+                let unfinished = parts.peek().map(|&(expert, _)| expert);
+                for (i, &expert) in experts.iter().enumerate() {
+                    if Some(expert) != unfinished && experts.get(i + 1) != Some(&expert) {
+                        wanted.release(expert)?;
+                        n_done += 1;
+                    }
+                }
                 self.advance_prompt(layer.number, n_done as f32 / routed.len() as f32, x.n_rows(), control);
             }
             wanted.take(arrived)?;

@@ -13,6 +13,7 @@ pub use saved::{KvFile, LoadError, SaveError, Saved, Section};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use crate::kernel::LEAST_BATCH;
 use crate::model::{Compute, Control, ForwardError, KvCacheError, KvParams, LOGIT_ROWS, Model, State};
 use crate::sampler::Sampler;
 use said::Said;
@@ -103,9 +104,8 @@ pub enum SessionError {
 /// How many of `n` tokens the next pass takes, where it takes at most `most`. None leaves a few tokens over: those are
 /// computed by other kernels than a batch, with other sums, and how memory cuts a prompt must not change a bit.
 fn pass_of(n: usize, most: usize) -> usize {
-    const LEAST: usize = 16;
-    assert!(most >= 2 * LEAST, "passes of {most} tokens");
-    if n > most && n - most < LEAST { n - LEAST } else { n.min(most) }
+    assert!(most >= 2 * LEAST_BATCH, "passes of {most} tokens");
+    if n > most && n - most < LEAST_BATCH { n - LEAST_BATCH } else { n.min(most) }
 }
 
 impl<'m> Session<'m> {

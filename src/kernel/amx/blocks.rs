@@ -86,15 +86,16 @@ fn product<B: Block, const MINS: bool>(
         let Scratch { codes, scales, sums, out } = &mut **scratch;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<32>() };
-        Pass::for_each(operands, range, n_blocks.div_ceil(CHUNK), out, |pass, out| {
+        let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
+        Pass::for_each(operands, range, n_asks, out, |pass, out| {
             let mut last: Option<Step> = None;
             let mut set = 0;
             for first_block in (0..n_blocks).step_by(CHUNK) {
                 let chunk = CHUNK.min(n_blocks - first_block);
                 for group in 0..pass.n_groups {
-                    pass.step();
                     set = 1 - set;
                     decode_chunk(
+                        pass,
                         rows,
                         n_blocks,
                         pass.row(group, 0),
@@ -135,6 +136,7 @@ fn product<B: Block, const MINS: bool>(
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 #[allow(clippy::too_many_arguments, reason = "a place in a matrix, and where its codes and scales go")]
 fn decode_chunk<B: Block>(
+    pass: &Pass,
     rows: &[B],
     n_blocks: usize,
     first_row: usize,
@@ -146,7 +148,7 @@ fn decode_chunk<B: Block>(
 ) {
     for block in 0..chunk {
         for panel in 0..PANELS {
-            with_panel(rows, n_blocks, first_row + panel * ROWS, first_block + block, |blocks| {
+            with_panel(pass, rows, n_blocks, first_row + panel * ROWS, first_block + block, |blocks| {
                 if block == 0 {
                     blocks.prefetch(CHUNK);
                 }

@@ -96,14 +96,14 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<64>() };
         let mut pipeline: Pipeline<'_, SHIFT, MINS> = Pipeline { unit, codes, tiles, sums, last: None };
-        Pass::for_each(operands, range, n_blocks, out, |pass, out| {
+        let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
+        Pass::for_each(operands, range, n_asks, out, |pass, out| {
             let mut set = 0;
             for b in 0..n_blocks {
                 for group in 0..pass.n_groups {
-                    pass.step();
                     set = 1 - set;
                     for panel in 0..PANELS {
-                        with_panel(rows, n_blocks, pass.row(group, panel), b, |blocks| {
+                        with_panel(pass, rows, n_blocks, pass.row(group, panel), b, |blocks| {
                             blocks.prefetch(1);
                             decode(blocks, &mut parts[panel], &mut scales[set][panel]);
                         });

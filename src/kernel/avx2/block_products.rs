@@ -160,21 +160,18 @@ fn product<D: Decode, M: Multiply>(operands: &Operands<'_>, range: Range<usize>)
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panels, out } = &mut **scratch;
-        Pass::for_each(operands, range, n_blocks.div_ceil(CHUNK), out, |pass, out| {
+        let n_asks = n_blocks * PANELS * 2 * size_of::<D::Block>().div_ceil(16);
+        Pass::for_each(operands, range, n_asks, out, |pass, out| {
             let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
             for first_block in (0..n_blocks).step_by(CHUNK) {
                 let panels = &mut panels[..CHUNK.min(n_blocks - first_block)];
                 let tiles = &tiles[first_block * n_tiles + pass.first_tile..];
                 for group in 0..pass.n_groups {
-                    pass.step();
                     for p in 0..PANELS {
                         let first_row = pass.row(group, p);
                         if first_row < weights.n_rows() {
                             for (i, panel) in panels.iter_mut().enumerate() {
-                                with_panel(all_rows, n_blocks, first_row, first_block + i, |blocks| {
-                                    if i == 0 {
-                                        blocks.prefetch(CHUNK);
-                                    }
+                                with_panel(pass, all_rows, n_blocks, first_row, first_block + i, |blocks| {
                                     panel.set::<D, M>(blocks, 0);
                                     panel.set::<D, M>(blocks, 1);
                                 });

@@ -28,6 +28,7 @@ pub(super) struct Header {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quad<B: Block>(blocks: &Blocks<'_, B>, half: usize, at: usize) -> [__m256i; 4] {
+    blocks.ask_ahead();
     let row = |row: usize| load_128(blocks.bytes_at(8 * half + row, at));
     let (a, b) = (_mm256_setr_m128i(row(0), row(4)), _mm256_setr_m128i(row(1), row(5)));
     let (c, d) = (_mm256_setr_m128i(row(2), row(6)), _mm256_setr_m128i(row(3), row(7)));

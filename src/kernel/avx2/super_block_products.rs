@@ -139,17 +139,16 @@ fn product<B: Block, M: Multiply>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panel, out } = &mut **scratch;
-        Pass::for_each(operands, range, n_blocks, out, |pass, out| {
+        let n_asks = n_blocks * PANELS * 2 * size_of::<B>().div_ceil(16);
+        Pass::for_each(operands, range, n_asks, out, |pass, out| {
             let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
             for b in 0..n_blocks {
                 let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
                 for group in 0..pass.n_groups {
-                    pass.step();
                     for p in 0..PANELS {
                         let first_row = pass.row(group, p);
                         if first_row < weights.n_rows() {
-                            with_panel(rows, n_blocks, first_row, b, |blocks| {
-                                blocks.prefetch(1);
+                            with_panel(pass, rows, n_blocks, first_row, b, |blocks| {
                                 decode(blocks, 0, panel);
                                 decode(blocks, 1, panel);
                             });

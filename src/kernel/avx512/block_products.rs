@@ -63,18 +63,15 @@ fn product<B: Block, const MINS: bool>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panels, out } = &mut **scratch;
-        Pass::for_each(operands, range, n_blocks.div_ceil(CHUNK), out, |pass, out| {
+        let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
+        Pass::for_each(operands, range, n_asks, out, |pass, out| {
             let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
             for first_block in (0..n_blocks).step_by(CHUNK) {
                 let chunk = CHUNK.min(n_blocks - first_block);
                 for group in 0..pass.n_groups {
-                    pass.step();
                     for (i, panels) in panels[..chunk].iter_mut().enumerate() {
                         for (p, panel) in panels.iter_mut().enumerate() {
-                            with_panel(all_rows, n_blocks, pass.row(group, p), first_block + i, |blocks| {
-                                if i == 0 {
-                                    blocks.prefetch(CHUNK);
-                                }
+                            with_panel(pass, all_rows, n_blocks, pass.row(group, p), first_block + i, |blocks| {
                                 panel.set::<MINS>(decode(blocks));
                             });
                         }

@@ -28,6 +28,7 @@ pub(in crate::kernel) struct Header {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
 pub(in crate::kernel) fn quad<B: Block>(blocks: &Blocks<'_, B>, at: usize) -> [__m512i; 4] {
+    blocks.ask_ahead();
     let gathered = |i: usize| {
         let lane = |lane: usize| load_128(blocks.bytes_at(4 * lane + i, at));
         let v = _mm512_castsi128_si512(lane(0));

@@ -73,13 +73,12 @@ fn product<B: Block, const SUBS: usize, const MINS: usize>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panels, out } = &mut **scratch;
-        Pass::for_each(operands, range, n_blocks, out, |pass, out| {
+        let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
+        Pass::for_each(operands, range, n_asks, out, |pass, out| {
             for b in 0..n_blocks {
                 for group in 0..pass.n_groups {
-                    pass.step();
                     for (i, panel) in panels.iter_mut().enumerate() {
-                        with_panel(rows, n_blocks, pass.row(group, i), b, |blocks| {
-                            blocks.prefetch(1);
+                        with_panel(pass, rows, n_blocks, pass.row(group, i), b, |blocks| {
                             decode(blocks, panel);
                         });
                     }
