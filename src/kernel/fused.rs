@@ -239,8 +239,8 @@ impl Kernels {
     }
 }
 
-/// The first `n` of a buffer that grows as needed.
-fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+/// The first `n` elements of a buffer that grows when it must.
+pub(crate) fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
     if buffer.len() < n {
         buffer.resize(n, 0.0);
     }

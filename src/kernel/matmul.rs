@@ -427,7 +427,7 @@ impl Kernels {
             for r in range.clone() {
                 let sums = self.dot4(w.ty, w.n_cols, w.row(r), acts);
                 for (i, sum) in sums.into_iter().enumerate() {
-                    // SAFETY: `for_ranges` gives every weight row, hence every column of the output, to one thread.
+                    // SAFETY: `matmul_groups` gives every weight row of a group, hence every column of its rows, to one thread.
                     unsafe { output.write(m + i, r, sum) };
                 }
             }

@@ -27,5 +27,6 @@ mod x86;
 pub use attention::{AttentionScratch, AttentionShape, KeyBias, KvFormat, PLANE_POSITIONS, Planes, UnknownKvFormat};
 pub use crew::Crew;
 pub use dispatch::{Isa, Kernels, UnknownIsa};
+pub(crate) use fused::sized;
 pub use fused::{Projection, RowScratch, TokenRows};
 pub use matmul::{ActivationScratch, Activations, Grouped, LEAST_BATCH, Matrix, Rows};

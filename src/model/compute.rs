@@ -1,7 +1,7 @@
 //! What computes, and the steps of a layer in its terms: matrix products of one token, fused and handed over together, or
 //! of a batch, one after the other. Both give the same bits.
 
-use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, Projection, RowScratch, Rows, TokenRows};
+use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, Projection, RowScratch, Rows, TokenRows, sized};
 use crate::pool::Pool;
 
 use super::weights::Linear;
@@ -20,14 +20,6 @@ pub(super) struct ProductScratch {
     pub batch: ActivationScratch,
     /// `[n, n_out]`: what is added to the residual stream, or multiplied with a gate.
     out: Vec<f32>,
-}
-
-/// The first `n` elements of a buffer that grows when it must.
-pub(super) fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    &mut buffer[..n]
 }
 
 impl<'a> Linear<'a> {

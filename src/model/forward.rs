@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::gguf::Gguf;
-use crate::kernel::{ActivationScratch, AttentionScratch, KeyBias};
+use crate::kernel::{ActivationScratch, AttentionScratch, KeyBias, sized};
 use crate::store::{Outcome, PagingError, StoreError, TraceRecorder, is_expert_tensor};
 use crate::telemetry::{ExpertMap, LayerCost, Telemetry, TokenCost, TokenLog};
 
-use super::compute::{Compute, ProductScratch, sized};
+use super::compute::{Compute, ProductScratch};
 use super::kv_cache::{KvCache, KvCacheError, KvParams};
 use super::moe::{MAX_EXPERT_ROWS, MAX_GROUP, MoeScratch, RoutedLayer};
 use super::plan::MAX_PAGED_BATCH;

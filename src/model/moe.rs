@@ -2,10 +2,10 @@
 //! grouped by expert, each expert's weights are used for all of its tokens at once, and the results are summed in the
 //! router's order, so that neither batching nor the order in which experts arrive changes a bit of the output.
 
-use crate::kernel::{ActivationScratch, Activations, Grouped, Kernels, Matrix, RowScratch, Rows, TokenRows};
+use crate::kernel::{ActivationScratch, Activations, Grouped, Kernels, Matrix, RowScratch, Rows, TokenRows, sized};
 
 use super::Model;
-use super::compute::{Compute, sized, unbiased};
+use super::compute::{Compute, unbiased};
 use super::forward::{Control, ForwardError, Prefetch, Scratch};
 use super::hyperparameters::MoeParams;
 use super::weights::{ExpertFormats, FeedForward, Layer, Linear};
@@ -301,7 +301,7 @@ impl Model<'_> {
         }
     }
 
-    /// One token through its experts: all of them in two hand-overs where they are in memory, else those that are first
+    /// One token through its experts: all of them at once where they are in memory, else those that are first
     /// and the others as they come. Both give the same bits.
     #[expect(clippy::too_many_arguments, reason = "buffers are borrowed apart")]
     fn experts_of_a_token(
