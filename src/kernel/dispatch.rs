@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::matmul::{Matrix, Output};
 use super::scalar;
-use super::tiled::{TileCodes, Tiles};
+use super::tiled::{TileCodes, Tiles, tile_len};
 use crate::quant::{ActivationForm, DotFn, GgmlType};
 
 /// An instruction set that kernels are written for, from the least to the most capable.
@@ -57,6 +57,9 @@ pub(super) type Dot4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4]) -
 /// Writes activations in a form, as [`crate::quant::quantize_activations`] does and bit for bit the same.
 pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8]);
 
+/// Makes floats of activations in a form of floats, as [`crate::quant::widen_activations`] does.
+pub(super) type WidenFn = fn(form: ActivationForm, activations: &[u8], out: &mut [f32]);
+
 /// A matrix product of more rows of activations than a dot product is good for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
@@ -93,6 +96,7 @@ pub(super) struct Table {
     /// Indexed likewise: products by the number of rows that they are for, the most first.
     pub(super) products: [[Option<Product>; 2]; GgmlType::ALL.len()],
     pub(super) quantize: QuantizeFn,
+    pub(super) widen: WidenFn,
 }
 
 /// The kernels of an instruction set. Holding one is the proof that this CPU has it.
@@ -138,9 +142,17 @@ impl Kernels {
         }
     }
 
-    /// The product for `n_rows` rows of activations and weights of format `ty`, where dot products are slower.
-    pub(super) fn product(&self, ty: GgmlType, n_rows: usize) -> Option<Product> {
-        self.table.products[ty as usize].into_iter().flatten().find(|product| n_rows >= product.least_rows)
+    /// The product for `n_rows` rows of `n_cols` activations and weights of format `ty`, or `None`
+    /// where dot products are faster or a row is not a whole number of tiles.
+    pub(super) fn product(&self, ty: GgmlType, n_rows: usize, n_cols: usize) -> Option<Product> {
+        let is_whole = ty.activation_form().is_some_and(|form| n_cols.is_multiple_of(tile_len(form)));
+        let mut products = self.table.products[ty as usize].into_iter().flatten();
+        products.find(|product| is_whole && n_rows >= product.least_rows)
+    }
+
+    /// How this instruction set makes floats of activations.
+    pub(super) fn widen(&self) -> WidenFn {
+        self.table.widen
     }
 
     /// Writes `x` in `form` to `out`, which has exactly `form.row_bytes(x.len())` bytes. Every instruction set writes the

@@ -184,7 +184,7 @@ impl<'a> Activations<'a> {
             let ActivationScratch { forms, tiles, tiled_rows, tiled_groups, .. } = &mut *self.scratch;
             let bytes = &forms[form as usize];
             let row = |i: usize| &bytes[rows.rows.index(i) * row_bytes..][..row_bytes];
-            tiles.fill(pool, form, codes, rows.starts, self.n_cols, row);
+            tiles.fill(pool, form, codes, rows.starts, self.n_cols, row, kernels.widen());
             tiled_rows.clear();
             if let Rows::Only(indices) = rows.rows {
                 tiled_rows.extend_from_slice(indices);
@@ -378,7 +378,7 @@ impl Kernels {
             w
         };
         let form = ty.activation_form().expect("the loader admits only formats with kernels");
-        let product = self.product(ty, x.n_batch);
+        let product = self.product(ty, x.n_batch, n_cols);
         match product {
             Some(product) => x.tile(form, product.codes, rows, self, pool),
             None => x.quantize(form, self, pool),

@@ -1,5 +1,6 @@
 //! Matrix products against scalar dot products: odd counts of rows on both sides, hard scales, hard activations.
 
+use super::tiled::TILE_FLOATS;
 use super::{ActivationScratch, Activations, Grouped, Isa, Kernels, LEAST_BATCH, Matrix, Rows};
 use crate::pool::Pool;
 use crate::quant::GgmlType;
@@ -79,6 +80,11 @@ impl Case {
     }
 }
 
+/// Blocks, or for formats of floats elements, of which a row is a whole number of tiles.
+fn whole_tiles(ty: GgmlType, n_blocks: usize) -> usize {
+    if ty.block_len() > 1 { n_blocks } else { n_blocks * TILE_FLOATS }
+}
+
 fn formats() -> impl Iterator<Item = GgmlType> {
     GgmlType::ALL.into_iter().filter(|ty| ty.is_computable())
 }
@@ -102,8 +108,10 @@ fn every_product_agrees_with_scalar() {
             ] {
                 let kinds: Vec<Values> = (0..n).map(|i| Values::ALL[i % Values::ALL.len()]).collect();
                 for scales in Scales::ALL {
-                    let case = Case::new(ty, n_blocks, n_rows, scales, &kinds, &mut random);
-                    case.check(&kernels, &pool, &format!("{n_blocks} blocks, {scales:?}"));
+                    for n_blocks in [n_blocks, whole_tiles(ty, n_blocks)] {
+                        let case = Case::new(ty, n_blocks, n_rows, scales, &kinds, &mut random);
+                        case.check(&kernels, &pool, &format!("{n_blocks} blocks, {scales:?}"));
+                    }
                 }
             }
         }
@@ -154,7 +162,7 @@ fn chosen_rows_and_their_order_give_the_bits_of_all_rows() {
     let mut random = Random(23);
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for ty in formats() {
-            let case = Case::new(ty, 2, 40, Scales::Usual, &[Values::Usual; 40], &mut random);
+            let case = Case::new(ty, whole_tiles(ty, 2), 40, Scales::Usual, &[Values::Usual; 40], &mut random);
             let all = case.product(&kernels, &pool, Rows::All, 40);
             let mut scratch = ActivationScratch::default();
             let mut x = Activations::new(&case.x, case.n_cols, &mut scratch);
@@ -203,7 +211,7 @@ fn a_nan_or_an_infinity_reaches_its_row_of_a_product_and_no_other() {
 fn groups_have_the_bits_of_products_of_their_own() {
     let pool = Pool::new(Some(2)).unwrap();
     let mut random = Random(23);
-    let (n_blocks, n_out) = (2, 37);
+    let n_out = 37;
     // Of each group, the rows that it takes: none, one, a few, more than a tile has, one twice.
     let groups: [&[u32]; 5] =
         [&[3], &[], &[0, 5, 4], &[1, 2, 6, 7, 8, 0, 3, 2, 5, 4, 9, 10, 11, 12, 13, 14, 15, 1], &[7, 7]];
@@ -215,7 +223,7 @@ fn groups_have_the_bits_of_products_of_their_own() {
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for ty in formats() {
             let cases: Vec<Case> = (0..groups.len())
-                .map(|_| Case::new(ty, n_blocks, n_out, Scales::ALL[0], &[Values::ALL[0]; 16], &mut random))
+                .map(|_| Case::new(ty, whole_tiles(ty, 2), n_out, Scales::ALL[0], &[Values::ALL[0]; 16], &mut random))
                 .collect();
             let matrix = |i: usize| Matrix::new(ty, n_out, cases[i].n_cols, &cases[i].weights);
             let (x, n_cols) = (&cases[0].x, cases[0].n_cols);

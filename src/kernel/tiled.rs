@@ -2,8 +2,9 @@
 //! Rows come in groups, one after the other; of a group, the tiles of the first block of all its rows come first, then those
 //! of the second.
 
+use super::dispatch::WidenFn;
 use crate::pool::Pool;
-use crate::quant::{ActivationForm, Block, BlockQ8_0, BlockQ8_1, BlockQ8K, blocks};
+use crate::quant::{ActivationForm, BlockQ8_0, BlockQ8_1, BlockQ8K, blocks};
 
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
@@ -51,10 +52,29 @@ pub(super) struct Tile32 {
     pub(super) s: [f32; TILE_ROWS],
 }
 
-/// A tile made of sixteen blocks `B`.
-trait Tile<B>: Clone + Send {
-    const ZERO: Self;
+/// Elements of a row in a tile of floats.
+pub(super) const TILE_FLOATS: usize = 64;
 
+/// 64 floats of sixteen rows.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub(super) struct Tile64 {
+    pub(super) values: [[f32; TILE_FLOATS]; TILE_ROWS],
+}
+
+const ZERO_64: Tile64 = Tile64 { values: [[0.0; TILE_FLOATS]; TILE_ROWS] };
+
+/// Elements of a row in a tile of this form.
+pub(super) fn tile_len(form: ActivationForm) -> usize {
+    match form {
+        ActivationForm::Q8_K => 256,
+        ActivationForm::Q8_0 | ActivationForm::Q8_1 => 32,
+        ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => TILE_FLOATS,
+    }
+}
+
+/// A tile made of sixteen blocks `B`.
+trait Tile<B> {
     fn set(&mut self, row: usize, block: &B, codes: TileCodes);
 }
 
@@ -63,14 +83,14 @@ fn pair(low: i16, high: i16) -> i32 {
     i32::from(low as u16) | i32::from(high) << 16
 }
 
-impl Tile<BlockQ8K> for Tile256 {
-    const ZERO: Tile256 = Tile256 {
-        codes: [[[0; 16]; TILE_ROWS]; 4],
-        d: [0.0; TILE_ROWS],
-        sums_of_32: [[0; 4]; TILE_ROWS],
-        sums_of_16: [[0; 8]; TILE_ROWS],
-    };
+const ZERO_256: Tile256 = Tile256 {
+    codes: [[[0; 16]; TILE_ROWS]; 4],
+    d: [0.0; TILE_ROWS],
+    sums_of_32: [[0; 4]; TILE_ROWS],
+    sums_of_16: [[0; 8]; TILE_ROWS],
+};
 
+impl Tile<BlockQ8K> for Tile256 {
     fn set(&mut self, row: usize, block: &BlockQ8K, codes: TileCodes) {
         let (fours, _) = block.qs.as_chunks::<4>();
         for (step, fours) in fours.as_chunks::<16>().0.iter().enumerate() {
@@ -92,8 +112,6 @@ fn fours(qs: &[i8; 32], codes: TileCodes) -> [i32; 8] {
 const ZERO_32: Tile32 = Tile32 { codes: [[0; 8]; TILE_ROWS], d: [0.0; TILE_ROWS], s: [0.0; TILE_ROWS] };
 
 impl Tile<BlockQ8_0> for Tile32 {
-    const ZERO: Tile32 = ZERO_32;
-
     fn set(&mut self, row: usize, block: &BlockQ8_0, codes: TileCodes) {
         self.codes[row] = fours(&block.qs, codes);
         self.d[row] = block.d.to_f32();
@@ -102,8 +120,6 @@ impl Tile<BlockQ8_0> for Tile32 {
 }
 
 impl Tile<BlockQ8_1> for Tile32 {
-    const ZERO: Tile32 = ZERO_32;
-
     fn set(&mut self, row: usize, block: &BlockQ8_1, codes: TileCodes) {
         self.codes[row] = fours(&block.qs, codes);
         self.d[row] = block.d.to_f32();
@@ -116,6 +132,7 @@ impl Tile<BlockQ8_1> for Tile32 {
 pub(super) struct TileScratch {
     of_256: Vec<Tile256>,
     of_32: Vec<Tile32>,
+    of_64: Vec<Tile64>,
 }
 
 /// Tiles of a form: `[blocks of a row, tiles]`.
@@ -123,18 +140,23 @@ pub(super) struct TileScratch {
 pub(super) enum Tiles<'a> {
     Of256(&'a [Tile256]),
     Of32(&'a [Tile32]),
+    /// Floats.
+    Of64(&'a [Tile64]),
 }
 
 impl TileScratch {
     /// The most bytes that a row of `n_cols` activations takes in tiles of these forms.
     pub(super) fn row_bytes(forms: &[ActivationForm], n_cols: usize) -> u64 {
-        let tiles = |tile: usize, block: usize| (tile * n_cols.div_ceil(block)).div_ceil(TILE_ROWS) as u64;
-        let has = |wanted: &[ActivationForm]| u64::from(forms.iter().any(|form| wanted.contains(form)));
-        let (of_256, of_32) = (&[ActivationForm::Q8_K], &[ActivationForm::Q8_0, ActivationForm::Q8_1]);
-        has(of_256) * tiles(size_of::<Tile256>(), 256) + has(of_32) * tiles(size_of::<Tile32>(), 32)
+        let bytes = |tile_bytes: usize, len: usize| {
+            let has_some = forms.iter().any(|&form| tile_len(form) == len);
+            u64::from(has_some) * (tile_bytes * n_cols.div_ceil(len)).div_ceil(TILE_ROWS) as u64
+        };
+        bytes(size_of::<Tile256>(), 256) + bytes(size_of::<Tile32>(), 32) + bytes(size_of::<Tile64>(), TILE_FLOATS)
     }
 
-    /// Lays out rows of `n_cols` activations, which are quantized in `form`, in groups that begin at `starts`.
+    /// Lays out rows of `n_cols` activations, which are in `form`, in groups that begin at `starts`. `widen` makes floats of
+    /// the bytes of some.
+    #[allow(clippy::too_many_arguments, reason = "a row and how it is to be laid out")]
     pub(super) fn fill<'a>(
         &mut self,
         pool: &Pool,
@@ -143,24 +165,37 @@ impl TileScratch {
         starts: &[usize],
         n_cols: usize,
         row: impl Fn(usize) -> &'a [u8] + Sync,
+        widen: WidenFn,
     ) {
-        let n_blocks = n_cols / form.block_len();
+        let n = n_cols / tile_len(form);
         match form {
-            ActivationForm::Q8_K => fill::<BlockQ8K, _>(&mut self.of_256, pool, codes, starts, n_blocks, row),
-            ActivationForm::Q8_0 => fill::<BlockQ8_0, _>(&mut self.of_32, pool, codes, starts, n_blocks, row),
-            ActivationForm::Q8_1 => fill::<BlockQ8_1, _>(&mut self.of_32, pool, codes, starts, n_blocks, row),
-            ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => panic!("no tiles of {form:?}"),
+            ActivationForm::Q8_K => fill(&mut self.of_256, &ZERO_256, pool, starts, n, |tile, at, r, b| {
+                tile.set(at, &blocks::<BlockQ8K>(row(r), n)[b], codes);
+            }),
+            ActivationForm::Q8_0 => fill(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {
+                tile.set(at, &blocks::<BlockQ8_0>(row(r), n)[b], codes);
+            }),
+            ActivationForm::Q8_1 => fill(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {
+                tile.set(at, &blocks::<BlockQ8_1>(row(r), n)[b], codes);
+            }),
+            ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => {
+                let bytes = form.row_bytes(TILE_FLOATS);
+                fill(&mut self.of_64, &ZERO_64, pool, starts, n, |tile, at, r, b| {
+                    widen(form, &row(r)[b * bytes..][..bytes], &mut tile.values[at]);
+                });
+            }
         }
     }
 
     /// Of what was last laid out, if it was in `form` with these `starts`, the tiles of a group.
     pub(super) fn tiles(&self, form: ActivationForm, starts: &[usize], group: usize, n_cols: usize) -> Tiles<'_> {
-        let n_blocks = n_cols / form.block_len();
+        let n_blocks = n_cols / tile_len(form);
         let at = n_blocks * n_tiles(&starts[..=group]);
         let n = n_blocks * n_tiles(&starts[group..=group + 1]);
-        match form.block_len() {
-            256 => Tiles::Of256(&self.of_256[at..at + n]),
-            _ => Tiles::Of32(&self.of_32[at..at + n]),
+        match form {
+            ActivationForm::Q8_K => Tiles::Of256(&self.of_256[at..at + n]),
+            ActivationForm::Q8_0 | ActivationForm::Q8_1 => Tiles::Of32(&self.of_32[at..at + n]),
+            ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => Tiles::Of64(&self.of_64[at..at + n]),
         }
     }
 }
@@ -170,19 +205,18 @@ fn n_tiles(starts: &[usize]) -> usize {
     starts.windows(2).map(|group| (group[1] - group[0]).div_ceil(TILE_ROWS)).sum()
 }
 
-fn fill<'a, B: Block, T: Tile<B>>(
+/// Makes tiles of rows of `n_blocks` blocks: `set` gives a tile, at a row of it, a block of a row of activations.
+fn fill<T: Clone + Send + Sync>(
     tiles: &mut Vec<T>,
+    zero: &T,
     pool: &Pool,
-    codes: TileCodes,
     starts: &[usize],
     n_blocks: usize,
-    row: impl Fn(usize) -> &'a [u8] + Sync,
-) where
-    B: 'a,
-{
+    set: impl Fn(&mut T, usize, usize, usize) + Sync,
+) {
     let n = n_tiles(starts) * n_blocks;
     if tiles.len() < n {
-        tiles.resize(n, T::ZERO);
+        tiles.resize(n, zero.clone());
     }
     // About as many at a time as one row of tiles has.
     pool.for_chunks(&mut tiles[..n], n_blocks, |chunk, tiles| {
@@ -201,10 +235,10 @@ fn fill<'a, B: Block, T: Tile<B>>(
                 let (b, t) = ((at - begin + i) / group_tiles, (at - begin + i) % group_tiles);
                 let rows = group[0] + t * TILE_ROWS..group[1].min(group[0] + (t + 1) * TILE_ROWS);
                 if rows.len() < TILE_ROWS {
-                    *tile = T::ZERO;
+                    tile.clone_from(zero);
                 }
                 for (i, r) in rows.enumerate() {
-                    tile.set(i, &blocks::<B>(row(r), n_blocks)[b], codes);
+                    set(tile, i, r, b);
                 }
             }
             at += now.len();

@@ -16,10 +16,19 @@ fn sums<const BYTES: usize, const C: usize>(
     let (w, w_rest) = weights.as_chunks::<BYTES>();
     let a = activations.map(|a| &a.as_chunks::<BYTES>().0[..w.len()]);
     let mut sums = [[_mm256_setzero_ps(); 2]; C];
-    for (i, w) in w.iter().enumerate() {
-        prefetch_ahead(w);
+    // Two chunks at a time: a register that an index chooses would lie in memory between them.
+    let (pairs, last) = w.as_chunks::<2>();
+    for (i, pair) in pairs.iter().enumerate() {
+        prefetch_ahead(pair);
         for c in 0..C {
-            sums[c][i % 2] = multiply_add(w, &a[c][i], sums[c][i % 2]);
+            for half in 0..2 {
+                sums[c][half] = multiply_add(&pair[half], &a[c][2 * i + half], sums[c][half]);
+            }
+        }
+    }
+    if let [w] = last {
+        for c in 0..C {
+            sums[c][0] = multiply_add(w, &a[c][2 * pairs.len()], sums[c][0]);
         }
     }
     if !w_rest.is_empty() {

@@ -4,6 +4,7 @@
 
 mod block_products;
 mod blocks;
+mod float_products;
 mod floats;
 mod interleaved;
 mod products;
@@ -55,7 +56,7 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, products: products(), quantize: quantize::quantize }
+    Table { dots, dot4s, products: products(), quantize: quantize::quantize, widen: quantize::widen }
 }
 
 fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
@@ -65,10 +66,15 @@ fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
         let least_rows = match ty {
             GgmlType::Q8_0 | GgmlType::Q6_K => 5,
             GgmlType::Q3_K => 3,
+            GgmlType::F32 | GgmlType::F16 => 9,
+            GgmlType::BF16 => 12,
             _ => 2,
         };
         products[ty as usize][1] = Some(Product { least_rows, panel_rows: PANELS * ROWS, codes, run });
     };
+    set(GgmlType::F32, TileCodes::Signed, proven_product!(float_products::f32));
+    set(GgmlType::F16, TileCodes::Signed, proven_product!(float_products::f16));
+    set(GgmlType::BF16, TileCodes::Signed, proven_product!(float_products::bf16));
     set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
     set(GgmlType::Q4_1, TileCodes::Signed, proven_product!(block_products::q4_1));
     set(GgmlType::Q5_0, TileCodes::Offset, proven_product!(block_products::q5_0));

@@ -18,7 +18,7 @@ use super::dispatch::{Product, Table};
 use super::panels::{PANELS, ROWS};
 use super::tiled::TileCodes;
 use super::x86::{proven, proven_product, proven4};
-use crate::quant::GgmlType;
+use crate::quant::{GgmlType, widen_activations};
 
 /// The table of this instruction set, for a CPU that has it, and for no other.
 pub(super) fn table() -> Table {
@@ -56,7 +56,7 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, products: products(), quantize: quantize::quantize }
+    Table { dots, dot4s, products: products(), quantize: quantize::quantize, widen: widen_activations }
 }
 
 fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
