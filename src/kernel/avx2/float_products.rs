@@ -1,4 +1,4 @@
-//! Products of many rows for floats: 64 elements of a panel are turned into cache and meet all rows of activations there, an
+//! Products of many rows for F16 and BF16: 64 elements of a panel are turned into cache and meet all rows of activations there, an
 //! element of sixteen rows of weights and one of a row of activations at a time.
 
 use std::arch::x86_64::*;
@@ -112,13 +112,6 @@ fn rows<const N: usize>(panel: &Panel, p: usize, tiles: &[Tile64], first: usize,
         }
     }
     N
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn f32(operands: &Operands<'_>, range: Range<usize>) {
-    product::<[u8; 4 * TILE_FLOATS]>(operands, range, |blocks, half, panel| {
-        interleaved::f32(blocks, half, |k, v| store_lanes(&mut panel[k], half, v));
-    });
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

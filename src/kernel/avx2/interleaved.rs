@@ -430,17 +430,6 @@ pub(super) fn mxfp4(blocks: &Blocks<'_, BlockMxfp4>, half: usize, mut sink: impl
 /// Floats: the `sink` is given an element of every row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn f32<B: Block>(blocks: &Blocks<'_, B>, half: usize, mut sink: impl FnMut(usize, __m256)) {
-    for four in 0..size_of::<B>() / 16 {
-        let elements = quad(blocks, half, 16 * four);
-        for i in 0..4 {
-            sink(4 * four + i, _mm256_castsi256_ps(elements[i]));
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn f16<B: Block>(blocks: &Blocks<'_, B>, half: usize, mut sink: impl FnMut(usize, __m256)) {
     for eight in 0..size_of::<B>() / 16 {
         let pairs = quad(blocks, half, 16 * eight);

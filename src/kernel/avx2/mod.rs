@@ -66,13 +66,13 @@ fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
         let least_rows = match ty {
             GgmlType::Q8_0 | GgmlType::Q6_K => 5,
             GgmlType::Q3_K => 3,
-            GgmlType::F32 | GgmlType::F16 => 9,
+            GgmlType::F16 => 9,
             GgmlType::BF16 => 12,
             _ => 2,
         };
         products[ty as usize][1] = Some(Product { least_rows, panel_rows: PANELS * ROWS, codes, run });
     };
-    set(GgmlType::F32, TileCodes::Signed, proven_product!(float_products::f32));
+    // F32 keeps the one order of sums: a router's near-tie must not fall another way in a batch.
     set(GgmlType::F16, TileCodes::Signed, proven_product!(float_products::f16));
     set(GgmlType::BF16, TileCodes::Signed, proven_product!(float_products::bf16));
     set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
