@@ -148,8 +148,9 @@ impl TileScratch {
     /// The most bytes that a row of `n_cols` activations takes in tiles of these forms.
     pub(super) fn row_bytes(forms: &[ActivationForm], n_cols: usize) -> u64 {
         let bytes = |tile_bytes: usize, len: usize| {
-            // No instruction set has products of F32.
-            let has_some = forms.iter().any(|&form| tile_len(form) == len && form != ActivationForm::F32);
+            // No instruction set has products of F32 and BF16.
+            let is_tiled = |form| !matches!(form, ActivationForm::F32 | ActivationForm::BF16);
+            let has_some = forms.iter().any(|&form| tile_len(form) == len && is_tiled(form));
             u64::from(has_some) * (tile_bytes * n_cols.div_ceil(len)).div_ceil(TILE_ROWS) as u64
         };
         bytes(size_of::<Tile256>(), 256) + bytes(size_of::<Tile32>(), 32) + bytes(size_of::<Tile64>(), TILE_FLOATS)

@@ -1,5 +1,5 @@
-//! Products of many rows for F16 and BF16: 64 elements of a panel are turned into cache and meet all rows of activations there, an
-//! element of sixteen rows of weights and one of a row of activations at a time.
+//! The product of many rows for F16: 64 elements of a panel are turned into floats in cache and meet all rows of activations
+//! there, an element of sixteen rows of weights and one of a row of activations at a time.
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -118,12 +118,5 @@ fn rows<const N: usize>(panel: &Panel, p: usize, tiles: &[Tile64], first: usize,
 pub(super) fn f16(operands: &Operands<'_>, range: Range<usize>) {
     product::<[u8; 2 * TILE_FLOATS]>(operands, range, |blocks, half, panel| {
         interleaved::f16(blocks, half, |k, v| store_lanes(&mut panel[k], half, v));
-    });
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn bf16(operands: &Operands<'_>, range: Range<usize>) {
-    product::<[u8; 2 * TILE_FLOATS]>(operands, range, |blocks, half, panel| {
-        interleaved::bf16(blocks, half, |k, v| store_lanes(&mut panel[k], half, v));
     });
 }

@@ -439,16 +439,3 @@ pub(super) fn f16<B: Block>(blocks: &Blocks<'_, B>, half: usize, mut sink: impl 
         }
     }
 }
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn bf16<B: Block>(blocks: &Blocks<'_, B>, half: usize, mut sink: impl FnMut(usize, __m256)) {
-    for eight in 0..size_of::<B>() / 16 {
-        let pairs = quad(blocks, half, 16 * eight);
-        for i in 0..4 {
-            sink(8 * eight + 2 * i, _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[i])));
-            let second = _mm256_and_si256(pairs[i], _mm256_set1_epi32(0xFFFF_0000u32 as i32));
-            sink(8 * eight + 2 * i + 1, _mm256_castsi256_ps(second));
-        }
-    }
-}

@@ -67,14 +67,12 @@ fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
             GgmlType::Q8_0 | GgmlType::Q6_K => 5,
             GgmlType::Q3_K => 3,
             GgmlType::F16 => 9,
-            GgmlType::BF16 => 12,
             _ => 2,
         };
         products[ty as usize][1] = Some(Product { least_rows, panel_rows: PANELS * ROWS, codes, run });
     };
-    // F32 keeps the one order of sums: a router's near-tie must not fall another way in a batch.
+    // F32 and BF16 keep the one order of sums: with another, near-ties of routers fell the other way in batches.
     set(GgmlType::F16, TileCodes::Signed, proven_product!(float_products::f16));
-    set(GgmlType::BF16, TileCodes::Signed, proven_product!(float_products::bf16));
     set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
     set(GgmlType::Q4_1, TileCodes::Signed, proven_product!(block_products::q4_1));
     set(GgmlType::Q5_0, TileCodes::Offset, proven_product!(block_products::q5_0));
