@@ -57,8 +57,8 @@ pub(super) type Dot4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4]) -
 /// Writes activations in a form, as [`crate::quant::quantize_activations`] does and bit for bit the same.
 pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8]);
 
-/// Makes floats of activations in a form of floats, as [`crate::quant::widen_activations`] does.
-pub(super) type WidenFn = fn(form: ActivationForm, activations: &[u8], out: &mut [f32]);
+/// Makes floats of halves, as the dequantization of F16 does.
+pub(super) type WidenFn = fn(halves: &[u8], out: &mut [f32]);
 
 /// A matrix product of more rows of activations than a dot product is good for.
 #[derive(Debug, Clone, Copy)]
@@ -142,15 +142,16 @@ impl Kernels {
         }
     }
 
-    /// The product for `n_rows` rows of `n_cols` activations and weights of format `ty`, or `None`
-    /// where dot products are faster or a row is not a whole number of tiles.
+    /// The product for `n_rows` rows of `n_cols` activations and weights of format `ty`; `None` where dot products are
+    /// faster or a row is not a whole number of tiles.
     pub(super) fn product(&self, ty: GgmlType, n_rows: usize, n_cols: usize) -> Option<Product> {
-        let is_whole = ty.activation_form().is_some_and(|form| n_cols.is_multiple_of(tile_len(form)));
+        let len = ty.activation_form().and_then(tile_len);
+        let is_whole = len.is_some_and(|len| n_cols.is_multiple_of(len));
         let mut products = self.table.products[ty as usize].into_iter().flatten();
         products.find(|product| is_whole && n_rows >= product.least_rows)
     }
 
-    /// How this instruction set makes floats of activations.
+    /// How this instruction set makes floats of halves.
     pub(super) fn widen(&self) -> WidenFn {
         self.table.widen
     }

@@ -1,7 +1,7 @@
 //! The scalar table: the definitions of [`crate::quant`], for a CPU without anything better and as every kernel's judge.
 
 use super::dispatch::Table;
-use crate::quant::{GgmlType, quantize_activations, widen_activations};
+use crate::quant::{GgmlType, quantize_activations};
 
 pub(super) fn table() -> Table {
     Table {
@@ -9,6 +9,6 @@ pub(super) fn table() -> Table {
         dot4s: [None; GgmlType::ALL.len()],
         products: [[None; 2]; GgmlType::ALL.len()],
         quantize: quantize_activations,
-        widen: widen_activations,
+        widen: |halves, out| GgmlType::F16.dequantize(halves, out),
     }
 }

@@ -64,13 +64,19 @@ pub(super) struct Tile64 {
 
 const ZERO_64: Tile64 = Tile64 { values: [[0.0; TILE_FLOATS]; TILE_ROWS] };
 
-/// Elements of a row in a tile of this form.
-pub(super) fn tile_len(form: ActivationForm) -> usize {
+/// Elements of a row in a tile of this form; `None` where it has no tiles.
+pub(super) fn tile_len(form: ActivationForm) -> Option<usize> {
     match form {
-        ActivationForm::Q8_K => 256,
-        ActivationForm::Q8_0 | ActivationForm::Q8_1 => 32,
-        ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => TILE_FLOATS,
+        ActivationForm::Q8_K => Some(256),
+        ActivationForm::Q8_0 | ActivationForm::Q8_1 => Some(32),
+        ActivationForm::F16 => Some(TILE_FLOATS),
+        ActivationForm::F32 | ActivationForm::BF16 => None,
     }
+}
+
+/// Tiles that lie side by side in a row of `n_cols` elements.
+fn n_blocks(form: ActivationForm, n_cols: usize) -> usize {
+    n_cols / tile_len(form).unwrap_or_else(|| panic!("no tiles of {form:?}"))
 }
 
 /// A tile made of sixteen blocks `B`.
@@ -148,16 +154,14 @@ impl TileScratch {
     /// The most bytes that a row of `n_cols` activations takes in tiles of these forms.
     pub(super) fn row_bytes(forms: &[ActivationForm], n_cols: usize) -> u64 {
         let bytes = |tile_bytes: usize, len: usize| {
-            // No instruction set has products of F32 and BF16.
-            let is_tiled = |form| !matches!(form, ActivationForm::F32 | ActivationForm::BF16);
-            let has_some = forms.iter().any(|&form| tile_len(form) == len && is_tiled(form));
+            let has_some = forms.iter().any(|&form| tile_len(form) == Some(len));
             u64::from(has_some) * (tile_bytes * n_cols.div_ceil(len)).div_ceil(TILE_ROWS) as u64
         };
         bytes(size_of::<Tile256>(), 256) + bytes(size_of::<Tile32>(), 32) + bytes(size_of::<Tile64>(), TILE_FLOATS)
     }
 
     /// Lays out rows of `n_cols` activations, which are in `form`, in groups that begin at `starts`. `widen` makes floats of
-    /// the bytes of some.
+    /// halves.
     #[allow(clippy::too_many_arguments, reason = "a row and how it is to be laid out")]
     pub(super) fn fill<'a>(
         &mut self,
@@ -169,7 +173,7 @@ impl TileScratch {
         row: impl Fn(usize) -> &'a [u8] + Sync,
         widen: WidenFn,
     ) {
-        let n = n_cols / tile_len(form);
+        let n = n_blocks(form, n_cols);
         match form {
             ActivationForm::Q8_K => fill(&mut self.of_256, &ZERO_256, pool, starts, n, |tile, at, r, b| {
                 tile.set(at, &blocks::<BlockQ8K>(row(r), n)[b], codes);
@@ -180,24 +184,24 @@ impl TileScratch {
             ActivationForm::Q8_1 => fill(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {
                 tile.set(at, &blocks::<BlockQ8_1>(row(r), n)[b], codes);
             }),
-            ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => {
+            ActivationForm::F16 => fill(&mut self.of_64, &ZERO_64, pool, starts, n, |tile, at, r, b| {
                 let bytes = form.row_bytes(TILE_FLOATS);
-                fill(&mut self.of_64, &ZERO_64, pool, starts, n, |tile, at, r, b| {
-                    widen(form, &row(r)[b * bytes..][..bytes], &mut tile.values[at]);
-                });
-            }
+                widen(&row(r)[b * bytes..][..bytes], &mut tile.values[at]);
+            }),
+            ActivationForm::F32 | ActivationForm::BF16 => panic!("no tiles of {form:?}"),
         }
     }
 
     /// Of what was last laid out, if it was in `form` with these `starts`, the tiles of a group.
     pub(super) fn tiles(&self, form: ActivationForm, starts: &[usize], group: usize, n_cols: usize) -> Tiles<'_> {
-        let n_blocks = n_cols / tile_len(form);
+        let n_blocks = n_blocks(form, n_cols);
         let at = n_blocks * n_tiles(&starts[..=group]);
         let n = n_blocks * n_tiles(&starts[group..=group + 1]);
         match form {
             ActivationForm::Q8_K => Tiles::Of256(&self.of_256[at..at + n]),
             ActivationForm::Q8_0 | ActivationForm::Q8_1 => Tiles::Of32(&self.of_32[at..at + n]),
-            ActivationForm::F32 | ActivationForm::F16 | ActivationForm::BF16 => Tiles::Of64(&self.of_64[at..at + n]),
+            ActivationForm::F16 => Tiles::Of64(&self.of_64[at..at + n]),
+            ActivationForm::F32 | ActivationForm::BF16 => panic!("no tiles of {form:?}"),
         }
     }
 }

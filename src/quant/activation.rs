@@ -4,7 +4,7 @@
 use zerocopy::little_endian::{F32, I16, U16};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::block::{Half, decode_row, encode_row};
+use super::block::{Half, encode_row};
 use super::q8_0::BlockQ8_0;
 
 /// The form in which a weight format wants its activations.
@@ -85,18 +85,6 @@ pub fn quantize_activations(form: ActivationForm, x: &[f32], out: &mut [u8]) {
         ActivationForm::Q8_0 => encode_row(x, out, quantize_q8_0),
         ActivationForm::Q8_1 => encode_row(x, out, quantize_q8_1),
         ActivationForm::Q8_K => encode_row(x, out, quantize_q8_k),
-    }
-}
-
-/// The floats that activations in a form of floats stand for, to `out`, which has as many.
-pub fn widen_activations(form: ActivationForm, activations: &[u8], out: &mut [f32]) {
-    match form {
-        ActivationForm::F32 => decode_row(activations, out, |v: &F32, out| *out = [v.get()]),
-        ActivationForm::F16 => decode_row(activations, out, |v: &Half, out| *out = [v.to_f32()]),
-        ActivationForm::BF16 => {
-            decode_row(activations, out, |v: &U16, out| *out = [half::bf16::from_bits(v.get()).to_f32()]);
-        }
-        ActivationForm::Q8_0 | ActivationForm::Q8_1 | ActivationForm::Q8_K => panic!("{form:?} is no form of floats"),
     }
 }
 

@@ -21,9 +21,7 @@ mod q6_k;
 mod q8_0;
 mod search;
 
-pub use activation::{
-    ActivationForm, BlockQ8_1, BlockQ8K, quantize_activations, scale_of_32, scale_of_256, widen_activations,
-};
+pub use activation::{ActivationForm, BlockQ8_1, BlockQ8K, quantize_activations, scale_of_32, scale_of_256};
 pub use block::{Block, Half, blocks, blocks_mut};
 pub use float32::{LANES, fold_lanes};
 pub use iq4_nl::{BlockIq4Nl, VALUES as IQ4_VALUES};

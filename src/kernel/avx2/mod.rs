@@ -4,8 +4,8 @@
 
 mod block_products;
 mod blocks;
-mod float_products;
 mod floats;
+mod half_products;
 mod interleaved;
 mod products;
 mod quantize;
@@ -72,7 +72,7 @@ fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
         products[ty as usize][1] = Some(Product { least_rows, panel_rows: PANELS * ROWS, codes, run });
     };
     // F32 and BF16 keep the one order of sums: with another, near-ties of routers fell the other way in batches.
-    set(GgmlType::F16, TileCodes::Signed, proven_product!(float_products::f16));
+    set(GgmlType::F16, TileCodes::Signed, proven_product!(half_products::f16));
     set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
     set(GgmlType::Q4_1, TileCodes::Signed, proven_product!(block_products::q4_1));
     set(GgmlType::Q5_0, TileCodes::Offset, proven_product!(block_products::q5_0));

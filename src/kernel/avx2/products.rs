@@ -3,9 +3,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::super::panels::Lanes;
+use super::super::dispatch::Operands;
+use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, with_panel};
+use super::super::tiled::TILE_ROWS;
 use super::super::x86::{load_256, store_256};
+use crate::quant::{Block, blocks};
 
 /// Four elements of the sixteen rows of a panel: bytes, or the even ones or the odd ones as words.
 pub(super) type Codes = [[u8; 32]; 2];
@@ -42,6 +46,44 @@ pub(super) fn load_lanes(lanes: &Lanes, half: usize) -> __m256 {
 pub(super) fn store_lanes(lanes: &mut Lanes, half: usize, v: __m256) {
     // SAFETY: as for a load.
     unsafe { _mm256_store_ps(lanes.0.as_chunks_mut::<8>().0[half].as_mut_ptr(), v) }
+}
+
+/// A product of rows of blocks of `block_len` elements with `tiles`: `decode` makes a panel of a block of sixteen rows, a half
+/// of them at a time, and `multiply` adds its products, the `p`-th panel's of its group, with the first so many rows of some
+/// tiles to the sums of these.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn by_panels<B: Block, T, P>(
+    operands: &Operands<'_>,
+    range: Range<usize>,
+    (block_len, tiles): (usize, &[T]),
+    (panel, out): (&mut P, &mut Vec<Out>),
+    decode: impl Fn(&Blocks<'_, B>, usize, &mut P),
+    multiply: impl Fn(&P, usize, &[T], usize, &mut [Out]),
+) {
+    let weights = &operands.weights;
+    let n_blocks = weights.n_cols() / block_len;
+    let rows = blocks::<B>(weights.bytes(), weights.n_rows() * n_blocks);
+    let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
+    let n_asks = n_blocks * PANELS * 2 * size_of::<B>().div_ceil(16);
+    Pass::for_each(operands, range, n_asks, out, |pass, out| {
+        let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
+        for b in 0..n_blocks {
+            let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
+            for group in 0..pass.n_groups {
+                for p in 0..PANELS {
+                    let first_row = pass.row(group, p);
+                    if first_row < weights.n_rows() {
+                        with_panel(pass, rows, n_blocks, first_row, b, |blocks| {
+                            decode(blocks, 0, panel);
+                            decode(blocks, 1, panel);
+                        });
+                        multiply(panel, p, tiles, n_rows, &mut out[group * pass.n_tiles..][..pass.n_tiles]);
+                    }
+                }
+            }
+        }
+    });
 }
 
 /// Keeps the compiler from computing what follows before the sums, or them in another order: it would load far more ahead than

@@ -7,8 +7,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::super::x86::{HALF_AWAY, load_128, store_128, store_256};
 use super::load_f32x8;
 use crate::quant::{
-    ActivationForm, BlockQ8_0, BlockQ8_1, BlockQ8K, Half, blocks_mut, quantize_activations, scale_of_32, scale_of_256,
-    widen_activations,
+    ActivationForm, BlockQ8_0, BlockQ8_1, BlockQ8K, GgmlType, Half, blocks_mut, quantize_activations, scale_of_32,
+    scale_of_256,
 };
 
 /// The function of the table.
@@ -29,28 +29,22 @@ pub(super) fn quantize(form: ActivationForm, x: &[f32], out: &mut [u8]) {
 }
 
 /// The function of the table.
-pub(super) fn widen(form: ActivationForm, activations: &[u8], out: &mut [f32]) {
-    assert_eq!(activations.len(), form.row_bytes(out.len()), "activations of {} elements in {form:?}", out.len());
-    match form {
-        // SAFETY: as in `quantize`.
-        ActivationForm::F16 => unsafe { from_f16(activations, out) },
-        _ => widen_activations(form, activations, out),
-    }
+pub(super) fn widen(halves: &[u8], out: &mut [f32]) {
+    assert_eq!(halves.len(), 2 * out.len(), "halves of {} floats", out.len());
+    // SAFETY: as in `quantize`.
+    unsafe { from_f16(halves, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn from_f16(activations: &[u8], out: &mut [f32]) {
-    let (halves, rest) = activations.as_chunks::<16>();
+fn from_f16(halves: &[u8], out: &mut [f32]) {
+    let (halves, rest) = halves.as_chunks::<16>();
     let (chunks, out_rest) = out.as_chunks_mut::<8>();
     for (halves, out) in halves.iter().zip(chunks) {
-        let floats = _mm256_castps_si256(_mm256_cvtph_ps(load_128(halves)));
-        *out = zerocopy::transmute!({
-            let mut bytes = [0u8; 32];
-            store_256(&mut bytes, floats);
-            bytes
-        });
+        let mut bytes = [0; 32];
+        store_256(&mut bytes, _mm256_castps_si256(_mm256_cvtph_ps(load_128(halves))));
+        *out = zerocopy::transmute!(bytes);
     }
-    widen_activations(ActivationForm::F16, rest, out_rest);
+    GgmlType::F16.dequantize(rest, out_rest);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -6,11 +6,13 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::dispatch::Operands;
-use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, with_panel};
+use super::super::panels::{Blocks, Lanes, Out};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::interleaved::{self, Header};
-use super::products::{Codes, Doublewords, Sums, add_bytes, add_words, load, load_lanes, store, store_lanes};
-use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, blocks};
+use super::products::{
+    Codes, Doublewords, Sums, add_bytes, add_words, by_panels, load, load_lanes, store, store_lanes,
+};
+use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K};
 
 /// A block of sixteen rows of weights.
 #[repr(C, align(64))]
@@ -132,31 +134,11 @@ fn product<B: Block, M: Multiply>(
     range: Range<usize>,
     decode: impl Fn(&Blocks<'_, B>, usize, &mut Panel),
 ) {
-    let weights = &operands.weights;
-    let n_blocks = weights.n_cols() / 256;
-    let rows = blocks::<B>(weights.bytes(), weights.n_rows() * n_blocks);
-    let Tiles::Of256(tiles) = operands.tiles else { panic!("tiles of 32 for blocks of 256") };
-    let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
+    let Tiles::Of256(tiles) = operands.tiles else { panic!("no tiles of 256 for blocks of 256") };
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panel, out } = &mut **scratch;
-        let n_asks = n_blocks * PANELS * 2 * size_of::<B>().div_ceil(16);
-        Pass::for_each(operands, range, n_asks, out, |pass, out| {
-            let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
-            for b in 0..n_blocks {
-                let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
-                for group in 0..pass.n_groups {
-                    for p in 0..PANELS {
-                        let first_row = pass.row(group, p);
-                        if first_row < weights.n_rows() {
-                            with_panel(pass, rows, n_blocks, first_row, b, |blocks| {
-                                decode(blocks, 0, panel);
-                                decode(blocks, 1, panel);
-                            });
-                            multiply::<M>(panel, p, tiles, n_rows, &mut out[group * pass.n_tiles..][..pass.n_tiles]);
-                        }
-                    }
-                }
-            }
+        by_panels(operands, range, (256, tiles), (panel, out), decode, |panel, p, tiles, n_rows, out| {
+            multiply::<M>(panel, p, tiles, n_rows, out);
         });
     });
 }

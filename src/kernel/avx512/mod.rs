@@ -16,9 +16,10 @@ use std::arch::x86_64::*;
 
 use super::dispatch::{Product, Table};
 use super::panels::{PANELS, ROWS};
+use super::scalar;
 use super::tiled::TileCodes;
 use super::x86::{proven, proven_product, proven4};
-use crate::quant::{GgmlType, widen_activations};
+use crate::quant::GgmlType;
 
 /// The table of this instruction set, for a CPU that has it, and for no other.
 pub(super) fn table() -> Table {
@@ -56,7 +57,7 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, products: products(), quantize: quantize::quantize, widen: widen_activations }
+    Table { dots, dot4s, products: products(), quantize: quantize::quantize, widen: scalar::table().widen }
 }
 
 fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {

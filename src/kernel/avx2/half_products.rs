@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::dispatch::Operands;
-use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, with_panel};
+use super::super::panels::{Blocks, Lanes, Out};
 use super::super::tiled::{TILE_FLOATS, TILE_ROWS, Tile64, Tiles};
 use super::interleaved;
-use super::products::{load_lanes, store_lanes};
-use crate::quant::{Block, blocks};
+use super::products::{by_panels, load_lanes, store_lanes};
+use crate::quant::Half;
 
 /// 64 elements of sixteen rows of weights: of each element all rows.
 type Panel = [Lanes; TILE_FLOATS];
@@ -33,38 +33,6 @@ thread_local! {
 
 /// Rows of activations that a panel meets at once: their sums fill the registers.
 const AT_ONCE: usize = 6;
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn product<B: Block>(operands: &Operands<'_>, range: Range<usize>, decode: impl Fn(&Blocks<'_, B>, usize, &mut Panel)) {
-    let weights = &operands.weights;
-    let n_blocks = weights.n_cols() / TILE_FLOATS;
-    let rows = blocks::<B>(weights.bytes(), weights.n_rows() * n_blocks);
-    let Tiles::Of64(tiles) = operands.tiles else { panic!("tiles of codes for floats") };
-    let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
-    SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { panel, out } = &mut **scratch;
-        let n_asks = n_blocks * PANELS * 2 * size_of::<B>().div_ceil(16);
-        Pass::for_each(operands, range, n_asks, out, |pass, out| {
-            let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
-            for b in 0..n_blocks {
-                let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];
-                for group in 0..pass.n_groups {
-                    for p in 0..PANELS {
-                        let first_row = pass.row(group, p);
-                        if first_row < weights.n_rows() {
-                            with_panel(pass, rows, n_blocks, first_row, b, |blocks| {
-                                decode(blocks, 0, panel);
-                                decode(blocks, 1, panel);
-                            });
-                            multiply(panel, p, tiles, n_rows, &mut out[group * pass.n_tiles..][..pass.n_tiles]);
-                        }
-                    }
-                }
-            }
-        });
-    });
-}
 
 /// Adds the products of a panel, the `p`-th of its group, with the first `n_rows` rows of tiles to `out`.
 #[inline]
@@ -116,7 +84,18 @@ fn rows<const N: usize>(panel: &Panel, p: usize, tiles: &[Tile64], first: usize,
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn f16(operands: &Operands<'_>, range: Range<usize>) {
-    product::<[u8; 2 * TILE_FLOATS]>(operands, range, |blocks, half, panel| {
-        interleaved::f16(blocks, half, |k, v| store_lanes(&mut panel[k], half, v));
+    let Tiles::Of64(tiles) = operands.tiles else { panic!("no tiles of floats for halves") };
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { panel, out } = &mut **scratch;
+        by_panels(
+            operands,
+            range,
+            (TILE_FLOATS, tiles),
+            (panel, out),
+            |blocks: &Blocks<'_, [Half; TILE_FLOATS]>, half, panel: &mut Panel| {
+                interleaved::f16(blocks, half, |k, v| store_lanes(&mut panel[k], half, v));
+            },
+            |panel, p, tiles, n_rows, out| multiply(panel, p, tiles, n_rows, out),
+        );
     });
 }
