@@ -279,23 +279,43 @@ impl<'a> Output<'a> {
         unsafe { *self.at(row, col) = value };
     }
 
-    /// Writes the first `n` values to neighbouring columns of a row.
+    /// Writes values to neighbouring columns of a row from `first` on, sixteen at a time, as far as there are columns.
     ///
     /// # Safety
     /// No other thread writes or reads these elements during the product.
     #[inline]
-    pub(super) unsafe fn write_columns(&self, row: usize, first: usize, values: &[f32; 16], n: usize) {
-        assert!(row < self.n_rows && n <= 16 && first + n <= self.n_cols, "columns past the output");
-        // SAFETY: in bounds as just found; exclusive by the caller's promise.
-        unsafe {
-            let out = self.at(row, first);
-            if n == 16 {
+    pub(super) unsafe fn write_columns<'v>(
+        &self,
+        row: usize,
+        first: usize,
+        values: impl Iterator<Item = &'v [f32; 16]>,
+    ) {
+        assert!(row < self.n_rows && first <= self.n_cols, "columns past the output");
+        let mut left = self.n_cols - first;
+        let mut out = self.at(row, first);
+        for values in values {
+            // SAFETY: what is written lies within the columns that are left; exclusive by the caller's promise.
+            unsafe {
+                if left < 16 {
+                    return write_some(out, &values[..left]);
+                }
                 out.cast::<[f32; 16]>().write_unaligned(*values);
-            } else {
-                out.copy_from_nonoverlapping(values.as_ptr(), n);
+                out = out.add(16);
             }
+            left -= 16;
         }
     }
+}
+
+/// Writes fewer than sixteen columns; apart, so that sixteen are copied without a call.
+///
+/// # Safety
+/// There is room for them at `out`, which no other thread writes or reads.
+#[cold]
+#[inline(never)]
+unsafe fn write_some(out: *mut f32, values: &[f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { out.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
 }
 
 /// Whether no number is there twice. `seen` is a buffer.

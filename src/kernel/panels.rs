@@ -50,18 +50,6 @@ impl<'a, B: Block> Blocks<'a, B> {
     pub(super) fn ask_ahead(&self) {
         self.ahead.ask();
     }
-
-    /// Asks for the `n` blocks that come `n` later in the rows.
-    #[inline(always)]
-    pub(super) fn prefetch(&self, n: usize) {
-        for row in 0..ROWS {
-            let block = self.fourths[row / 4].wrapping_add(row % 4 * self.row_bytes + n * size_of::<B>());
-            for line in 0..(n * size_of::<B>()).div_ceil(64) {
-                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(line * 64).cast()) }
-            }
-        }
-    }
 }
 
 /// Sixteen floats, a row of weights each.
@@ -132,8 +120,8 @@ thread_local! {
 }
 
 impl Pass {
-    /// Cuts the rows `range` of weights into passes, and writes the sums that `compute` has added to zeros:
-    /// `[n_groups, n_tiles]`. The panels of a group ask ahead about `n_asks` times ([`Blocks::ask_ahead`]).
+    /// Cuts the rows `range` of weights into passes, and writes the sums that `compute` has put in the place of what it
+    /// finds, `[n_groups, n_tiles]`. The panels of a group ask ahead about `n_asks` times ([`Blocks::ask_ahead`]).
     pub(super) fn for_each(
         operands: &Operands<'_>,
         range: Range<usize>,
@@ -166,7 +154,6 @@ impl Pass {
                     sums.resize(n_sums, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
                 }
                 let sums = &mut sums[..n_sums];
-                sums.zero();
                 compute(&pass, sums);
                 pass.write(operands, sums);
             }
@@ -182,19 +169,10 @@ impl Pass {
         let n_rows = (operands.n_rows - self.first_tile * TILE_ROWS).min(self.n_tiles * TILE_ROWS);
         for row in 0..n_rows {
             // All columns of a row before the next row, so that a page is written to once.
-            for (group, tiles) in sums.chunks_exact(self.n_tiles).enumerate() {
-                for (panel, rows) in tiles[row / TILE_ROWS].iter().enumerate() {
-                    let column = self.row(group, panel);
-                    let n_columns = operands.weights.n_rows().saturating_sub(column).min(ROWS);
-                    if n_columns > 0 {
-                        let Lanes(sums) = &rows[row % TILE_ROWS];
-                        // SAFETY: the range of the product is this thread's alone.
-                        unsafe {
-                            operands.output.write_columns(self.first_tile * TILE_ROWS + row, column, sums, n_columns);
-                        };
-                    }
-                }
-            }
+            let groups = sums.chunks_exact(self.n_tiles).map(|tiles| &tiles[row / TILE_ROWS]);
+            let panels = groups.flatten().map(|panel| &panel[row % TILE_ROWS].0);
+            // SAFETY: the range of the product is this thread's alone.
+            unsafe { operands.output.write_columns(self.first_tile * TILE_ROWS + row, self.first_row, panels) };
         }
     }
 }

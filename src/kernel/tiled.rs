@@ -38,7 +38,7 @@ pub(super) struct Tile256 {
     /// Sums of 32 codes, two in a doubleword.
     pub(super) sums_of_32: [[i32; 4]; TILE_ROWS],
     /// Sums of sixteen codes, two in a doubleword.
-    pub(super) sums_of_16: [[i32; 8]; TILE_ROWS],
+    pub(super) sums_of_16: [[[i32; 4]; 2]; TILE_ROWS],
 }
 
 /// A block of 32 of sixteen rows.
@@ -93,7 +93,7 @@ const ZERO_256: Tile256 = Tile256 {
     codes: [[[0; 16]; TILE_ROWS]; 4],
     d: [0.0; TILE_ROWS],
     sums_of_32: [[0; 4]; TILE_ROWS],
-    sums_of_16: [[0; 8]; TILE_ROWS],
+    sums_of_16: [[[0; 4]; 2]; TILE_ROWS],
 };
 
 impl Tile<BlockQ8K> for Tile256 {
@@ -106,7 +106,8 @@ impl Tile<BlockQ8K> for Tile256 {
         let of_16 = block.bsums.map(|sum| sum.get());
         let of_32 = |i: usize| of_16[2 * i] + of_16[2 * i + 1];
         self.sums_of_32[row] = std::array::from_fn(|i| pair(of_32(2 * i), of_32(2 * i + 1)));
-        self.sums_of_16[row] = std::array::from_fn(|i| pair(of_16[2 * i], of_16[2 * i + 1]));
+        let pair_of_16 = |i: usize| pair(of_16[2 * i], of_16[2 * i + 1]);
+        self.sums_of_16[row] = [[0, 1, 2, 3], [4, 5, 6, 7]].map(|half| half.map(pair_of_16));
     }
 }
 

@@ -6,12 +6,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::avx512::interleaved::{self, Linear};
-use super::super::avx512::registers::{load_i32x16, load_lanes, store_codes, store_lanes};
+use super::super::avx512::registers::{load_lanes, store_codes, store_lanes};
 use super::super::dispatch::Operands;
 use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile32, Tiles};
 
-use super::unit::{Sums, Unit};
+use super::unit::{PIECES, Stored, Unit};
 use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, blocks};
 
 /// Blocks of a row that are decoded together; an even number.
@@ -36,7 +36,7 @@ struct Scratch {
     /// Those of the chunk at hand and of the one before, whose last sums are not yet scaled.
     scales: [[Scales; CHUNK]; 2],
     /// Sums that the unit has stored.
-    sums: [Sums; 4],
+    sums: Stored,
     /// `[groups, tiles of activations]`
     out: Vec<Out>,
 }
@@ -47,7 +47,7 @@ impl Default for Scratch {
         Scratch {
             codes: [Codes([[[0; 64]; 8]; PANELS]); CHUNK],
             scales: [[Scales { d: zero, m: zero }; CHUNK]; 2],
-            sums: std::array::from_fn(|_| Sums([[0; 16]; 16])),
+            sums: Stored::default(),
             out: Vec::new(),
         }
     }
@@ -60,6 +60,8 @@ thread_local! {
 /// What a step of the unit computes: two blocks of two panels and a tile of activations.
 #[derive(Clone, Copy)]
 struct Step {
+    /// Whether its results are the first in their place.
+    is_first: bool,
     /// Which scales.
     set: usize,
     /// The first of two blocks in the chunk.
@@ -84,6 +86,7 @@ fn product<B: Block, const MINS: bool>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { codes, scales, sums, out } = &mut **scratch;
+        let sums = &*sums;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<32>() };
         let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
@@ -111,21 +114,30 @@ fn product<B: Block, const MINS: bool>(
                             let second = (block + 1).min(chunk - 1);
                             let tile = |block: usize| (first_block + block) * n_tiles + pass.first_tile + t;
                             let tiles_of_step = [tile(block), tile(second)];
-                            let step = Step { set, block, tiles: tiles_of_step, place: group * pass.n_tiles + t };
+                            let (is_first, place) = (first_block + block == 0, group * pass.n_tiles + t);
+                            let step = Step { is_first, set, block, tiles: tiles_of_step, place };
                             let a = step.tiles.map(|tile| tiles[tile].codes.as_ptr().cast());
                             let b = [block, block + 1].map(|block| codes[block].0.as_ptr().cast());
-                            // SAFETY: tiles of activations are 512 bytes, codes of a block 1024, the sums 4096.
-                            unsafe { unit.two_by_pairs(a, b, sums.as_mut_ptr()) };
-                            if let Some(last) = last.replace(step) {
-                                scale::<MINS>(&last, sums, scales, tiles, out);
-                            }
+                            // SAFETY: tiles of activations are 512 bytes, codes of a block 1024.
+                            unsafe { unit.multiply_pairs::<0>(a, b, sums) };
+                            scale::<MINS>(last.as_ref(), 0, sums, scales, tiles, out);
+                            // SAFETY: as above.
+                            unsafe { unit.multiply_pairs::<1>(a, b, sums) };
+                            scale::<MINS>(last.as_ref(), 1, sums, scales, tiles, out);
+                            // SAFETY: as above.
+                            unsafe { unit.multiply_pairs::<2>(a, b, sums) };
+                            scale::<MINS>(last.as_ref(), 2, sums, scales, tiles, out);
+                            // SAFETY: as above.
+                            unsafe { unit.multiply_pairs::<3>(a, b, sums) };
+                            scale::<MINS>(last.as_ref(), 3, sums, scales, tiles, out);
+                            last = Some(step);
                         }
                     }
                 }
             }
             if let Some(last) = last {
                 unit.store(sums);
-                scale::<MINS>(&last, sums, scales, tiles, out);
+                (0..PIECES).for_each(|piece| scale::<MINS>(Some(&last), piece, sums, scales, tiles, out));
             }
         });
     });
@@ -149,9 +161,6 @@ fn decode_chunk<B: Block>(
     for block in 0..chunk {
         for panel in 0..PANELS {
             with_panel(pass, rows, n_blocks, first_row + panel * ROWS, first_block + block, |blocks| {
-                if block == 0 {
-                    blocks.prefetch(CHUNK);
-                }
                 let (decoded, (d, m)) = decode(blocks);
                 for (codes, decoded) in codes[block].0[panel].iter_mut().zip(decoded) {
                     store_codes(codes, decoded);
@@ -168,34 +177,38 @@ fn decode_chunk<B: Block>(
     }
 }
 
-/// Scales the sums of a step and adds them to `out`.
+/// Scales a piece of the sums of a step and adds them to `out`, or puts them there. They are stored before that piece of the
+/// next products at the latest.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn scale<const MINS: bool>(
-    step: &Step,
-    sums: &[Sums; 4],
+    step: Option<&Step>,
+    piece: usize,
+    sums: &Stored,
     scales: &[[Scales; CHUNK]; 2],
     tiles: &[Tile32],
     out: &mut [Out],
 ) {
+    const PIECES_OF_PANEL: usize = PIECES / PANELS;
+    const ROWS_OF_PIECE: usize = TILE_ROWS / PIECES_OF_PANEL;
+    let Some(step) = step else { return };
+    let panel = piece / PIECES_OF_PANEL;
+    let first_row = piece % PIECES_OF_PANEL * ROWS_OF_PIECE;
     let scales: &[Scales; 2] = scales[step.set][step.block..].first_chunk().expect("chunks are even");
-    let d: [[__m512; PANELS]; 2] = std::array::from_fn(|i| scales[i].d.each_ref().map(|d| load_lanes(d)));
-    let m: [[__m512; PANELS]; 2] = std::array::from_fn(|i| scales[i].m.each_ref().map(|m| load_lanes(m)));
-    let tiles = step.tiles.map(|tile| &tiles[tile]);
-    let out = &mut out[step.place];
-    for row in 0..TILE_ROWS {
-        for panel in 0..PANELS {
-            let mut sum = load_lanes(&out[panel][row]);
-            for i in 0..2 {
-                let scale = _mm512_mul_ps(d[i][panel], _mm512_set1_ps(tiles[i].d[row]));
-                let products = _mm512_cvtepi32_ps(load_i32x16(&sums[2 * i + panel].0[row]));
-                sum = _mm512_fmadd_ps(products, scale, sum);
-                if MINS {
-                    sum = _mm512_fmadd_ps(m[i][panel], _mm512_set1_ps(tiles[i].s[row]), sum);
-                }
+    let d = [load_lanes(&scales[0].d[panel]), load_lanes(&scales[1].d[panel])];
+    let m = [load_lanes(&scales[0].m[panel]), load_lanes(&scales[1].m[panel])];
+    let tiles = [&tiles[step.tiles[0]], &tiles[step.tiles[1]]];
+    let out = &mut out[step.place][panel];
+    for row in first_row..first_row + ROWS_OF_PIECE {
+        let mut sum = if step.is_first { _mm512_setzero_ps() } else { load_lanes(&out[row]) };
+        for i in 0..2 {
+            let scale = _mm512_mul_ps(d[i], _mm512_set1_ps(tiles[i].d[row]));
+            sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums.row(2 * panel + i, row)), scale, sum);
+            if MINS {
+                sum = _mm512_fmadd_ps(m[i], _mm512_set1_ps(tiles[i].s[row]), sum);
             }
-            store_lanes(&mut out[panel][row], sum);
         }
+        store_lanes(&mut out[row], sum);
     }
 }
 

@@ -6,13 +6,15 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::avx512::interleaved::{self, Header};
-use super::super::avx512::registers::{load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes};
+use super::super::avx512::registers::{
+    add_products_of, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes,
+};
 use super::super::dispatch::Operands;
 use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
 
-use super::unit::{Before, Codes, Sums, Unit};
+use super::unit::{PIECES, Stored, Tile, Unit};
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
 
 /// The codes of a block of sixteen rows of weights, as tiles of B: four steps of 64 elements, each [elements / 4, rows, 4].
@@ -28,7 +30,7 @@ struct Scales {
     d: Lanes,
     dmin: Lanes,
     /// 16-bit factors of the sums of activations, two in a doubleword.
-    mins: [[i32; ROWS]; 8],
+    mins: [[[i32; ROWS]; 4]; 2],
 }
 
 /// What a thread works on, kept between products.
@@ -37,18 +39,18 @@ struct Scratch {
     /// Those of the panels at hand and of the pair before, whose last sums are not yet scaled.
     scales: [[Scales; PANELS]; 2],
     /// Sums that the unit has stored.
-    sums: [Sums; 4],
+    sums: Stored,
     /// `[groups, tiles of activations, panels, rows of a tile]`
     out: Vec<Out>,
 }
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        let scales = Scales { d: Lanes([0.0; ROWS]), dmin: Lanes([0.0; ROWS]), mins: [[0; ROWS]; 8] };
+        let scales = Scales { d: Lanes([0.0; ROWS]), dmin: Lanes([0.0; ROWS]), mins: [[[0; ROWS]; 4]; 2] };
         Scratch {
             parts: [Parts([[[0; 64]; 64]; 2]); PANELS],
             scales: [[scales; PANELS]; 2],
-            sums: std::array::from_fn(|_| Sums([[0; 16]; 16])),
+            sums: Stored::default(),
             out: Vec::new(),
         }
     }
@@ -61,6 +63,8 @@ thread_local! {
 /// What a step of the unit computes: up to four tiles of C, each or each pair a result.
 #[derive(Clone, Copy)]
 struct Step {
+    /// Whether its results are the first in their places.
+    is_first: bool,
     /// Which scales.
     set: usize,
     /// `(panel, tile of activations, place in out)` of each result.
@@ -68,22 +72,35 @@ struct Step {
     n_results: usize,
 }
 
+/// A quarter of the sums of a step and what they are scaled with.
+struct Quarter<'t> {
+    is_first: bool,
+    result: usize,
+    /// In the output: tile and panel.
+    place: (usize, usize),
+    tile: &'t Tile256,
+    /// Where the rows of each piece begin, and the last ends.
+    rows: [usize; PIECES + 1],
+    d: __m512,
+    dmin: __m512,
+    /// Some of them, as many as the format has.
+    mins: [[__m512i; 4]; 2],
+}
+
 /// Steps on their way through the unit: while it multiplies for one, the sums of the one before are scaled.
-struct Pipeline<'s, const SHIFT: u32, const MINS: usize> {
+struct Pipeline<'s, const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> {
     unit: Unit,
-    codes: Codes,
     tiles: &'s [Tile256],
-    sums: &'s mut [Sums; 4],
+    sums: &'s Stored,
     /// The step whose sums are in the unit.
     last: Option<Step>,
 }
 
-/// `SHIFT`: see [`Parts`]; zero where there is only one. `MINS`: pairs of minima.
+/// `UNSIGNED`: whether parts are. `SHIFT`: see [`Parts`]; zero where there is only one. `MINS`: pairs of minima.
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn product<B: Block, const SHIFT: u32, const MINS: usize>(
+fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MINS: usize>(
     operands: &Operands<'_>,
     range: Range<usize>,
-    codes: Codes,
     decode: impl Fn(&Blocks<'_, B>, &mut Parts, &mut Scales),
 ) {
     let weights = &operands.weights;
@@ -95,7 +112,7 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
         let Scratch { parts, scales, sums, out } = &mut **scratch;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured::<64>() };
-        let mut pipeline: Pipeline<'_, SHIFT, MINS> = Pipeline { unit, codes, tiles, sums, last: None };
+        let mut pipeline: Pipeline<'_, UNSIGNED, SHIFT, MINS> = Pipeline { unit, tiles, sums, last: None };
         let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
         Pass::for_each(operands, range, n_asks, out, |pass, out| {
             let mut set = 0;
@@ -104,12 +121,12 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
                     set = 1 - set;
                     for panel in 0..PANELS {
                         with_panel(pass, rows, n_blocks, pass.row(group, panel), b, |blocks| {
-                            blocks.prefetch(1);
                             decode(blocks, &mut parts[panel], &mut scales[set][panel]);
                         });
                     }
                     let first = b * n_tiles + pass.first_tile;
-                    pipeline.multiply(parts, scales, set, first..first + pass.n_tiles, out, group * pass.n_tiles);
+                    let tiles = first..first + pass.n_tiles;
+                    pipeline.multiply(parts, scales, b == 0, set, tiles, out, group * pass.n_tiles);
                 }
             }
             pipeline.drain(scales, out);
@@ -117,14 +134,16 @@ fn product<B: Block, const SHIFT: u32, const MINS: usize>(
     });
 }
 
-impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
-    /// Adds the products of two panels with the tiles of a range to `out` from the place `first` on.
+impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNSIGNED, SHIFT, MINS> {
+    /// Adds the products of two panels with the tiles of a range to `out` from the place `first` on, or puts them there.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    #[allow(clippy::too_many_arguments, reason = "a step's operands and where its results go")]
     fn multiply(
         &mut self,
         parts: &[Parts; PANELS],
         scales: &[[Scales; PANELS]; 2],
+        is_first: bool,
         set: usize,
         tiles: Range<usize>,
         out: &mut [Out],
@@ -137,55 +156,84 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
             if SHIFT > 0 {
                 for panel in 0..PANELS {
                     let results = [result(panel, t), result(panel, t + 1), none, none];
-                    self.step(parts, scales, Step { set, results, n_results: 2 }, out);
+                    self.step(parts, scales, Step { is_first, set, results, n_results: 2 }, out);
                 }
             } else {
                 let results = [result(0, t), result(1, t), result(0, t + 1), result(1, t + 1)];
-                self.step(parts, scales, Step { set, results, n_results: 4 }, out);
+                self.step(parts, scales, Step { is_first, set, results, n_results: 4 }, out);
             }
         }
         if n % 2 == 1 {
             let results = [result(0, n - 1), result(1, n - 1), none, none];
-            self.step(parts, scales, Step { set, results, n_results: 2 }, out);
+            self.step(parts, scales, Step { is_first, set, results, n_results: 2 }, out);
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     fn step(&mut self, parts: &[Parts; PANELS], scales: &[[Scales; PANELS]; 2], step: Step, out: &mut [Out]) {
-        let part = |panel: usize, part: usize, k: usize| parts[panel].0[part][16 * k].as_ptr();
-        let a = |result: usize, k: usize| self.tiles[step.results[result].1].codes[k].as_ptr().cast::<u8>();
+        let a = |result: usize| &self.tiles[step.results[result].1].codes;
+        let b = |panel: usize, part: usize| &parts[panel].0[part];
         let paired = step.results[0].1 != step.results[step.n_results - 1].1;
-        let codes = self.codes;
-        for k in 0..4 {
-            let before = match k {
-                0 => Before::StoreAndClear(self.sums.as_mut_ptr()),
-                _ => Before::Nothing,
-            };
-            // SAFETY: the tiles of parts and activations are 1024 bytes, a buffer of sums 4096.
-            unsafe {
-                match (SHIFT > 0, paired) {
-                    (true, true) => {
-                        let g = step.results[0].0;
-                        self.unit.two_by_two(codes, [a(0, k), a(1, k)], [part(g, 0, k), part(g, 1, k)], before);
-                    }
-                    (true, false) => {
-                        let b = [part(0, 0, k), part(0, 1, k), part(1, 0, k), part(1, 1, k)];
-                        self.unit.one_by_four(codes, a(0, k), b, before);
-                    }
-                    (false, true) => {
-                        self.unit.two_by_two(codes, [a(0, k), a(2, k)], [part(0, 0, k), part(1, 0, k)], before);
-                    }
-                    (false, false) => {
-                        self.unit.one_by_two(codes, a(0, k), [part(0, 0, k), part(1, 0, k)], before);
-                    }
-                }
+        match (SHIFT > 0, paired) {
+            (true, true) => {
+                let panel = step.results[0].0;
+                self.quarters([a(0), a(1)], [b(panel, 0), b(panel, 1)], scales, out);
             }
-            if let Some(last) = &self.last {
-                self.scale_quarter(last, k, scales, out);
-            }
+            (true, false) => self.quarters([a(0)], [b(0, 0), b(0, 1), b(1, 0), b(1, 1)], scales, out),
+            (false, true) => self.quarters([a(0), a(2)], [b(0, 0), b(1, 0)], scales, out),
+            (false, false) => self.quarters([a(0)], [b(0, 0), b(1, 0)], scales, out),
         }
         self.last = Some(step);
+    }
+
+    /// Multiplies tiles, a quarter of the block at a time, and meanwhile scales the sums of the step before.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn quarters<const M: usize, const N: usize>(
+        &self,
+        a: [&[[[i32; 16]; TILE_ROWS]; 4]; M],
+        b: [&[[u8; 64]; 64]; N],
+        scales: &[[Scales; PANELS]; 2],
+        out: &mut [Out],
+    ) {
+        self.quarter::<M, N, true>(a, b, 0, scales, out);
+        for k in 1..4 {
+            self.quarter::<M, N, false>(a, b, k, scales, out);
+        }
+    }
+
+    /// `STORE`: whether this is the first quarter, before which the sums of the step before are in the unit.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn quarter<const M: usize, const N: usize, const STORE: bool>(
+        &self,
+        a: [&[[[i32; 16]; TILE_ROWS]; 4]; M],
+        b: [&[[u8; 64]; 64]; N],
+        k: usize,
+        scales: &[[Scales; PANELS]; 2],
+        out: &mut [Out],
+    ) {
+        let a: [Tile; M] = a.map(|tiles| tiles[k].as_ptr().cast());
+        let b: [Tile; N] = b.map(|codes| codes[16 * k].as_ptr());
+        let quarter = self.last.as_ref().map(|last| self.quarter_of(last, k, scales));
+        // A piece of the products and then one of the scaling, written out so that what it takes stays in registers.
+        macro_rules! piece {
+            ($piece:literal) => {
+                // SAFETY: the tiles of activations and of parts are 1024 bytes.
+                unsafe { self.unit.multiply::<M, N, UNSIGNED, STORE, $piece>(a, b, self.sums) };
+                if let Some(quarter) = &quarter {
+                    let out = &mut out[quarter.place.0][quarter.place.1];
+                    for row in quarter.rows[$piece]..quarter.rows[$piece + 1] {
+                        self.scale(quarter, row, &mut out[row]);
+                    }
+                }
+            };
+        }
+        piece!(0);
+        piece!(1);
+        piece!(2);
+        piece!(3);
     }
 
     /// Scales what is still on its way.
@@ -193,43 +241,65 @@ impl<const SHIFT: u32, const MINS: usize> Pipeline<'_, SHIFT, MINS> {
     fn drain(&mut self, scales: &[[Scales; PANELS]; 2], out: &mut [Out]) {
         let Some(last) = self.last.take() else { return };
         self.unit.store(self.sums);
-        for quarter in 0..4 {
-            self.scale_quarter(&last, quarter, scales, out);
+        for k in 0..4 {
+            let quarter = self.quarter_of(&last, k, scales);
+            for row in quarter.rows[0]..quarter.rows[PIECES] {
+                self.scale(&quarter, row, &mut out[quarter.place.0][quarter.place.1][row]);
+            }
         }
     }
 
-    /// Scales a quarter of the sums of a step and adds them to `out`.
+    /// What a quarter of the sums of a step is scaled with. Its tiles are stored before the first piece of the quarter's
+    /// products at the latest.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn scale_quarter(&self, step: &Step, quarter: usize, scales: &[[Scales; PANELS]; 2], out: &mut [Out]) {
+    fn quarter_of(&self, step: &Step, k: usize, scales: &[[Scales; PANELS]; 2]) -> Quarter<'_> {
         let (result, first_row, n_rows) = match step.n_results {
-            4 => (quarter, 0, TILE_ROWS),
-            _ => (quarter / 2, quarter % 2 * (TILE_ROWS / 2), TILE_ROWS / 2),
+            4 => (k, 0, TILE_ROWS),
+            _ => (k / 2, k % 2 * (TILE_ROWS / 2), TILE_ROWS / 2),
         };
         let (panel, tile, place) = step.results[result];
-        let (scales, tile) = (&scales[step.set][panel], &self.tiles[tile]);
-        let out = &mut out[place][panel][first_row..first_row + n_rows];
-        let (d, dmin) = (load_lanes(&scales.d), load_lanes(&scales.dmin));
-        let mins: [__m512i; MINS] = std::array::from_fn(|i| load_i32x16(&scales.mins[i]));
-        for (row, out) in (first_row..).zip(out) {
-            let sum = if SHIFT > 0 {
-                let high = load_i32x16(&self.sums[2 * result].0[row]);
-                let high = _mm512_sllv_epi32(high, _mm512_set1_epi32(SHIFT as i32));
-                _mm512_add_epi32(high, load_i32x16(&self.sums[2 * result + 1].0[row]))
-            } else {
-                load_i32x16(&self.sums[result].0[row])
-            };
-            let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), d);
-            if MINS > 0 {
-                let pair = |i: usize| if MINS == 4 { tile.sums_of_32[row][i] } else { tile.sums_of_16[row][i] };
-                let mut of_mins = _mm512_madd_epi16(mins[0], _mm512_set1_epi32(pair(0)));
-                for i in 1..MINS {
-                    of_mins = _mm512_dpwssd_epi32(of_mins, mins[i], _mm512_set1_epi32(pair(i)));
-                }
-                scaled = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins), dmin, scaled);
-            }
-            store_lanes(out, _mm512_fmadd_ps(scaled, _mm512_set1_ps(tile.d[row]), load_lanes(out)));
+        let scales = &scales[step.set][panel];
+        let mut mins = [[_mm512_setzero_si512(); 4]; 2];
+        for i in 0..MINS {
+            mins[i / 4][i % 4] = load_i32x16(&scales.mins[i / 4][i % 4]);
         }
+        Quarter {
+            is_first: step.is_first,
+            result,
+            place: (place, panel),
+            tile: &self.tiles[tile],
+            rows: [0, 1, 2, 3, 4].map(|piece| first_row + piece * (n_rows / PIECES)),
+            d: load_lanes(&scales.d),
+            dmin: load_lanes(&scales.dmin),
+            mins,
+        }
+    }
+
+    /// Scales a row of the sums of a step and adds it to `out`, or puts it there.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn scale(&self, quarter: &Quarter<'_>, row: usize, out: &mut Lanes) {
+        let Quarter { result, tile, mins, .. } = *quarter;
+        let sum = if SHIFT > 0 {
+            let high = _mm512_sllv_epi32(self.sums.row(2 * result, row), _mm512_set1_epi32(SHIFT as i32));
+            _mm512_add_epi32(high, self.sums.row(2 * result + 1, row))
+        } else {
+            self.sums.row(result, row)
+        };
+        let mut scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), quarter.d);
+        if MINS > 0 {
+            let zero = _mm512_setzero_si512();
+            let of_mins = if MINS == 4 {
+                add_products_of(zero, mins[0], &tile.sums_of_32[row])
+            } else {
+                let [first, second] = &tile.sums_of_16[row];
+                add_products_of(add_products_of(zero, mins[0], first), mins[1], second)
+            };
+            scaled = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins), quarter.dmin, scaled);
+        }
+        let before = if quarter.is_first { _mm512_setzero_ps() } else { load_lanes(out) };
+        store_lanes(out, _mm512_fmadd_ps(scaled, _mm512_set1_ps(tile.d[row]), before));
     }
 }
 
@@ -241,7 +311,7 @@ impl Scales {
         store_lanes(&mut self.d, header.d);
         store_lanes(&mut self.dmin, header.dmin);
         for i in 0..MINS {
-            store_i32x16(&mut self.mins[i], interleaved::pair(header.mins[i / 2], i % 2));
+            store_i32x16(&mut self.mins[i / 4][i % 4], interleaved::pair(header.mins[i / 2], i % 2));
         }
     }
 }
@@ -302,7 +372,7 @@ fn one_turned_part<'s>(header: &Header, parts: &'s mut Parts) -> impl FnMut(usiz
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ4K, 3, 4>(operands, range, Codes::Unsigned, |blocks, parts, scales| {
+    product::<BlockQ4K, true, 3, 4>(operands, range, |blocks, parts, scales| {
         let header = interleaved::header_with_mins(blocks);
         scales.set::<4>(&header);
         interleaved::q4_k(blocks, two_unsigned_parts(&header, parts));
@@ -311,7 +381,7 @@ pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ5K, 3, 4>(operands, range, Codes::Unsigned, |blocks, parts, scales| {
+    product::<BlockQ5K, true, 3, 4>(operands, range, |blocks, parts, scales| {
         let header = interleaved::header_with_mins(blocks);
         scales.set::<4>(&header);
         interleaved::q5_k(blocks, two_unsigned_parts(&header, parts));
@@ -320,7 +390,7 @@ pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ6K, 7, 0>(operands, range, Codes::Signed, |blocks, parts, scales| {
+    product::<BlockQ6K, false, 7, 0>(operands, range, |blocks, parts, scales| {
         let header = interleaved::header_q6_k(blocks);
         scales.set::<0>(&header);
         let mut cut = two_signed_parts::<16>(&header, parts);
@@ -332,7 +402,7 @@ pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
 pub(super) fn iq4_xs(operands: &Operands<'_>, range: Range<usize>) {
     let levels: [u8; 16] = IQ4_VALUES.map(|value| value as u8);
     let levels = _mm512_broadcast_i32x4(load_128(&levels));
-    product::<BlockIq4Xs, 7, 0>(operands, range, Codes::Signed, |blocks, parts, scales| {
+    product::<BlockIq4Xs, false, 7, 0>(operands, range, |blocks, parts, scales| {
         let header = interleaved::header_iq4_xs(blocks);
         scales.set::<0>(&header);
         let mut cut = two_signed_parts::<8>(&header, parts);
@@ -342,7 +412,7 @@ pub(super) fn iq4_xs(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ3K, 0, 0>(operands, range, Codes::Signed, |blocks, parts, scales| {
+    product::<BlockQ3K, false, 0, 0>(operands, range, |blocks, parts, scales| {
         let mut header = interleaved::header_q3_k(blocks);
         header.d = _mm512_sub_ps(_mm512_setzero_ps(), header.d);
         scales.set::<0>(&header);
@@ -353,7 +423,7 @@ pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
-    product::<BlockQ2K, 0, 8>(operands, range, Codes::Unsigned, |blocks, parts, scales| {
+    product::<BlockQ2K, true, 0, 8>(operands, range, |blocks, parts, scales| {
         let header = interleaved::header_q2_k(blocks);
         scales.set::<8>(&header);
         // A product of two bits and four stays in its byte, so two are made by one multiplication of words.

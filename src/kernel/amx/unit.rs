@@ -4,8 +4,11 @@
 //! compiler touches none of them.
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, _xgetbv};
+use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, __m512i, _xgetbv};
+use std::cell::UnsafeCell;
 use std::sync::OnceLock;
+
+use super::super::avx512::registers::load_i32x16;
 
 /// Whether this CPU has AMX with products of bytes, the operating system saves its tiles, and this process may use them.
 pub(super) fn is_available() -> bool {
@@ -82,194 +85,177 @@ impl Drop for Unit {
     }
 }
 
-/// How the bytes of B are read; those of A are signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codes {
-    Signed,
-    Unsigned,
+/// A tile of C in memory: sixteen rows of sixteen doublewords.
+#[repr(C, align(64))]
+struct Sums([[i32; 16]; 16]);
+
+/// Where the unit stores C, a tile at a time while others are read.
+pub(super) struct Stored(UnsafeCell<[Sums; 4]>);
+
+impl Default for Stored {
+    fn default() -> Stored {
+        Stored(UnsafeCell::new(std::array::from_fn(|_| Sums([[0; 16]; 16]))))
+    }
 }
 
-/// Sixteen rows of sixteen doublewords.
-#[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[i32; 16]; 16]);
+impl Stored {
+    /// Where a tile goes.
+    fn tile(&self, tile: usize) -> *mut Sums {
+        assert!(tile < 4, "one of four tiles");
+        // SAFETY: the tile is one of the four.
+        unsafe { self.0.get().cast::<Sums>().add(tile) }
+    }
+
+    /// A row of a tile.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn row(&self, tile: usize, row: usize) -> __m512i {
+        // SAFETY: it is one of this thread's tiles, which no reference outlasts this expression.
+        load_i32x16(unsafe { &(&*self.tile(tile)).0[row] })
+    }
+}
 
 /// A tile of A or B in memory, its rows one after the other.
-type Tile = *const u8;
+pub(super) type Tile = *const u8;
 
-/// What happens to C before a product is added to it.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Before {
-    Nothing,
-    /// The sums of the last step are stored, four [`Sums`], and C begins at zero. A store that waits for the last product
-    /// costs the unit nothing when the next product on other tiles is under way.
-    StoreAndClear(*mut Sums),
+/// Loads a tile whose rows are so many bytes apart.
+macro_rules! load {
+    ($tile:tt, $from:expr, $stride:expr) => {
+        asm!(concat!("tileloadd ", $tile, ", [{from} + {stride}*1]"), from = in(reg) $from, stride = in(reg) $stride,
+             out($tile) _, options(nostack, readonly, preserves_flags))
+    };
 }
 
-/// Runs a step's assembly, which is a macro of the name of the product, what precedes the product on each of the tiles
-/// of C, and the place for stores.
-macro_rules! run {
-    ($step:ident, $codes:expr, $before:expr) => {
-        match ($codes, $before) {
-            (Codes::Signed, Before::Nothing) => $step!("tdpbssd", ["", "", "", ""], std::ptr::null_mut::<Sums>()),
-            (Codes::Unsigned, Before::Nothing) => $step!("tdpbsud", ["", "", "", ""], std::ptr::null_mut::<Sums>()),
-            (Codes::Signed, Before::StoreAndClear(c)) => run!(@swap $step, "tdpbssd", c),
-            (Codes::Unsigned, Before::StoreAndClear(c)) => run!(@swap $step, "tdpbsud", c),
+/// Stores a tile of C and clears it.
+macro_rules! store_and_clear {
+    ($tile:tt, $to:expr) => {
+        asm!(concat!("tilestored [{to} + {stride}*1], ", $tile), concat!("tilezero ", $tile),
+             to = in(reg) $to, stride = in(reg) 64usize, out($tile) _, options(nostack, preserves_flags))
+    };
+}
+
+/// Adds the product of two tiles to a third.
+macro_rules! multiply {
+    ($unsigned:expr, $c:tt, $a:tt, $b:tt) => {
+        if $unsigned {
+            asm!(concat!("tdpbsud ", $c, ", ", $a, ", ", $b), out($c) _, options(nostack, nomem, preserves_flags));
+        } else {
+            asm!(concat!("tdpbssd ", $c, ", ", $a, ", ", $b), out($c) _, options(nostack, nomem, preserves_flags));
         }
     };
-    (@swap $step:ident, $tdp:literal, $c:expr) => {
-        $step!(
-            $tdp,
-            [
-                "tilestored [{c} + {stride}*1], tmm0\ntilezero tmm0",
-                "tilestored [{c} + {stride}*1 + 1024], tmm1\ntilezero tmm1",
-                "tilestored [{c} + {stride}*1 + 2048], tmm2\ntilezero tmm2",
-                "tilestored [{c} + {stride}*1 + 3072], tmm3\ntilezero tmm3"
-            ],
-            $c
-        )
-    };
 }
+
+/// Pieces in which a product is made, so that other work can be put between them.
+pub(super) const PIECES: usize = 4;
 
 impl Unit {
-    /// `C[2i + j] += A[i] · B[j]`.
+    /// A piece of `C[N · i + j] += A[i] · B[j]`, for one or two tiles of A and two or four of B, four of C at the most. The bytes
+    /// of A are signed, those of B unsigned if `UNSIGNED`. With `STORE`, C begins at zero and the sums of the last
+    /// step are stored before: the first two tiles with the first piece, each of the others with its own. A store that
+    /// waits for the last product costs the unit nothing when the next product on other tiles is under way.
     ///
     /// # Safety
-    /// The unit is configured for 64 bytes; each tile has 1024 readable bytes, and the place for stores 4096 writable ones.
+    /// The unit is configured for 64 bytes; each tile has 1024 readable bytes; the pieces before this one were of the same
+    /// operands.
     #[inline(always)]
-    pub(super) unsafe fn two_by_two(&self, codes: Codes, a: [Tile; 2], b: [Tile; 2], before: Before) {
-        macro_rules! step {
-            ($tdp:literal, [$c0:literal, $c1:literal, $c2:literal, $c3:literal], $c:expr) => {
-                asm!(
-                    "// {c}",
-                    "tileloadd tmm4, [{a0} + {stride}*1]",
-                    "tileloadd tmm6, [{b0} + {stride}*1]",
-                    $c0,
-                    concat!($tdp, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm7, [{b1} + {stride}*1]",
-                    $c1,
-                    concat!($tdp, " tmm1, tmm4, tmm7"),
-                    "tileloadd tmm5, [{a1} + {stride}*1]",
-                    $c2,
-                    concat!($tdp, " tmm2, tmm5, tmm6"),
-                    $c3,
-                    concat!($tdp, " tmm3, tmm5, tmm7"),
-                    a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1],
-                    c = in(reg) $c, stride = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack, preserves_flags),
-                )
-            };
-        }
-        // SAFETY: the caller's promise.
-        unsafe { run!(step, codes, before) }
-    }
-
-    /// `C[j] += A · B[j]`.
-    ///
-    /// # Safety
-    /// As [`Unit::two_by_two`].
-    #[inline(always)]
-    pub(super) unsafe fn one_by_four(&self, codes: Codes, a: Tile, b: [Tile; 4], before: Before) {
-        macro_rules! step {
-            ($tdp:literal, [$c0:literal, $c1:literal, $c2:literal, $c3:literal], $c:expr) => {
-                asm!(
-                    "// {c}",
-                    "tileloadd tmm4, [{a} + {stride}*1]",
-                    "tileloadd tmm6, [{b0} + {stride}*1]",
-                    $c0,
-                    concat!($tdp, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm7, [{b1} + {stride}*1]",
-                    $c1,
-                    concat!($tdp, " tmm1, tmm4, tmm7"),
-                    "tileloadd tmm5, [{b2} + {stride}*1]",
-                    $c2,
-                    concat!($tdp, " tmm2, tmm4, tmm5"),
-                    "tileloadd tmm6, [{b3} + {stride}*1]",
-                    $c3,
-                    concat!($tdp, " tmm3, tmm4, tmm6"),
-                    a = in(reg) a, b0 = in(reg) b[0], b1 = in(reg) b[1], b2 = in(reg) b[2], b3 = in(reg) b[3],
-                    c = in(reg) $c, stride = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack, preserves_flags),
-                )
-            };
-        }
-        // SAFETY: the caller's promise.
-        unsafe { run!(step, codes, before) }
-    }
-
-    /// `C[j] += A · B[j]` for two tiles of B; what is stored of the other two of C is of no meaning.
-    ///
-    /// # Safety
-    /// As [`Unit::two_by_two`].
-    #[inline(always)]
-    pub(super) unsafe fn one_by_two(&self, codes: Codes, a: Tile, b: [Tile; 2], before: Before) {
-        macro_rules! step {
-            ($tdp:literal, [$c0:literal, $c1:literal, $c2:literal, $c3:literal], $c:expr) => {
-                asm!(
-                    "// {c}",
-                    "tileloadd tmm4, [{a} + {stride}*1]",
-                    "tileloadd tmm6, [{b0} + {stride}*1]",
-                    $c0,
-                    concat!($tdp, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm7, [{b1} + {stride}*1]",
-                    $c1,
-                    concat!($tdp, " tmm1, tmm4, tmm7"),
-                    $c2,
-                    $c3,
-                    a = in(reg) a, b0 = in(reg) b[0], b1 = in(reg) b[1], c = in(reg) $c, stride = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack, preserves_flags),
-                )
-            };
-        }
-        // SAFETY: the caller's promise.
-        unsafe { run!(step, codes, before) }
-    }
-
-    /// `C[2i + j] = A[i] · B[i][j]` after the sums of the last step have been stored; `B[i]` is two tiles, one after the other.
-    ///
-    /// # Safety
-    /// The unit is configured for 32 bytes; each tile of A has 512 readable bytes, each two of B
-    /// 1024, and the place for stores 4096 writable ones.
-    #[inline(always)]
-    pub(super) unsafe fn two_by_pairs(&self, a: [Tile; 2], b: [Tile; 2], c: *mut Sums) {
+    pub(super) unsafe fn multiply<
+        const M: usize,
+        const N: usize,
+        const UNSIGNED: bool,
+        const STORE: bool,
+        const PIECE: usize,
+    >(
+        &self,
+        a: [Tile; M],
+        b: [Tile; N],
+        c: &Stored,
+    ) {
+        const { assert!(matches!((M, N), (1 | 2, 2) | (1, 4)) && PIECE < PIECES) };
         // SAFETY: the caller's promise.
         unsafe {
-            asm!(
-                "tileloadd tmm4, [{a0} + {half}*1]",
-                "tileloadd tmm6, [{b0} + {stride}*1]",
-                "tilestored [{c} + {stride}*1], tmm0",
-                "tilezero tmm0",
-                "tdpbssd tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b0} + {stride}*1 + 512]",
-                "tilestored [{c} + {stride}*1 + 1024], tmm1",
-                "tilezero tmm1",
-                "tdpbssd tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a1} + {half}*1]",
-                "tileloadd tmm6, [{b1} + {stride}*1]",
-                "tilestored [{c} + {stride}*1 + 2048], tmm2",
-                "tilezero tmm2",
-                "tdpbssd tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b1} + {stride}*1 + 512]",
-                "tilestored [{c} + {stride}*1 + 3072], tmm3",
-                "tilezero tmm3",
-                "tdpbssd tmm3, tmm5, tmm7",
-                a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1], c = in(reg) c,
-                stride = in(reg) 64usize, half = in(reg) 32usize,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack, preserves_flags),
-            );
+            match PIECE {
+                0 => {
+                    load!("tmm4", a[0], 64usize);
+                    load!("tmm6", b[0], 64usize);
+                    if STORE {
+                        store_and_clear!("tmm0", c.tile(0));
+                        store_and_clear!("tmm1", c.tile(1));
+                    }
+                    multiply!(UNSIGNED, "tmm0", "tmm4", "tmm6");
+                }
+                1 => {
+                    load!("tmm7", b[1], 64usize);
+                    multiply!(UNSIGNED, "tmm1", "tmm4", "tmm7");
+                }
+                2 => {
+                    if STORE {
+                        store_and_clear!("tmm2", c.tile(2));
+                    }
+                    if M == 2 {
+                        load!("tmm5", a[M - 1], 64usize);
+                        multiply!(UNSIGNED, "tmm2", "tmm5", "tmm6");
+                    } else if N == 4 {
+                        load!("tmm5", b[N - 2], 64usize);
+                        multiply!(UNSIGNED, "tmm2", "tmm4", "tmm5");
+                    }
+                }
+                _ => {
+                    if STORE {
+                        store_and_clear!("tmm3", c.tile(3));
+                    }
+                    if M == 2 {
+                        multiply!(UNSIGNED, "tmm3", "tmm5", "tmm7");
+                    } else if N == 4 {
+                        load!("tmm6", b[N - 1], 64usize);
+                        multiply!(UNSIGNED, "tmm3", "tmm4", "tmm6");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A piece of `C[2j + i] = A[i] · B[i][j]`; the sums of the last step, where `C[2j]` and `C[2j + 1]` are tiles 2j and 2j + 1,
+    /// are stored before: those of `j = 0` with the first piece, the others with the third. `B[i]` is two tiles, one after
+    /// the other.
+    ///
+    /// # Safety
+    /// The unit is configured for 32 bytes; each tile of A has 512 readable bytes, each two of B 1024; the pieces before this
+    /// one were of the same operands.
+    #[inline(always)]
+    pub(super) unsafe fn multiply_pairs<const PIECE: usize>(&self, a: [Tile; 2], b: [Tile; 2], c: &Stored) {
+        const { assert!(PIECE < PIECES) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match PIECE {
+                0 => {
+                    load!("tmm4", a[0], 32usize);
+                    load!("tmm6", b[0], 64usize);
+                    store_and_clear!("tmm0", c.tile(0));
+                    store_and_clear!("tmm1", c.tile(1));
+                    multiply!(false, "tmm0", "tmm4", "tmm6");
+                }
+                1 => {
+                    load!("tmm5", a[1], 32usize);
+                    load!("tmm7", b[1], 64usize);
+                    multiply!(false, "tmm1", "tmm5", "tmm7");
+                }
+                2 => {
+                    load!("tmm6", b[0].add(512), 64usize);
+                    store_and_clear!("tmm2", c.tile(2));
+                    store_and_clear!("tmm3", c.tile(3));
+                    multiply!(false, "tmm2", "tmm4", "tmm6");
+                }
+                _ => {
+                    load!("tmm7", b[1].add(512), 64usize);
+                    multiply!(false, "tmm3", "tmm5", "tmm7");
+                }
+            }
         }
     }
 
     /// Stores C.
     #[inline(always)]
-    pub(super) fn store(&self, c: &mut [Sums; 4]) {
+    pub(super) fn store(&self, c: &Stored) {
         // SAFETY: a tile has as many bytes as a `Sums`.
         unsafe {
             asm!(
@@ -277,7 +263,7 @@ impl Unit {
                 "tilestored [{c} + {stride}*1 + 1024], tmm1",
                 "tilestored [{c} + {stride}*1 + 2048], tmm2",
                 "tilestored [{c} + {stride}*1 + 3072], tmm3",
-                c = in(reg) c.as_mut_ptr(), stride = in(reg) 64usize,
+                c = in(reg) c.tile(0), stride = in(reg) 64usize,
                 options(nostack, preserves_flags),
             );
         }

@@ -5,6 +5,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use zerocopy::FromZeros;
+
 use super::super::dispatch::Operands;
 use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, with_panel};
 use super::super::tiled::TILE_ROWS;
@@ -67,6 +69,7 @@ pub(super) fn by_panels<B: Block, T, P>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     let n_asks = n_blocks * PANELS * 2 * size_of::<B>().div_ceil(16);
     Pass::for_each(operands, range, n_asks, out, |pass, out| {
+        out.zero();
         let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
         for b in 0..n_blocks {
             let tiles = &tiles[b * n_tiles + pass.first_tile..][..pass.n_tiles];

@@ -180,7 +180,7 @@ fn rows<M: Multiply, const N: usize>(panel: &Panel, p: usize, tiles: &[Tile256],
         let tile = &tiles[t];
         let mut of_mins = [_mm256_setzero_si256(); 2];
         for j in 0..M::MINS {
-            let pair = if M::MINS == 4 { tile.sums_of_32[row][j] } else { tile.sums_of_16[row][j] };
+            let pair = if M::MINS == 4 { tile.sums_of_32[row][j] } else { tile.sums_of_16[row].as_flattened()[j] };
             let (pair, mins) = (_mm256_set1_epi32(pair), load(&panel.mins[j]));
             for h in 0..2 {
                 of_mins[h] = _mm256_add_epi32(of_mins[h], _mm256_madd_epi16(mins[h], pair));

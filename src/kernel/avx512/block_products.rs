@@ -5,6 +5,8 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
+use zerocopy::FromZeros;
+
 use super::super::dispatch::Operands;
 use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile32, Tiles};
@@ -65,6 +67,7 @@ fn product<B: Block, const MINS: bool>(
         let Scratch { panels, out } = &mut **scratch;
         let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
         Pass::for_each(operands, range, n_asks, out, |pass, out| {
+            out.zero();
             let n_rows = (operands.n_rows - pass.first_tile * TILE_ROWS).min(pass.n_tiles * TILE_ROWS);
             for first_block in (0..n_blocks).step_by(CHUNK) {
                 let chunk = CHUNK.min(n_blocks - first_block);

@@ -1,5 +1,6 @@
 //! Panels in registers: sixteen rows of weights are the lanes of one.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::panels::Lanes;
@@ -44,4 +45,33 @@ pub(in crate::kernel) fn store_i32x16(values: &mut [i32; 16], v: __m512i) {
 pub(in crate::kernel) fn load_codes(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: the reference covers the 64 bytes.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// `sums` and the products of 16-bit numbers, two by two: VNNI's instruction, of whose intrinsic the compiler makes a
+/// multiplication and an addition.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(in crate::kernel) fn add_products(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the instruction reads and writes the registers that are named.
+    unsafe {
+        asm!("vpdpwssd {}, {}, {}", inout(zmm_reg) sums, in(zmm_reg) a, in(zmm_reg) b,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    sums
+}
+
+/// As [`add_products`], of pairs each of which meets all lanes of its register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(in crate::kernel) fn add_products_of(mut sums: __m512i, a: [__m512i; 4], pairs: &[i32; 4]) -> __m512i {
+    // SAFETY: the instructions read the reference's sixteen bytes, and the registers that are named.
+    unsafe {
+        asm!("vpdpwssd {sums}, {a}, dword ptr [{pairs}]{{1to16}}",
+             "vpdpwssd {sums}, {b}, dword ptr [{pairs} + 4]{{1to16}}",
+             "vpdpwssd {sums}, {c}, dword ptr [{pairs} + 8]{{1to16}}",
+             "vpdpwssd {sums}, {d}, dword ptr [{pairs} + 12]{{1to16}}",
+             sums = inout(zmm_reg) sums, a = in(zmm_reg) a[0], b = in(zmm_reg) a[1], c = in(zmm_reg) a[2],
+             d = in(zmm_reg) a[3], pairs = in(reg) pairs, options(pure, readonly, nostack, preserves_flags));
+    }
+    sums
 }

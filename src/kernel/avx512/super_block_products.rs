@@ -6,12 +6,14 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
+use zerocopy::FromZeros;
+
 use super::super::dispatch::Operands;
 use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
 use super::interleaved::{self, Header};
-use super::registers::{load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes};
+use super::registers::{add_products_of, load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes};
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
 
 /// A block of sixteen rows of weights.
@@ -28,7 +30,7 @@ struct Panel {
     d: Lanes,
     dmin: Lanes,
     /// 16-bit factors of the sums of activations, two in a doubleword.
-    mins: [[i32; ROWS]; 8],
+    mins: [[[i32; ROWS]; 4]; 2],
 }
 
 /// What a thread works on, kept between products.
@@ -46,7 +48,7 @@ impl Default for Scratch {
             scales: [zero; 16],
             d: zero,
             dmin: zero,
-            mins: [[0; ROWS]; 8],
+            mins: [[[0; ROWS]; 4]; 2],
         };
         Scratch { panels: [panel; PANELS], out: Vec::new() }
     }
@@ -75,6 +77,7 @@ fn product<B: Block, const SUBS: usize, const MINS: usize>(
         let Scratch { panels, out } = &mut **scratch;
         let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
         Pass::for_each(operands, range, n_asks, out, |pass, out| {
+            out.zero();
             for b in 0..n_blocks {
                 for group in 0..pass.n_groups {
                     for (i, panel) in panels.iter_mut().enumerate() {
@@ -169,12 +172,17 @@ fn rows<const SUBS: usize, const MINS: usize, const N: usize>(
     }
     for i in 0..N {
         let (tile, row) = (&tiles[places[i].0], places[i].1);
+        let pairs: &[[i32; 4]] = match MINS {
+            0 => &[],
+            4 => std::slice::from_ref(&tile.sums_of_32[row]),
+            _ => &tile.sums_of_16[row],
+        };
         let mut of_mins = [_mm512_setzero_si512(); PANELS];
-        for j in 0..MINS {
-            let pair = if MINS == 4 { tile.sums_of_32[row][j] } else { tile.sums_of_16[row][j] };
+        for (j, pairs) in pairs.iter().enumerate() {
             for p in 0..PANELS {
-                let mins = load_i32x16(&panels[p].mins[j]);
-                of_mins[p] = _mm512_dpwssd_epi32(of_mins[p], mins, _mm512_set1_epi32(pair));
+                let [a, b, c, d] = &panels[p].mins[j];
+                let mins = [load_i32x16(a), load_i32x16(b), load_i32x16(c), load_i32x16(d)];
+                of_mins[p] = add_products_of(of_mins[p], mins, pairs);
             }
         }
         for p in 0..PANELS {
@@ -201,7 +209,7 @@ impl Panel {
             store_lanes(&mut self.scales[sub], _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(scale)));
         }
         for i in 0..MINS {
-            store_i32x16(&mut self.mins[i], interleaved::pair(header.mins[i / 2], i % 2));
+            store_i32x16(&mut self.mins[i / 4][i % 4], interleaved::pair(header.mins[i / 2], i % 2));
         }
     }
 

@@ -8,6 +8,7 @@ use super::super::x86::{
     prefetch_ahead, q3_k_scales, scales_and_mins, sum_f32x8,
 };
 use super::load_512;
+use super::registers::add_products;
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K};
 
 /// A block ready to be multiplied.
@@ -47,7 +48,7 @@ fn dots<B: Block, const C: usize>(
             let a = &activations[c][i];
             let q = order(a);
             let halves = _mm_mul_ps(w.halves, _mm_set1_ps(a.d.get()));
-            let of_mins = _mm256_dpwssd_epi32(_mm256_setzero_si256(), w.mins, load_256(bsums(a)));
+            let of_mins = _mm256_madd_epi16(w.mins, load_256(bsums(a)));
             let start = match mins {
                 Mins::Offset => _mm512_zextsi256_si512(of_mins),
                 Mins::Lane(lane) => {
@@ -57,8 +58,8 @@ fn dots<B: Block, const C: usize>(
                 }
             };
             let p = |j: usize| _mm512_dpbusd_epi32(zero, w.codes[j], q[j]);
-            let sum = _mm512_dpwssd_epi32(start, _mm512_packs_epi32(p(0), p(1)), w.scales[0]);
-            let sum = _mm512_dpwssd_epi32(sum, _mm512_packs_epi32(p(2), p(3)), w.scales[1]);
+            let sum = add_products(start, _mm512_packs_epi32(p(0), p(1)), w.scales[0]);
+            let sum = add_products(sum, _mm512_packs_epi32(p(2), p(3)), w.scales[1]);
             let d = _mm512_permutexvar_ps(d_lane, _mm512_castps128_ps512(halves));
             sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, sums[c]);
         }
