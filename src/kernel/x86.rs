@@ -150,11 +150,11 @@ pub(super) fn bsums(block: &BlockQ8K) -> &[u8; 32] {
 /// where a mapped file's next page begins.
 const PREFETCH_BYTES: usize = 2048;
 
-/// Asks for the cache lines that lie ahead of a block's, in its row or the row that follows it in memory.
+/// Asks for the cache lines that lie ahead of those of blocks, in their row or the row that follows it in memory.
 #[inline(always)]
-pub(super) fn prefetch_ahead<B: Block>(block: &B) {
-    let ahead = std::ptr::from_ref(block).cast::<i8>().wrapping_add(PREFETCH_BYTES);
-    for line in 0..size_of::<B>().div_ceil(64) {
+pub(super) fn prefetch_ahead<T>(blocks: &T) {
+    let ahead = std::ptr::from_ref(blocks).cast::<i8>().wrapping_add(PREFETCH_BYTES);
+    for line in 0..size_of::<T>().div_ceil(64) {
         // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * 64)) }
     }
@@ -180,6 +180,13 @@ pub(super) fn load_256(bytes: &[u8; 32]) -> __m256i {
 pub(super) fn load_halves(bytes: &[u8; 8]) -> __m128 {
     // SAFETY: the reference covers the 8 bytes that the load reads.
     _mm_cvtph_ps(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store_f32x4(floats: &mut [f32; 4], value: __m128) {
+    // SAFETY: the reference covers the 16 bytes that an unaligned store writes.
+    unsafe { _mm_storeu_ps(floats.as_mut_ptr(), value) }
 }
 
 #[inline]
