@@ -174,6 +174,15 @@ pub(super) fn load_256(bytes: &[u8; 32]) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
+/// Sixteen low nibbles and then the sixteen high ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn nibbles(bytes: &[u8; 16]) -> __m256i {
+    let twice = _mm256_broadcastsi128_si256(load_128(bytes));
+    let shifted = _mm256_srlv_epi64(twice, _mm256_setr_epi64x(0, 0, 4, 4));
+    _mm256_and_si256(shifted, _mm256_set1_epi8(0x0F))
+}
+
 /// Four halves as floats.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]

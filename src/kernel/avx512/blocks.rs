@@ -4,7 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::{
-    IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, bytes_at, load_128, load_256, load_halves, prefetch_ahead, sum_f32x8,
+    IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, bytes_at, load_128, load_256, load_halves, nibbles, prefetch_ahead,
+    sum_f32x8,
 };
 use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1};
 
@@ -60,15 +61,6 @@ fn dots_with_min<B: Block, const C: usize>(
         }
     }
     std::array::from_fn(|c| sum_f32x8(sums[c]) + _mm_cvtss_f32(_mm_movehdup_ps(min_sums[c])))
-}
-
-/// Sixteen low nibbles and then the sixteen high ones.
-#[inline]
-#[target_feature(enable = "avx512vl")]
-fn nibbles(bytes: &[u8; 16]) -> __m256i {
-    let twice = _mm256_broadcastsi128_si256(load_128(bytes));
-    let shifted = _mm256_srlv_epi64(twice, _mm256_setr_epi64x(0, 0, 4, 4));
-    _mm256_and_si256(shifted, _mm256_set1_epi8(0x0F))
 }
 
 /// The nibbles with the fifth bits of a word added.
