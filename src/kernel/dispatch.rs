@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::matmul::{Matrix, Output};
 use super::scalar;
-use super::tiled::{TileCodes, Tiles, tile_len};
+use super::tiled::{Bf16Tile, STEPS, TileCodes, Tiles, tile_len};
 use crate::quant::{ActivationForm, DotFn, GgmlType};
 
 /// An instruction set that kernels are written for, from the least to the most capable.
@@ -60,6 +60,9 @@ pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8])
 /// Makes floats of halves, as the dequantization of F16 does.
 pub(super) type WidenFn = fn(halves: &[u8], out: &mut [f32]);
 
+/// Lays out a part of up to sixteen rows of activations, which are in a form, as bf16, a tile for every 32 elements.
+pub(super) type LayOutBf16Fn = fn(form: ActivationForm, rows: &[&[u8]], tiles: &mut [Bf16Tile; STEPS]);
+
 /// A matrix product of more rows of activations than a dot product is good for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
@@ -67,6 +70,9 @@ pub(super) struct Product {
     pub(super) least_rows: usize,
     /// Rows of weights that are decoded together; ranges begin at a multiple of them.
     pub(super) panel_rows: usize,
+    /// Rows of weights that a thread takes at a time where all threads have work then: a multiple of those of a panel. The more
+    /// they are, the less often activations are read from the cache that is shared.
+    pub(super) range_rows: usize,
     pub(super) codes: TileCodes,
     pub(super) run: RunFn,
 }
@@ -97,6 +103,8 @@ pub(super) struct Table {
     pub(super) products: [[Option<Product>; 2]; GgmlType::ALL.len()],
     pub(super) quantize: QuantizeFn,
     pub(super) widen: WidenFn,
+    /// `None` where no product takes such tiles.
+    pub(super) lay_out_bf16: Option<LayOutBf16Fn>,
 }
 
 /// The kernels of an instruction set. Holding one is the proof that this CPU has it.
@@ -154,6 +162,10 @@ impl Kernels {
     /// How this instruction set makes floats of halves.
     pub(super) fn widen(&self) -> WidenFn {
         self.table.widen
+    }
+
+    pub(super) fn lay_out_bf16(&self) -> Option<LayOutBf16Fn> {
+        self.table.lay_out_bf16
     }
 
     /// Writes `x` in `form` to `out`, which has exactly `form.row_bytes(x.len())` bytes. Every instruction set writes the

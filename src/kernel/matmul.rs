@@ -184,7 +184,7 @@ impl<'a> Activations<'a> {
             let ActivationScratch { forms, tiles, tiled_rows, tiled_groups, .. } = &mut *self.scratch;
             let bytes = &forms[form as usize];
             let row = |i: usize| &bytes[rows.rows.index(i) * row_bytes..][..row_bytes];
-            tiles.fill(pool, form, codes, rows.starts, self.n_cols, row, kernels.widen());
+            tiles.fill(pool, form, codes, rows.starts, self.n_cols, row, kernels);
             tiled_rows.clear();
             if let Rows::Only(indices) = rows.rows {
                 tiled_rows.extend_from_slice(indices);
@@ -271,12 +271,28 @@ impl<'a> Output<'a> {
         unsafe { self.base.add(self.places.index(self.first + row) * self.n_cols + col) }
     }
 
+    /// Where a row goes, from a column on.
+    pub(super) fn place(&self, row: usize, col: usize) -> *const f32 {
+        assert!(row < self.n_rows && col <= self.n_cols, "past the output");
+        self.at(row, col)
+    }
+
     /// # Safety
     /// No other thread writes or reads this element during the product.
     unsafe fn write(&self, row: usize, col: usize, value: f32) {
         debug_assert!(row < self.n_rows && col < self.n_cols);
         // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
         unsafe { *self.at(row, col) = value };
+    }
+
+    /// Writes sixteen columns of a row from `first` on, or as many as there are.
+    ///
+    /// # Safety
+    /// No other thread writes or reads these elements during the product.
+    #[inline]
+    pub(super) unsafe fn write_sixteen(&self, row: usize, first: usize, values: &[f32; 16]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.write_columns(row, first, std::iter::once(values)) };
     }
 
     /// Writes values to neighbouring columns of a row from `first` on, sixteen at a time, as far as there are columns.
@@ -405,7 +421,14 @@ impl Kernels {
         }
         let x = &*x;
         let (acts, act_bytes) = x.quantized(form);
-        let grain = grain(&weight(0)).next_multiple_of(product.map_or(1, |product| product.panel_rows));
+        let grain = match product {
+            Some(product) => {
+                // As many that every thread has some ranges, so that they end together.
+                let fair = (n_out * n_groups).div_ceil(4 * pool.n_threads());
+                grain(&weight(0)).max(fair.min(product.range_rows)).next_multiple_of(product.panel_rows)
+            }
+            None => grain(&weight(0)),
+        };
         let pieces = n_out.div_ceil(grain);
         // Groups have rows of the output of their own, and pieces columns.
         pool.for_ranges(n_groups * pieces, 1, |range| {
@@ -424,7 +447,7 @@ impl Kernels {
                     continue;
                 };
                 let next = if group + 1 < n_groups { checked(group + 1).bytes } else { &[] };
-                let tiles = x.scratch.tiles.tiles(form, starts, group, n_cols);
+                let tiles = x.scratch.tiles.tiles(form, product.codes, starts, group, n_cols);
                 let operands = Operands { weights: w, next, n_rows: group_rows.len(), tiles, output: &output };
                 (product.run)(&operands, range);
             }

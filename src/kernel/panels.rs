@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "blocks are read at distances within a slice, and threads write disjoint columns")]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -37,10 +38,10 @@ impl<'a, B: Block> Blocks<'a, B> {
         Blocks { fourths, row_bytes, ahead, blocks: PhantomData }
     }
 
-    /// The sixteen bytes at `at` of the block of a row.
+    /// The bytes at `at` of the block of a row.
     #[inline(always)]
-    pub(super) fn bytes_at(&self, row: usize, at: usize) -> &'a [u8; 16] {
-        assert!(row < ROWS && at + 16 <= size_of::<B>(), "bytes past a block");
+    pub(super) fn bytes_at<const N: usize>(&self, row: usize, at: usize) -> &'a [u8; N] {
+        assert!(row < ROWS && at + N <= size_of::<B>(), "bytes past a block");
         // SAFETY: as just asserted, they are bytes of a block of the slice that `new` was given, which had all rows.
         unsafe { &*self.fourths[row / 4].add(row % 4 * self.row_bytes + at).cast() }
     }
@@ -65,7 +66,7 @@ pub(super) const PANELS: usize = 2;
 const GROUPS: usize = 4;
 
 /// Tiles of activations that a panel meets before it is decoded again.
-const MOST_TILES: usize = 32;
+pub(super) const MOST_TILES: usize = 32;
 
 /// The sums of two panels for a tile of activations: `[panels, rows of the tile]`.
 pub(super) type Out = [[Lanes; TILE_ROWS]; PANELS];
@@ -160,20 +161,74 @@ impl Pass {
         }
     }
 
+    /// A pass of a whole range of rows that asks for nothing ahead; of its tiles, as many as there are from `first_tile` on.
+    pub(super) fn whole(operands: &Operands<'_>, range: &Range<usize>, first_tile: usize) -> Pass {
+        let n_tiles = MOST_TILES.min(operands.n_rows.div_ceil(TILE_ROWS) - first_tile);
+        let n_groups = range.len().div_ceil(PANELS * ROWS);
+        Pass { first_row: range.start, n_groups, first_tile, n_tiles, ahead: Ahead::new(&[], 0) }
+    }
+
+    /// Asks for so many bytes from the block at `at` of `row_blocks` of each of a panel's rows; where the rows end there, for
+    /// the beginning of those that lie as many further as the pass has, or in the next matrix.
+    #[inline]
+    pub(super) fn ask_for_blocks(
+        &self,
+        operands: &Operands<'_>,
+        row: usize,
+        at: usize,
+        row_blocks: usize,
+        n_bytes: usize,
+    ) {
+        let weights = &operands.weights;
+        let row_bytes = weights.row_range(0..1).len();
+        let pass_rows = self.n_groups * PANELS * ROWS;
+        let (row, at) = if at < row_blocks { (row, at * (row_bytes / row_blocks)) } else { (row + pass_rows, 0) };
+        let rows = match weights.row_range(row..row + ROWS) {
+            [] if at == 0 => operands.next.get(row % pass_rows * row_bytes..).unwrap_or_default(),
+            rest => rest,
+        };
+        for row in rows.chunks_exact(row_bytes).take(ROWS) {
+            // The line of the first byte has been read with the block before.
+            let from = row.as_ptr().wrapping_add(at + LINE_BYTES - 1);
+            for line in 0..n_bytes.div_ceil(LINE_BYTES) {
+                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line * LINE_BYTES).cast()) }
+            }
+        }
+    }
+
     /// Where a panel's rows begin.
     pub(super) fn row(&self, group: usize, panel: usize) -> usize {
         self.first_row + (group * PANELS + panel) * ROWS
     }
 
-    fn write(&self, operands: &Operands<'_>, sums: &[Out]) {
+    /// Writes the sums, `[n_groups, n_tiles]`, to the output.
+    pub(super) fn write(&self, operands: &Operands<'_>, sums: &[Out]) {
         let n_rows = (operands.n_rows - self.first_tile * TILE_ROWS).min(self.n_tiles * TILE_ROWS);
+        let at = |row: usize| operands.output.place(self.first_tile * TILE_ROWS + row, self.first_row);
         for row in 0..n_rows {
+            if row + ROWS_AHEAD < n_rows {
+                ask_to_write(at(row + ROWS_AHEAD).cast(), self.n_groups * PANELS * size_of::<Lanes>());
+            }
             // All columns of a row before the next row, so that a page is written to once.
             let groups = sums.chunks_exact(self.n_tiles).map(|tiles| &tiles[row / TILE_ROWS]);
             let panels = groups.flatten().map(|panel| &panel[row % TILE_ROWS].0);
             // SAFETY: the range of the product is this thread's alone.
             unsafe { operands.output.write_columns(self.first_tile * TILE_ROWS + row, self.first_row, panels) };
         }
+    }
+}
+
+/// How many rows of the output are asked for before they are written: it is seldom in cache.
+const ROWS_AHEAD: usize = 1;
+
+/// Asks for cache lines that are going to be written.
+#[inline(always)]
+fn ask_to_write(from: *const u8, n_bytes: usize) {
+    for line in 0..n_bytes.div_ceil(LINE_BYTES) {
+        let at = from.wrapping_add(line * LINE_BYTES);
+        // SAFETY: a prefetch changes nothing that the program could see and does not fault, whatever the address.
+        unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
     }
 }
 

@@ -10,5 +10,6 @@ pub(super) fn table() -> Table {
         products: [[None; 2]; GgmlType::ALL.len()],
         quantize: quantize_activations,
         widen: |halves, out| GgmlType::F16.dequantize(halves, out),
+        lay_out_bf16: None,
     }
 }

@@ -2,19 +2,26 @@
 //! Rows come in groups, one after the other; of a group, the tiles of the first block of all its rows come first, then those
 //! of the second.
 
-use super::dispatch::WidenFn;
+use std::ops::Range;
+
+use zerocopy::{FromZeros, Immutable, IntoBytes};
+
+use super::Kernels;
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, BlockQ8_0, BlockQ8_1, BlockQ8K, blocks};
 
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
 
-/// How the codes of a tile are to be read.
+/// How a tile holds quantized activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TileCodes {
+    /// By their codes.
     Signed,
-    /// 128 too large and so unsigned, for products of unsigned bytes with signed ones.
+    /// By their codes, 128 too large and so unsigned, for products of unsigned bytes with signed ones.
     Offset,
+    /// By their values as bf16.
+    Bf16,
 }
 
 impl TileCodes {
@@ -24,6 +31,7 @@ impl TileCodes {
         (match self {
             TileCodes::Signed => codes,
             TileCodes::Offset => codes ^ 0x8080_8080,
+            TileCodes::Bf16 => panic!("bf16 are not codes"),
         }) as i32
     }
 }
@@ -62,6 +70,29 @@ pub(super) struct Tile64 {
     pub(super) values: [[f32; TILE_FLOATS]; TILE_ROWS],
 }
 
+/// Elements of a row that one product of tiles of bf16 takes.
+pub(super) const STEP_LEN: usize = 32;
+
+/// As many such steps lie together at the most: those of two panels of weights leave room in a first level of 48 KiB.
+pub(super) const STEPS: usize = 18;
+
+/// How many of them do in rows of `n_cols` elements: parts of about one size.
+pub(super) fn steps_of_part(n_cols: usize) -> usize {
+    let n = n_cols.div_ceil(STEP_LEN).max(1);
+    n.div_ceil(n.div_ceil(STEPS))
+}
+
+/// A tile of bf16: sixteen lines of 32. In one of activations a line is two elements of sixteen rows: [elements / 2, rows, 2].
+#[derive(Debug, Clone, FromZeros, IntoBytes, Immutable)]
+#[repr(C, align(64))]
+pub(super) struct Bf16Tile(pub(super) [[u8; 64]; 16]);
+
+impl Bf16Tile {
+    pub(super) const ZERO: Bf16Tile = Bf16Tile([[0; 64]; 16]);
+}
+
+static ZERO_BF16: [Bf16Tile; STEPS] = [const { Bf16Tile::ZERO }; STEPS];
+
 const ZERO_64: Tile64 = Tile64 { values: [[0.0; TILE_FLOATS]; TILE_ROWS] };
 
 /// Elements of a row in a tile of this form; `None` where it has no tiles.
@@ -75,8 +106,11 @@ pub(super) fn tile_len(form: ActivationForm) -> Option<usize> {
 }
 
 /// Tiles that lie side by side in a row of `n_cols` elements.
-fn n_blocks(form: ActivationForm, n_cols: usize) -> usize {
-    n_cols / tile_len(form).unwrap_or_else(|| panic!("no tiles of {form:?}"))
+fn n_blocks(form: ActivationForm, codes: TileCodes, n_cols: usize) -> usize {
+    match codes {
+        TileCodes::Bf16 => n_cols.div_ceil(steps_of_part(n_cols) * STEP_LEN),
+        _ => n_cols / tile_len(form).unwrap_or_else(|| panic!("no tiles of {form:?}")),
+    }
 }
 
 /// A tile made of sixteen blocks `B`.
@@ -140,6 +174,7 @@ pub(super) struct TileScratch {
     of_256: Vec<Tile256>,
     of_32: Vec<Tile32>,
     of_64: Vec<Tile64>,
+    of_bf16: Vec<[Bf16Tile; STEPS]>,
 }
 
 /// Tiles of a form: `[blocks of a row, tiles]`.
@@ -149,20 +184,25 @@ pub(super) enum Tiles<'a> {
     Of32(&'a [Tile32]),
     /// Floats.
     Of64(&'a [Tile64]),
+    /// Of as many steps as [`steps_of_part`] says, or are left of a row.
+    Bf16(&'a [[Bf16Tile; STEPS]]),
 }
 
 impl TileScratch {
     /// The most bytes that a row of `n_cols` activations takes in tiles of these forms.
     pub(super) fn row_bytes(forms: &[ActivationForm], n_cols: usize) -> u64 {
-        let bytes = |tile_bytes: usize, len: usize| {
-            let has_some = forms.iter().any(|&form| tile_len(form) == Some(len));
-            u64::from(has_some) * (tile_bytes * n_cols.div_ceil(len)).div_ceil(TILE_ROWS) as u64
-        };
-        bytes(size_of::<Tile256>(), 256) + bytes(size_of::<Tile32>(), 32) + bytes(size_of::<Tile64>(), TILE_FLOATS)
+        let has_some = |len: usize| u64::from(forms.iter().any(|&form| tile_len(form) == Some(len)));
+        let of_row = |tile_bytes: usize, n: usize| (tile_bytes * n).div_ceil(TILE_ROWS) as u64;
+        let of_256 = of_row(size_of::<Tile256>(), n_cols.div_ceil(256));
+        let of_64 = of_row(size_of::<Tile64>(), n_cols.div_ceil(TILE_FLOATS));
+        // By codes or as bf16.
+        let n_parts = n_cols.div_ceil(steps_of_part(n_cols) * STEP_LEN);
+        let of_32 =
+            of_row(size_of::<Tile32>(), n_cols.div_ceil(32)).max(of_row(size_of::<[Bf16Tile; STEPS]>(), n_parts));
+        has_some(256) * of_256 + has_some(32) * of_32 + has_some(TILE_FLOATS) * of_64
     }
 
-    /// Lays out rows of `n_cols` activations, which are in `form`, in groups that begin at `starts`. `widen` makes floats of
-    /// halves.
+    /// Lays out rows of `n_cols` activations, which are in `form`, in groups that begin at `starts`.
     #[allow(clippy::too_many_arguments, reason = "a row and how it is to be laid out")]
     pub(super) fn fill<'a>(
         &mut self,
@@ -172,33 +212,55 @@ impl TileScratch {
         starts: &[usize],
         n_cols: usize,
         row: impl Fn(usize) -> &'a [u8] + Sync,
-        widen: WidenFn,
+        kernels: &Kernels,
     ) {
-        let n = n_blocks(form, n_cols);
+        let n = n_blocks(form, codes, n_cols);
+        if codes == TileCodes::Bf16 {
+            let lay_out = kernels.lay_out_bf16().expect("the products that take them have them laid out");
+            let bytes = form.row_bytes(steps_of_part(n_cols) * STEP_LEN);
+            fill(&mut self.of_bf16, &ZERO_BF16, pool, starts, n, |tile, rows, b| {
+                let mut parts = [&[][..]; TILE_ROWS];
+                let parts = &mut parts[..rows.len()];
+                for (part, r) in parts.iter_mut().zip(rows) {
+                    let row = row(r);
+                    *part = &row[b * bytes..row.len().min((b + 1) * bytes)];
+                }
+                lay_out(form, parts, tile);
+            });
+            return;
+        }
         match form {
-            ActivationForm::Q8_K => fill(&mut self.of_256, &ZERO_256, pool, starts, n, |tile, at, r, b| {
+            ActivationForm::Q8_K => fill_rows(&mut self.of_256, &ZERO_256, pool, starts, n, |tile, at, r, b| {
                 tile.set(at, &blocks::<BlockQ8K>(row(r), n)[b], codes);
             }),
-            ActivationForm::Q8_0 => fill(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {
+            ActivationForm::Q8_0 => fill_rows(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {
                 tile.set(at, &blocks::<BlockQ8_0>(row(r), n)[b], codes);
             }),
-            ActivationForm::Q8_1 => fill(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {
+            ActivationForm::Q8_1 => fill_rows(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {
                 tile.set(at, &blocks::<BlockQ8_1>(row(r), n)[b], codes);
             }),
-            ActivationForm::F16 => fill(&mut self.of_64, &ZERO_64, pool, starts, n, |tile, at, r, b| {
+            ActivationForm::F16 => fill_rows(&mut self.of_64, &ZERO_64, pool, starts, n, |tile, at, r, b| {
                 let bytes = form.row_bytes(TILE_FLOATS);
-                widen(&row(r)[b * bytes..][..bytes], &mut tile.values[at]);
+                kernels.widen()(&row(r)[b * bytes..][..bytes], &mut tile.values[at]);
             }),
             ActivationForm::F32 | ActivationForm::BF16 => panic!("no tiles of {form:?}"),
         }
     }
 
-    /// Of what was last laid out, if it was in `form` with these `starts`, the tiles of a group.
-    pub(super) fn tiles(&self, form: ActivationForm, starts: &[usize], group: usize, n_cols: usize) -> Tiles<'_> {
-        let n_blocks = n_blocks(form, n_cols);
+    /// Of what was last laid out, if it was in `form` by `codes` with these `starts`, the tiles of a group.
+    pub(super) fn tiles(
+        &self,
+        form: ActivationForm,
+        codes: TileCodes,
+        starts: &[usize],
+        group: usize,
+        n_cols: usize,
+    ) -> Tiles<'_> {
+        let n_blocks = n_blocks(form, codes, n_cols);
         let at = n_blocks * n_tiles(&starts[..=group]);
         let n = n_blocks * n_tiles(&starts[group..=group + 1]);
         match form {
+            _ if codes == TileCodes::Bf16 => Tiles::Bf16(&self.of_bf16[at..at + n]),
             ActivationForm::Q8_K => Tiles::Of256(&self.of_256[at..at + n]),
             ActivationForm::Q8_0 | ActivationForm::Q8_1 => Tiles::Of32(&self.of_32[at..at + n]),
             ActivationForm::F16 => Tiles::Of64(&self.of_64[at..at + n]),
@@ -212,14 +274,28 @@ fn n_tiles(starts: &[usize]) -> usize {
     starts.windows(2).map(|group| (group[1] - group[0]).div_ceil(TILE_ROWS)).sum()
 }
 
-/// Makes tiles of rows of `n_blocks` blocks: `set` gives a tile, at a row of it, a block of a row of activations.
-fn fill<T: Clone + Send + Sync>(
+/// As [`fill`], a row at a time: `set` gives a tile, at a row of it, a block of a row of activations.
+fn fill_rows<T: Clone + Send + Sync>(
     tiles: &mut Vec<T>,
     zero: &T,
     pool: &Pool,
     starts: &[usize],
     n_blocks: usize,
     set: impl Fn(&mut T, usize, usize, usize) + Sync,
+) {
+    fill(tiles, zero, pool, starts, n_blocks, |tile, rows, b| {
+        rows.enumerate().for_each(|(at, r)| set(tile, at, r, b));
+    });
+}
+
+/// Makes tiles of rows of `n_blocks` blocks: `set` gives a tile a block of some rows of activations.
+fn fill<T: Clone + Send + Sync>(
+    tiles: &mut Vec<T>,
+    zero: &T,
+    pool: &Pool,
+    starts: &[usize],
+    n_blocks: usize,
+    set: impl Fn(&mut T, Range<usize>, usize) + Sync,
 ) {
     let n = n_tiles(starts) * n_blocks;
     if tiles.len() < n {
@@ -244,9 +320,7 @@ fn fill<T: Clone + Send + Sync>(
                 if rows.len() < TILE_ROWS {
                     tile.clone_from(zero);
                 }
-                for (i, r) in rows.enumerate() {
-                    set(tile, i, r, b);
-                }
+                set(tile, rows, b);
             }
             at += now.len();
             (rest, begin) = (later, end);

@@ -5,12 +5,14 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
+use zerocopy::FromZeros;
+
 use super::super::avx512::interleaved::{self, Header};
 use super::super::avx512::registers::{
-    add_products_of, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes,
+    add_products_of, load_i32x16, load_lanes, store_i32x16, store_lanes, store_line,
 };
 use super::super::dispatch::Operands;
-use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
+use super::super::panels::{Blocks, Lanes, MOST_TILES, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
 
@@ -79,12 +81,43 @@ struct Quarter<'t> {
     /// In the output: tile and panel.
     place: (usize, usize),
     tile: &'t Tile256,
-    /// Where the rows of each piece begin, and the last ends.
-    rows: [usize; PIECES + 1],
+    first_row: usize,
+    n_rows: usize,
     d: __m512,
     dmin: __m512,
     /// Some of them, as many as the format has.
     mins: [[__m512i; 4]; 2],
+}
+
+/// What quarter `$k` of the sums of a step is scaled with. Its tiles are stored before the first piece of the quarter's products
+/// at the latest. No function: what is loaded is to stay in registers.
+macro_rules! quarter_of {
+    ($pipeline:ident, $step:expr, $k:expr, $scales:expr) => {{
+        let step: &Step = $step;
+        // Where parts are two, a step has two results.
+        let (result, first_row, n_rows) = if SHIFT == 0 && step.n_results == 4 {
+            ($k, 0, TILE_ROWS)
+        } else {
+            ($k / 2, $k % 2 * (TILE_ROWS / 2), TILE_ROWS / 2)
+        };
+        let (panel, tile, place) = step.results[result];
+        let scales = &$scales[step.set][panel];
+        let mut mins = [[_mm512_setzero_si512(); 4]; 2];
+        for i in 0..MINS {
+            mins[i / 4][i % 4] = load_i32x16(&scales.mins[i / 4][i % 4]);
+        }
+        Quarter {
+            is_first: step.is_first,
+            result,
+            place: (place, panel),
+            tile: &$pipeline.tiles[tile],
+            first_row,
+            n_rows,
+            d: load_lanes(&scales.d),
+            dmin: load_lanes(&scales.dmin),
+            mins,
+        }
+    }};
 }
 
 /// Steps on their way through the unit: while it multiplies for one, the sums of the one before are scaled.
@@ -111,16 +144,23 @@ fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MINS: usize>(
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { parts, scales, sums, out } = &mut **scratch;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
-        let unit = unsafe { Unit::configured::<64>() };
+        let unit = unsafe { Unit::configured() };
         let mut pipeline: Pipeline<'_, UNSIGNED, SHIFT, MINS> = Pipeline { unit, tiles, sums, last: None };
-        let n_asks = n_blocks * PANELS * size_of::<B>().div_ceil(16);
-        Pass::for_each(operands, range, n_asks, out, |pass, out| {
+        for first_tile in (0..n_tiles).step_by(MOST_TILES) {
+            let pass = Pass::whole(operands, &range, first_tile);
+            let n_sums = pass.n_groups * pass.n_tiles;
+            if out.len() < n_sums {
+                out.resize(n_sums, FromZeros::new_zeroed());
+            }
+            let out = &mut out[..n_sums];
             let mut set = 0;
             for b in 0..n_blocks {
                 for group in 0..pass.n_groups {
                     set = 1 - set;
                     for panel in 0..PANELS {
-                        with_panel(pass, rows, n_blocks, pass.row(group, panel), b, |blocks| {
+                        let row = pass.row(group, panel);
+                        pass.ask_for_blocks(operands, row, b + 1, n_blocks, size_of::<B>());
+                        with_panel(&pass, rows, n_blocks, row, b, |blocks| {
                             decode(blocks, &mut parts[panel], &mut scales[set][panel]);
                         });
                     }
@@ -130,7 +170,8 @@ fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MINS: usize>(
                 }
             }
             pipeline.drain(scales, out);
-        });
+            pass.write(operands, out);
+        }
     });
 }
 
@@ -197,36 +238,39 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
         scales: &[[Scales; PANELS]; 2],
         out: &mut [Out],
     ) {
-        self.quarter::<M, N, true>(a, b, 0, scales, out);
-        for k in 1..4 {
-            self.quarter::<M, N, false>(a, b, k, scales, out);
-        }
+        // Written out so that their numbers are constants.
+        self.quarter::<M, N, 0>(a, b, scales, out);
+        self.quarter::<M, N, 1>(a, b, scales, out);
+        self.quarter::<M, N, 2>(a, b, scales, out);
+        self.quarter::<M, N, 3>(a, b, scales, out);
     }
 
-    /// `STORE`: whether this is the first quarter, before which the sums of the step before are in the unit.
+    /// Before the first quarter the sums of the step before are in the unit.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn quarter<const M: usize, const N: usize, const STORE: bool>(
+    fn quarter<const M: usize, const N: usize, const K: usize>(
         &self,
         a: [&[[[i32; 16]; TILE_ROWS]; 4]; M],
         b: [&[[u8; 64]; 64]; N],
-        k: usize,
         scales: &[[Scales; PANELS]; 2],
         out: &mut [Out],
     ) {
-        let a: [Tile; M] = a.map(|tiles| tiles[k].as_ptr().cast());
-        let b: [Tile; N] = b.map(|codes| codes[16 * k].as_ptr());
-        let quarter = self.last.as_ref().map(|last| self.quarter_of(last, k, scales));
+        let a: [Tile; M] = a.map(|tiles| tiles[K].as_ptr().cast());
+        let b: [Tile; N] = b.map(|codes| codes[16 * K].as_ptr());
+        let quarter = self.last.as_ref().map(|last| quarter_of!(self, last, K, scales));
         // A piece of the products and then one of the scaling, written out so that what it takes stays in registers.
         macro_rules! piece {
             ($piece:literal) => {
                 // SAFETY: the tiles of activations and of parts are 1024 bytes.
-                unsafe { self.unit.multiply::<M, N, UNSIGNED, STORE, $piece>(a, b, self.sums) };
-                if let Some(quarter) = &quarter {
-                    let out = &mut out[quarter.place.0][quarter.place.1];
-                    for row in quarter.rows[$piece]..quarter.rows[$piece + 1] {
-                        self.scale(quarter, row, &mut out[row]);
+                unsafe {
+                    if K == 0 {
+                        self.unit.multiply_bytes::<M, N, UNSIGNED, true, $piece>(a, b, self.sums);
+                    } else {
+                        self.unit.multiply_bytes::<M, N, UNSIGNED, false, $piece>(a, b, self.sums);
                     }
+                }
+                if let Some(quarter) = &quarter {
+                    self.scale_piece(quarter, $piece, &mut out[quarter.place.0][quarter.place.1]);
                 }
             };
         }
@@ -242,44 +286,40 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
         let Some(last) = self.last.take() else { return };
         self.unit.store(self.sums);
         for k in 0..4 {
-            let quarter = self.quarter_of(&last, k, scales);
-            for row in quarter.rows[0]..quarter.rows[PIECES] {
-                self.scale(&quarter, row, &mut out[quarter.place.0][quarter.place.1][row]);
+            let quarter = quarter_of!(self, &last, k, scales);
+            for piece in 0..PIECES {
+                self.scale_piece(&quarter, piece, &mut out[quarter.place.0][quarter.place.1]);
             }
         }
     }
 
-    /// What a quarter of the sums of a step is scaled with. Its tiles are stored before the first piece of the quarter's
-    /// products at the latest.
+    /// Scales a piece of the sums of a step and adds it to `out`, or puts it there.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn quarter_of(&self, step: &Step, k: usize, scales: &[[Scales; PANELS]; 2]) -> Quarter<'_> {
-        let (result, first_row, n_rows) = match step.n_results {
-            4 => (k, 0, TILE_ROWS),
-            _ => (k / 2, k % 2 * (TILE_ROWS / 2), TILE_ROWS / 2),
-        };
-        let (panel, tile, place) = step.results[result];
-        let scales = &scales[step.set][panel];
-        let mut mins = [[_mm512_setzero_si512(); 4]; 2];
-        for i in 0..MINS {
-            mins[i / 4][i % 4] = load_i32x16(&scales.mins[i / 4][i % 4]);
-        }
-        Quarter {
-            is_first: step.is_first,
-            result,
-            place: (place, panel),
-            tile: &self.tiles[tile],
-            rows: [0, 1, 2, 3, 4].map(|piece| first_row + piece * (n_rows / PIECES)),
-            d: load_lanes(&scales.d),
-            dmin: load_lanes(&scales.dmin),
-            mins,
+    fn scale_piece(&self, quarter: &Quarter<'_>, piece: usize, out: &mut [Lanes; TILE_ROWS]) {
+        let n_rows = quarter.n_rows / PIECES;
+        let first = quarter.first_row + piece * n_rows;
+        if SHIFT > 0 || n_rows == 2 {
+            self.scale::<2>(quarter, first, out);
+        } else {
+            self.scale::<4>(quarter, first, out);
         }
     }
 
-    /// Scales a row of the sums of a step and adds it to `out`, or puts it there.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn scale(&self, quarter: &Quarter<'_>, row: usize, out: &mut Lanes) {
+    fn scale<const N: usize>(&self, quarter: &Quarter<'_>, first: usize, out: &mut [Lanes; TILE_ROWS]) {
+        assert!(first + N <= TILE_ROWS, "rows of a tile");
+        let is_added = if quarter.is_first { 0 } else { 0xFFFF };
+        for row in first..first + N {
+            self.scale_row(quarter, row, is_added, &mut out[row]);
+        }
+    }
+
+    /// `is_added`: to which lanes of `out`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn scale_row(&self, quarter: &Quarter<'_>, row: usize, is_added: __mmask16, out: &mut Lanes) {
         let Quarter { result, tile, mins, .. } = *quarter;
         let sum = if SHIFT > 0 {
             let high = _mm512_sllv_epi32(self.sums.row(2 * result, row), _mm512_set1_epi32(SHIFT as i32));
@@ -298,7 +338,7 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
             };
             scaled = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_mins), quarter.dmin, scaled);
         }
-        let before = if quarter.is_first { _mm512_setzero_ps() } else { load_lanes(out) };
+        let before = _mm512_maskz_mov_ps(is_added, load_lanes(out));
         store_lanes(out, _mm512_fmadd_ps(scaled, _mm512_set1_ps(tile.d[row]), before));
     }
 }
@@ -325,8 +365,8 @@ fn two_unsigned_parts<'s>(header: &Header, parts: &'s mut Parts) -> impl FnMut(u
     let high = scales.map(|scale| _mm512_srli_epi16::<3>(scale));
     let low = scales.map(|scale| _mm512_and_si512(scale, _mm512_set1_epi16(7)));
     move |k, codes| {
-        store_codes(&mut parts.0[0][k], _mm512_mullo_epi16(codes, high[k / 8]));
-        store_codes(&mut parts.0[1][k], _mm512_mullo_epi16(codes, low[k / 8]));
+        store_line(&mut parts.0[0][k], _mm512_mullo_epi16(codes, high[k / 8]));
+        store_line(&mut parts.0[1][k], _mm512_mullo_epi16(codes, low[k / 8]));
     }
 }
 
@@ -350,8 +390,8 @@ fn two_signed_parts<'s, const SUB_BLOCKS: usize>(
         let bytes = |of_even, of_odd| _mm512_ternarylogic_epi32::<0b1011_1000>(of_odd, even, of_even);
         let low = bytes(of_even, _mm512_slli_epi16::<8>(of_odd));
         let high = bytes(_mm512_srai_epi16::<7>(of_even), _mm512_slli_epi16::<1>(of_odd));
-        store_codes(&mut parts.0[0][k], high);
-        store_codes(&mut parts.0[1][k], _mm512_and_si512(low, _mm512_set1_epi8(0x7F)));
+        store_line(&mut parts.0[0][k], high);
+        store_line(&mut parts.0[1][k], _mm512_and_si512(low, _mm512_set1_epi8(0x7F)));
     }
 }
 
@@ -366,7 +406,7 @@ fn one_turned_part<'s>(header: &Header, parts: &'s mut Parts) -> impl FnMut(usiz
         // The lower byte of a product of words is that of the product of their lower bytes.
         let of_even = _mm512_mullo_epi16(turned, scales[k / 4]);
         let of_odd = _mm512_mullo_epi16(_mm512_andnot_si512(even, turned), scales[k / 4]);
-        store_codes(&mut parts.0[0][k], _mm512_ternarylogic_epi32::<0b1011_1000>(of_odd, even, of_even));
+        store_line(&mut parts.0[0][k], _mm512_ternarylogic_epi32::<0b1011_1000>(of_odd, even, of_even));
     }
 }
 
@@ -429,7 +469,7 @@ pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
         // A product of two bits and four stays in its byte, so two are made by one multiplication of words.
         let of_block: [__m512i; 16] = std::array::from_fn(|i| interleaved::twice(header.scales[i / 4], i % 4));
         interleaved::q2_k(blocks, |k, codes| {
-            store_codes(&mut parts.0[0][k], _mm512_mullo_epi16(codes, of_block[k / 4]));
+            store_line(&mut parts.0[0][k], _mm512_mullo_epi16(codes, of_block[k / 4]));
         });
     });
 }

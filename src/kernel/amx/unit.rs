@@ -1,30 +1,32 @@
 //! The matrix unit itself: whether it may be used, its configuration, and the instructions on tiles.
 //!
-//! Tile registers hold C in 0..4, A in 4 and 5, B in 4.. up to 7; each block of assembly names those it changes, and the
-//! compiler touches none of them.
+//! Tile registers hold C in 0..4, A and B in the others; each block of assembly names those it changes, and the compiler
+//! touches none of them.
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, __m512i, _xgetbv};
+use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, __m512i, _MM_HINT_T1, _mm_prefetch, _xgetbv};
 use std::cell::UnsafeCell;
 use std::sync::OnceLock;
 
 use super::super::avx512::registers::load_i32x16;
+use super::super::panels::{Lanes, Out, PANELS};
+use super::super::tiled::Bf16Tile;
 
-/// Whether this CPU has AMX with products of bytes, the operating system saves its tiles, and this process may use them.
+/// Whether this CPU has AMX with products of bytes and of bf16, the operating system saves its tiles, and this process may use them.
 pub(super) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| has_amx_int8() && may_use_tiles())
+    *AVAILABLE.get_or_init(|| has_amx() && may_use_tiles())
 }
 
-fn has_amx_int8() -> bool {
-    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+fn has_amx() -> bool {
+    const TILE_INT8_BF16: u32 = 1 << 24 | 1 << 25 | 1 << 22;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
     if !is_x86_feature_detected!("xsave") || __get_cpuid_max(0).0 < 7 {
         return false;
     }
     // SAFETY: the CPU has `xsave`, and AVX's detection has found that the operating system enabled it.
     let enabled = is_x86_feature_detected!("avx") && unsafe { _xgetbv(0) } & TILE_STATE == TILE_STATE;
-    enabled && __cpuid_count(7, 0).edx & TILE_AND_INT8 == TILE_AND_INT8
+    enabled && __cpuid_count(7, 0).edx & TILE_INT8_BF16 == TILE_INT8_BF16
 }
 
 /// Asks Linux for room for the tiles in the state of this process's threads, which it gives to none unasked.
@@ -54,35 +56,52 @@ struct Configuration {
 /// The tiles of this thread, configured; they are released when this is dropped.
 pub(super) struct Unit(());
 
-impl Unit {
-    /// Tiles for products of `K` bytes: C is 16 × 16 doublewords, A is 16 rows of `K` bytes, B `K` / 4 rows of 16 fours.
-    ///
-    /// # Safety
-    /// [`is_available`] has said so, and no other `Unit` of this thread is alive.
-    pub(super) unsafe fn configured<const K: usize>() -> Unit {
-        const { assert!(K == 32 || K == 64) };
-        let mut configuration =
-            Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        for tile in 0..8 {
-            let (rows, bytes) = match tile {
-                0..4 => (16, 64),
-                4 | 5 => (16, K),
-                _ => (K / 4, 64),
-            };
-            configuration.rows[tile] = rows as u8;
-            configuration.row_bytes[tile] = bytes as u16;
-        }
-        // SAFETY: the configuration is one that palette 1 allows.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
-        Unit(())
-    }
+/// Loads a tile whose lines lie one after the other, by one of two instructions.
+macro_rules! load {
+    ($load:literal, $tile:tt, $from:expr) => {
+        asm!(concat!($load, " ", $tile, ", [{from} + {line}*1]"), from = in(reg) $from, line = in(reg) 64usize,
+             out($tile) _, options(nostack, readonly, preserves_flags))
+    };
 }
 
-impl Drop for Unit {
-    fn drop(&mut self) {
-        // SAFETY: the instruction gives up this thread's tiles, whose user is gone.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
-    }
+/// A tile of sums as it was stored before, or zeros.
+macro_rules! begin {
+    ($tile:tt, $from:expr, $precedes:expr) => {
+        if $precedes {
+            load!("tileloadd", $tile, $from)
+        } else {
+            asm!(concat!("tilezero ", $tile), out($tile) _, options(nostack, nomem, preserves_flags))
+        }
+    };
+}
+
+macro_rules! store {
+    ($tile:tt, $to:expr) => {
+        asm!(concat!("tilestored [{to} + {line}*1], ", $tile), to = in(reg) $to, line = in(reg) 64usize,
+             options(nostack, preserves_flags))
+    };
+}
+
+/// Adds the product of two tiles to a third, by one of the instructions.
+macro_rules! multiply {
+    ($multiply:literal, $c:tt, $a:tt, $b:tt) => {
+        asm!(concat!($multiply, " ", $c, ", ", $a, ", ", $b), out($c) _, options(nostack, nomem, preserves_flags))
+    };
+}
+
+/// Stores a tile of C and clears it.
+macro_rules! store_and_clear {
+    ($tile:tt, $to:expr) => {
+        store!($tile, $to);
+        asm!(concat!("tilezero ", $tile), out($tile) _, options(nostack, nomem, preserves_flags))
+    };
+}
+
+/// Adds the product of two tiles of bytes, the first of signed ones.
+macro_rules! multiply_bytes {
+    ($unsigned:expr, $c:tt, $a:tt, $b:tt) => {
+        if $unsigned { multiply!("tdpbsud", $c, $a, $b) } else { multiply!("tdpbssd", $c, $a, $b) }
+    };
 }
 
 /// A tile of C in memory: sixteen rows of sixteen doublewords.
@@ -115,38 +134,97 @@ impl Stored {
     }
 }
 
-/// A tile of A or B in memory, its rows one after the other.
+/// A tile of A or B in memory, its lines one after the other.
 pub(super) type Tile = *const u8;
 
-/// Loads a tile whose rows are so many bytes apart.
-macro_rules! load {
-    ($tile:tt, $from:expr, $stride:expr) => {
-        asm!(concat!("tileloadd ", $tile, ", [{from} + {stride}*1]"), from = in(reg) $from, stride = in(reg) $stride,
-             out($tile) _, options(nostack, readonly, preserves_flags))
-    };
-}
-
-/// Stores a tile of C and clears it.
-macro_rules! store_and_clear {
-    ($tile:tt, $to:expr) => {
-        asm!(concat!("tilestored [{to} + {stride}*1], ", $tile), concat!("tilezero ", $tile),
-             to = in(reg) $to, stride = in(reg) 64usize, out($tile) _, options(nostack, preserves_flags))
-    };
-}
-
-/// Adds the product of two tiles to a third.
-macro_rules! multiply {
-    ($unsigned:expr, $c:tt, $a:tt, $b:tt) => {
-        if $unsigned {
-            asm!(concat!("tdpbsud ", $c, ", ", $a, ", ", $b), out($c) _, options(nostack, nomem, preserves_flags));
-        } else {
-            asm!(concat!("tdpbssd ", $c, ", ", $a, ", ", $b), out($c) _, options(nostack, nomem, preserves_flags));
-        }
-    };
-}
-
-/// Pieces in which a product is made, so that other work can be put between them.
+/// Pieces in which a product of bytes is made, so that other work can be put between them.
 pub(super) const PIECES: usize = 4;
+
+impl Unit {
+    /// All tiles of sixteen rows of 64 bytes.
+    ///
+    /// # Safety
+    /// [`is_available`] has said so, and no other `Unit` of this thread is alive.
+    pub(super) unsafe fn configured() -> Unit {
+        let mut configuration =
+            Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        configuration.row_bytes[..8].fill(64);
+        configuration.rows[..8].fill(16);
+        // SAFETY: the configuration is one that palette 1 allows.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
+        Unit(())
+    }
+
+    /// `sums[n][m] += weights[m] · activations[n]` for one or two tiles of activations, or, where nothing `precedes`, `=`. Of
+    /// weights a tile is [rows, 32 elements], of activations [elements / 2, rows, 2], of the sums [weights, activations].
+    ///
+    /// Tiles are loaded a step before their product, right after the last one that needs what they replace: a core whose
+    /// sibling thread is at work looks half as far ahead. Activations pass by the first level of cache, which is the
+    /// weights'. What is `ahead` is asked for into the second level, a part with every step.
+    #[inline(always)]
+    pub(super) fn multiply<const N: usize>(
+        &self,
+        weights: [&[Bf16Tile]; PANELS],
+        activations: [&[Bf16Tile]; N],
+        sums: &mut [Out; N],
+        precedes: bool,
+        ahead: [&[u8]; N],
+    ) {
+        const { assert!(PANELS == 2 && (N == 1 || N == 2)) };
+        let n_steps = weights[0].len();
+        let is_even = weights[1].len() == n_steps && activations.iter().all(|tiles| tiles.len() == n_steps);
+        assert!(is_even && n_steps > 0, "steps differ");
+        let a = weights.map(|tiles| tiles.as_ptr());
+        let b = [0, N - 1].map(|n| activations[n].as_ptr());
+        let c = [0, N - 1].map(|n| [0, 1].map(|m| (&raw mut sums[n][m]).cast::<Lanes>()));
+        // SAFETY: a tile of sums is sixteen rows of sixteen floats, one of an operand sixteen lines of 64 bytes; `step` below
+        // stays below their number.
+        unsafe {
+            load!("tileloadd", "tmm4", a[0]);
+            load!("tileloaddt1", "tmm6", b[0]);
+            begin!("tmm0", c[0][0], precedes);
+            load!("tileloadd", "tmm5", a[1]);
+            begin!("tmm1", c[0][1], precedes);
+            if N == 2 {
+                load!("tileloaddt1", "tmm7", b[1]);
+                begin!("tmm2", c[1][0], precedes);
+                begin!("tmm3", c[1][1], precedes);
+            }
+            let lines = ahead.map(|ahead| ahead.len().div_ceil(64 * n_steps));
+            for step in 1..n_steps {
+                for (ahead, n) in ahead.into_iter().zip(lines) {
+                    for line in (step - 1) * n..step * n {
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.as_ptr().wrapping_add(64 * line).cast());
+                    }
+                }
+                multiply!("tdpbf16ps", "tmm0", "tmm4", "tmm6");
+                multiply!("tdpbf16ps", "tmm1", "tmm5", "tmm6");
+                load!("tileloaddt1", "tmm6", b[0].add(step));
+                if N == 2 {
+                    multiply!("tdpbf16ps", "tmm2", "tmm4", "tmm7");
+                }
+                load!("tileloadd", "tmm4", a[0].add(step));
+                if N == 2 {
+                    multiply!("tdpbf16ps", "tmm3", "tmm5", "tmm7");
+                }
+                load!("tileloadd", "tmm5", a[1].add(step));
+                if N == 2 {
+                    load!("tileloaddt1", "tmm7", b[1].add(step));
+                }
+            }
+            multiply!("tdpbf16ps", "tmm0", "tmm4", "tmm6");
+            store!("tmm0", c[0][0]);
+            multiply!("tdpbf16ps", "tmm1", "tmm5", "tmm6");
+            store!("tmm1", c[0][1]);
+            if N == 2 {
+                multiply!("tdpbf16ps", "tmm2", "tmm4", "tmm7");
+                store!("tmm2", c[1][0]);
+                multiply!("tdpbf16ps", "tmm3", "tmm5", "tmm7");
+                store!("tmm3", c[1][1]);
+            }
+        }
+    }
+}
 
 impl Unit {
     /// A piece of `C[N · i + j] += A[i] · B[j]`, for one or two tiles of A and two or four of B, four of C at the most. The bytes
@@ -155,10 +233,10 @@ impl Unit {
     /// waits for the last product costs the unit nothing when the next product on other tiles is under way.
     ///
     /// # Safety
-    /// The unit is configured for 64 bytes; each tile has 1024 readable bytes; the pieces before this one were of the same
+    /// Each tile has 1024 readable bytes; the pieces before this one were of the same
     /// operands.
     #[inline(always)]
-    pub(super) unsafe fn multiply<
+    pub(super) unsafe fn multiply_bytes<
         const M: usize,
         const N: usize,
         const UNSIGNED: bool,
@@ -175,28 +253,28 @@ impl Unit {
         unsafe {
             match PIECE {
                 0 => {
-                    load!("tmm4", a[0], 64usize);
-                    load!("tmm6", b[0], 64usize);
+                    load!("tileloadd", "tmm4", a[0]);
+                    load!("tileloadd", "tmm6", b[0]);
                     if STORE {
                         store_and_clear!("tmm0", c.tile(0));
                         store_and_clear!("tmm1", c.tile(1));
                     }
-                    multiply!(UNSIGNED, "tmm0", "tmm4", "tmm6");
+                    multiply_bytes!(UNSIGNED, "tmm0", "tmm4", "tmm6");
                 }
                 1 => {
-                    load!("tmm7", b[1], 64usize);
-                    multiply!(UNSIGNED, "tmm1", "tmm4", "tmm7");
+                    load!("tileloadd", "tmm7", b[1]);
+                    multiply_bytes!(UNSIGNED, "tmm1", "tmm4", "tmm7");
                 }
                 2 => {
                     if STORE {
                         store_and_clear!("tmm2", c.tile(2));
                     }
                     if M == 2 {
-                        load!("tmm5", a[M - 1], 64usize);
-                        multiply!(UNSIGNED, "tmm2", "tmm5", "tmm6");
+                        load!("tileloadd", "tmm5", a[M - 1]);
+                        multiply_bytes!(UNSIGNED, "tmm2", "tmm5", "tmm6");
                     } else if N == 4 {
-                        load!("tmm5", b[N - 2], 64usize);
-                        multiply!(UNSIGNED, "tmm2", "tmm4", "tmm5");
+                        load!("tileloadd", "tmm5", b[N - 2]);
+                        multiply_bytes!(UNSIGNED, "tmm2", "tmm4", "tmm5");
                     }
                 }
                 _ => {
@@ -204,68 +282,31 @@ impl Unit {
                         store_and_clear!("tmm3", c.tile(3));
                     }
                     if M == 2 {
-                        multiply!(UNSIGNED, "tmm3", "tmm5", "tmm7");
+                        multiply_bytes!(UNSIGNED, "tmm3", "tmm5", "tmm7");
                     } else if N == 4 {
-                        load!("tmm6", b[N - 1], 64usize);
-                        multiply!(UNSIGNED, "tmm3", "tmm4", "tmm6");
+                        load!("tileloadd", "tmm6", b[N - 1]);
+                        multiply_bytes!(UNSIGNED, "tmm3", "tmm4", "tmm6");
                     }
                 }
             }
         }
     }
 
-    /// A piece of `C[2j + i] = A[i] · B[i][j]`; the sums of the last step, where `C[2j]` and `C[2j + 1]` are tiles 2j and 2j + 1,
-    /// are stored before: those of `j = 0` with the first piece, the others with the third. `B[i]` is two tiles, one after
-    /// the other.
-    ///
-    /// # Safety
-    /// The unit is configured for 32 bytes; each tile of A has 512 readable bytes, each two of B 1024; the pieces before this
-    /// one were of the same operands.
-    #[inline(always)]
-    pub(super) unsafe fn multiply_pairs<const PIECE: usize>(&self, a: [Tile; 2], b: [Tile; 2], c: &Stored) {
-        const { assert!(PIECE < PIECES) };
-        // SAFETY: the caller's promise.
-        unsafe {
-            match PIECE {
-                0 => {
-                    load!("tmm4", a[0], 32usize);
-                    load!("tmm6", b[0], 64usize);
-                    store_and_clear!("tmm0", c.tile(0));
-                    store_and_clear!("tmm1", c.tile(1));
-                    multiply!(false, "tmm0", "tmm4", "tmm6");
-                }
-                1 => {
-                    load!("tmm5", a[1], 32usize);
-                    load!("tmm7", b[1], 64usize);
-                    multiply!(false, "tmm1", "tmm5", "tmm7");
-                }
-                2 => {
-                    load!("tmm6", b[0].add(512), 64usize);
-                    store_and_clear!("tmm2", c.tile(2));
-                    store_and_clear!("tmm3", c.tile(3));
-                    multiply!(false, "tmm2", "tmm4", "tmm6");
-                }
-                _ => {
-                    load!("tmm7", b[1].add(512), 64usize);
-                    multiply!(false, "tmm3", "tmm5", "tmm7");
-                }
-            }
-        }
-    }
-
     /// Stores C.
-    #[inline(always)]
     pub(super) fn store(&self, c: &Stored) {
         // SAFETY: a tile has as many bytes as a `Sums`.
         unsafe {
-            asm!(
-                "tilestored [{c} + {stride}*1], tmm0",
-                "tilestored [{c} + {stride}*1 + 1024], tmm1",
-                "tilestored [{c} + {stride}*1 + 2048], tmm2",
-                "tilestored [{c} + {stride}*1 + 3072], tmm3",
-                c = in(reg) c.tile(0), stride = in(reg) 64usize,
-                options(nostack, preserves_flags),
-            );
+            store!("tmm0", c.tile(0));
+            store!("tmm1", c.tile(1));
+            store!("tmm2", c.tile(2));
+            store!("tmm3", c.tile(3));
         }
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // SAFETY: the instruction gives up this thread's tiles, whose user is gone.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }

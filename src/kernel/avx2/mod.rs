@@ -56,7 +56,14 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, products: products(), quantize: quantize::quantize, widen: quantize::widen }
+    Table {
+        dots,
+        dot4s,
+        products: products(),
+        quantize: quantize::quantize,
+        widen: quantize::widen,
+        lay_out_bf16: None,
+    }
 }
 
 fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
@@ -69,7 +76,8 @@ fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
             GgmlType::F16 => 9,
             _ => 2,
         };
-        products[ty as usize][1] = Some(Product { least_rows, panel_rows: PANELS * ROWS, codes, run });
+        products[ty as usize][1] =
+            Some(Product { least_rows, panel_rows: PANELS * ROWS, range_rows: PANELS * ROWS, codes, run });
     };
     // F32 and BF16 keep the one order of sums: with another, near-ties of routers fell the other way in batches.
     set(GgmlType::F16, TileCodes::Signed, proven_product!(half_products::f16));

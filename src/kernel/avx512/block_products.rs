@@ -11,7 +11,7 @@ use super::super::dispatch::Operands;
 use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile32, Tiles};
 use super::interleaved::{self, Linear};
-use super::registers::{load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes};
+use super::registers::{load_codes, load_i32x16, load_lanes, store_i32x16, store_lanes, store_line};
 use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, blocks};
 
 /// Blocks of a row that are decoded together.
@@ -102,7 +102,7 @@ impl Panel {
     fn set<const MINS: bool>(&mut self, (codes, (d, m)): ([__m512i; 8], Linear)) {
         let mut added = _mm512_setzero_si512();
         for (place, codes) in self.codes.iter_mut().zip(codes) {
-            store_codes(place, codes);
+            store_line(place, codes);
             if !MINS {
                 added = _mm512_dpbusd_epi32(added, _mm512_set1_epi8(-128), codes);
             }

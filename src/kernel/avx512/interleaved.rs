@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use super::super::panels::Blocks;
 use super::super::x86::load_128;
+use super::registers::turned;
 use crate::quant::{
     Block, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0,
     BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, IQ4_VALUES, MXFP4_DOUBLED_VALUES,
@@ -29,22 +30,7 @@ pub(in crate::kernel) struct Header {
 #[target_feature(enable = "avx512bw,avx512vl")]
 pub(in crate::kernel) fn quad<B: Block>(blocks: &Blocks<'_, B>, at: usize) -> [__m512i; 4] {
     blocks.ask_ahead();
-    let gathered = |i: usize| {
-        let lane = |lane: usize| load_128(blocks.bytes_at(4 * lane + i, at));
-        let v = _mm512_castsi128_si512(lane(0));
-        let v = _mm512_inserti32x4::<1>(v, lane(1));
-        let v = _mm512_inserti32x4::<2>(v, lane(2));
-        _mm512_inserti32x4::<3>(v, lane(3))
-    };
-    let (a, b, c, d) = (gathered(0), gathered(1), gathered(2), gathered(3));
-    let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    [
-        _mm512_unpacklo_epi64(ab_low, cd_low),
-        _mm512_unpackhi_epi64(ab_low, cd_low),
-        _mm512_unpacklo_epi64(ab_high, cd_high),
-        _mm512_unpackhi_epi64(ab_high, cd_high),
-    ]
+    turned(|row| blocks.bytes_at(row, at))
 }
 
 /// The low halves of the doublewords as floats.

@@ -57,13 +57,21 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    Table { dots, dot4s, products: products(), quantize: quantize::quantize, widen: scalar::table().widen }
+    Table {
+        dots,
+        dot4s,
+        products: products(),
+        quantize: quantize::quantize,
+        widen: scalar::table().widen,
+        lay_out_bf16: None,
+    }
 }
 
 fn products() -> [[Option<Product>; 2]; GgmlType::ALL.len()] {
     let mut products = [[None; 2]; GgmlType::ALL.len()];
     let mut set = |ty: GgmlType, codes, run| {
-        products[ty as usize][1] = Some(Product { least_rows: 2, panel_rows: PANELS * ROWS, codes, run });
+        products[ty as usize][1] =
+            Some(Product { least_rows: 2, panel_rows: PANELS * ROWS, range_rows: PANELS * ROWS, codes, run });
     };
     set(GgmlType::Q4_0, TileCodes::Offset, proven_product!(block_products::q4_0));
     set(GgmlType::Q4_1, TileCodes::Signed, proven_product!(block_products::q4_1));

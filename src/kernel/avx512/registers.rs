@@ -4,6 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::panels::Lanes;
+use super::super::x86::load_128;
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -21,14 +22,43 @@ pub(in crate::kernel) fn store_lanes(lanes: &mut Lanes, v: __m512) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
+pub(in crate::kernel) fn to_floats(v: __m512) -> [f32; 16] {
+    // SAFETY: both are sixteen floats.
+    unsafe { std::mem::transmute::<__m512, [f32; 16]>(v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
 pub(in crate::kernel) fn load_i32x16(values: &[i32; 16]) -> __m512i {
     // SAFETY: the reference covers the 64 bytes.
     unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
 }
 
+/// The doublewords of sixteen bytes of each row: register `i` holds the `i`-th of every row.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn turned<'a>(bytes_of: impl Fn(usize) -> &'a [u8; 16]) -> [__m512i; 4] {
+    let gathered = |i: usize| {
+        let lane = |lane: usize| load_128(bytes_of(4 * lane + i));
+        let v = _mm512_castsi128_si512(lane(0));
+        let v = _mm512_inserti32x4::<1>(v, lane(1));
+        let v = _mm512_inserti32x4::<2>(v, lane(2));
+        _mm512_inserti32x4::<3>(v, lane(3))
+    };
+    let (a, b, c, d) = (gathered(0), gathered(1), gathered(2), gathered(3));
+    let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab_low, cd_low),
+        _mm512_unpackhi_epi64(ab_low, cd_low),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(in crate::kernel) fn store_codes(bytes: &mut [u8; 64], v: __m512i) {
+pub(in crate::kernel) fn store_line(bytes: &mut [u8; 64], v: __m512i) {
     // SAFETY: the reference covers the 64 bytes.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) }
 }

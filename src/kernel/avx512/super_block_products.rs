@@ -13,7 +13,7 @@ use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
 use super::interleaved::{self, Header};
-use super::registers::{add_products_of, load_codes, load_i32x16, load_lanes, store_codes, store_i32x16, store_lanes};
+use super::registers::{add_products_of, load_codes, load_i32x16, load_lanes, store_i32x16, store_lanes, store_line};
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_VALUES, blocks};
 
 /// A block of sixteen rows of weights.
@@ -217,7 +217,7 @@ impl Panel {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl")]
     fn unsigned(&mut self) -> impl FnMut(usize, __m512i) {
-        |k, codes| store_codes(&mut self.codes[k], codes)
+        |k, codes| store_line(&mut self.codes[k], codes)
     }
 
     /// Where the sums of `SUBS` sub-blocks begin with signed codes and activations 128 too large.
@@ -263,7 +263,7 @@ pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
     product::<BlockQ3K, 16, 0>(operands, range, |blocks, panel| {
         panel.set::<16, 0>(&interleaved::header_q3_k(blocks));
         let offset = _mm512_set1_epi8(4);
-        interleaved::q3_k(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
+        interleaved::q3_k(blocks, |k, codes| store_line(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
         panel.set_starts::<16>();
     });
 }
@@ -273,7 +273,7 @@ pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
     product::<BlockQ6K, 16, 0>(operands, range, |blocks, panel| {
         panel.set::<16, 0>(&interleaved::header_q6_k(blocks));
         let offset = _mm512_set1_epi8(32);
-        interleaved::q6_k(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
+        interleaved::q6_k(blocks, |k, codes| store_line(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
         panel.set_starts::<16>();
     });
 }
@@ -283,7 +283,7 @@ pub(super) fn iq4_xs(operands: &Operands<'_>, range: Range<usize>) {
     let levels = _mm512_broadcast_i32x4(load_128(&IQ4_VALUES.map(|value| value as u8)));
     product::<BlockIq4Xs, 8, 0>(operands, range, |blocks, panel| {
         panel.set::<8, 0>(&interleaved::header_iq4_xs(blocks));
-        interleaved::iq4_xs(blocks, |k, codes| store_codes(&mut panel.codes[k], _mm512_shuffle_epi8(levels, codes)));
+        interleaved::iq4_xs(blocks, |k, codes| store_line(&mut panel.codes[k], _mm512_shuffle_epi8(levels, codes)));
         panel.set_starts::<8>();
     });
 }

@@ -1,0 +1,134 @@
+//! The product of blocks of 32 elements: two panels of sixteen rows of weights are made bf16 in the first level of cache, up to
+//! [`STEPS`] blocks at a time, and meet all rows of activations there.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::super::avx512::registers::{to_floats, turned};
+use super::super::dispatch::Operands;
+use super::super::panels::{Blocks, MOST_TILES, Out, PANELS, Pass, ROWS, with_panel};
+use super::super::tiled::{Bf16Tile, STEP_LEN, STEPS, TILE_ROWS, Tiles, steps_of_part};
+use super::unit::Unit;
+use crate::quant::{Block, blocks};
+
+/// What a thread works on, kept between products.
+struct Scratch {
+    panels: [[Bf16Tile; STEPS]; PANELS],
+    /// `[groups, tiles of activations]`
+    out: Vec<Out>,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch { panels: FromZeros::new_zeroed(), out: Vec::new() }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
+}
+
+/// `decode` makes a tile of a block of sixteen rows: [rows, elements].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512bf16")]
+pub(super) fn product<B: Block>(
+    operands: &Operands<'_>,
+    range: Range<usize>,
+    decode: impl Fn(&Blocks<'_, B>, &mut Bf16Tile),
+) {
+    let weights = &operands.weights;
+    let row_blocks = weights.n_cols() / STEP_LEN;
+    let rows = blocks::<B>(weights.bytes(), weights.n_rows() * row_blocks);
+    let Tiles::Bf16(tiles) = operands.tiles else { panic!("the unit takes tiles of bf16") };
+    let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
+    let part_steps = steps_of_part(weights.n_cols());
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { panels, out } = &mut **scratch;
+        // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
+        let unit = unsafe { Unit::configured() };
+        for first_tile in (0..n_tiles).step_by(MOST_TILES) {
+            let pass = Pass::whole(operands, &range, first_tile);
+            let n_sums = pass.n_groups * pass.n_tiles;
+            if out.len() < n_sums {
+                out.resize(n_sums, FromZeros::new_zeroed());
+            }
+            let out = &mut out[..n_sums];
+            let tiles_from = |first: usize| tiles.get(first..first + pass.n_tiles).unwrap_or_default();
+            for (part, first) in (0..row_blocks).step_by(part_steps).enumerate() {
+                let n_steps = part_steps.min(row_blocks - first);
+                let tiles = tiles_from(part * n_tiles + first_tile);
+                for (group, out) in out.chunks_exact_mut(pass.n_tiles).enumerate() {
+                    for (panel, steps) in panels.iter_mut().enumerate() {
+                        let first_row = pass.row(group, panel);
+                        let n_bytes = part_steps * size_of::<B>();
+                        pass.ask_for_blocks(operands, first_row, first + n_steps, row_blocks, n_bytes);
+                        for (b, tile) in steps[..n_steps].iter_mut().enumerate() {
+                            with_panel(&pass, rows, row_blocks, first_row, first + b, |blocks| decode(blocks, tile));
+                        }
+                    }
+                    // A share of the activations' next part for each group that this one meets.
+                    let next = tiles_from((part + 1) * n_tiles + first_tile);
+                    let panels = [&panels[0][..n_steps], &panels[1][..n_steps]];
+                    let share = group * STEPS / pass.n_groups..(group + 1) * STEPS / pass.n_groups;
+                    multiply(&unit, panels, tiles, out, part > 0, next, share);
+                }
+            }
+            write(operands, &pass, out);
+        }
+    });
+}
+
+/// Adds the products of two panels with tiles of activations to `out`, or, where nothing `precedes`, puts them there, and asks
+/// for a `share` of the steps of each of the `next` tiles meanwhile.
+fn multiply(
+    unit: &Unit,
+    panels: [&[Bf16Tile]; PANELS],
+    tiles: &[[Bf16Tile; STEPS]],
+    out: &mut [Out],
+    precedes: bool,
+    next: &[[Bf16Tile; STEPS]],
+    share: Range<usize>,
+) {
+    let n_steps = panels[0].len();
+    let share = share.start.min(n_steps)..share.end.min(n_steps);
+    let next = |t: usize| next.get(t).map_or(&[][..], |tile| &tile[share.clone()]).as_bytes();
+    let (pairs, rest) = tiles.as_chunks::<2>();
+    let (out_of_pairs, out_of_rest) = out.as_chunks_mut::<2>();
+    for (i, ([first, second], out)) in pairs.iter().zip(out_of_pairs).enumerate() {
+        let ahead = [next(2 * i), next(2 * i + 1)];
+        unit.multiply(panels, [&first[..n_steps], &second[..n_steps]], out, precedes, ahead);
+    }
+    for (tile, out) in rest.iter().zip(out_of_rest) {
+        unit.multiply(panels, [&tile[..n_steps]], std::array::from_mut(out), precedes, [next(tiles.len() - 1)]);
+    }
+}
+
+/// Writes sums, which the unit leaves as [weights, activations], to the output's rows of activations, a few of these at a time
+/// from their first column to the last.
+#[target_feature(enable = "avx512bw,avx512vl")]
+fn write(operands: &Operands<'_>, pass: &Pass, sums: &[Out]) {
+    const { assert!(ROWS == TILE_ROWS) };
+    for tile in 0..pass.n_tiles {
+        let first_row = (pass.first_tile + tile) * TILE_ROWS;
+        for i in 0..4 {
+            let n_rows = 4.min(operands.n_rows.saturating_sub(first_row + 4 * i));
+            for (group, sums) in sums.chunks_exact(pass.n_tiles).enumerate() {
+                for (panel, sums) in sums[tile].iter().enumerate() {
+                    let first_column = pass.row(group, panel);
+                    if first_column >= operands.weights.n_rows() {
+                        continue;
+                    }
+                    let turned = turned(|row| &sums[row].0.as_bytes().as_chunks::<16>().0[i]);
+                    for (j, sums) in turned.into_iter().enumerate().take(n_rows) {
+                        let sums = to_floats(_mm512_castsi512_ps(sums));
+                        // SAFETY: the range of the product is this thread's alone.
+                        unsafe { operands.output.write_sixteen(first_row + 4 * i + j, first_column, &sums) };
+                    }
+                }
+            }
+        }
+    }
+}
