@@ -172,7 +172,7 @@ fn rounding_in_products_adds_little_to_the_error_of_quantized_activations() {
         let of_scalar = error(&case, &case.expected);
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
             let of_product = error(&case, &case.product(&kernels, &pool, Rows::All, 33));
-            assert!(of_product <= 1.1 * of_scalar, "{ty} on {}: {of_product} and {of_scalar}", kernels.isa());
+            assert!(of_product <= 1.2 * of_scalar, "{ty} on {}: {of_product} and {of_scalar}", kernels.isa());
         }
     }
 }

@@ -5,7 +5,8 @@
 //! Formats of 256 elements are multiplied as bytes: sums over a block are integers, exact; floats are as in the dot products,
 //! one step a block. Formats of 32 would have every sum of 32 products scaled, which takes longer than the unit takes for
 //! them; so weights and activations, which have been quantized as for every other kernel, are rounded to bf16 with their
-//! scales, and the unit adds up whole rows. Q8_0 is left to AVX-512: that rounding is half as large as its own.
+//! scales, and the unit adds up whole rows. That adds a seventh to the error which quantizing the activations has made. Q8_0,
+//! whose codes have as many bits as a bf16, is left to AVX-512.
 
 #![allow(unsafe_code, reason = "tiles are loaded and stored by assembly")]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]

@@ -270,7 +270,16 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
                     }
                 }
                 if let Some(quarter) = &quarter {
-                    self.scale_piece(quarter, $piece, &mut out[quarter.place.0][quarter.place.1]);
+                    // Of the first quarter, whose sums have only now been stored, two pieces wait.
+                    let now = match (K, $piece) {
+                        (0, 0 | 1) => 0..0,
+                        (0, 2) => 0..2,
+                        (0, _) => 2..4,
+                        (_, piece) => piece..piece + 1,
+                    };
+                    for piece in now {
+                        self.scale_piece(quarter, piece, &mut out[quarter.place.0][quarter.place.1]);
+                    }
                 }
             };
         }
