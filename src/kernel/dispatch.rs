@@ -164,6 +164,7 @@ impl Kernels {
         self.table.widen
     }
 
+    /// How this instruction set lays out activations as bf16, where it has products of such.
     pub(super) fn lay_out_bf16(&self) -> Option<LayOutBf16Fn> {
         self.table.lay_out_bf16
     }

@@ -66,7 +66,7 @@ pub(super) const PANELS: usize = 2;
 const GROUPS: usize = 4;
 
 /// Tiles of activations that a panel meets before it is decoded again.
-pub(super) const MOST_TILES: usize = 32;
+const MOST_TILES: usize = 32;
 
 /// The sums of two panels for a tile of activations: `[panels, rows of the tile]`.
 pub(super) type Out = [[Lanes; TILE_ROWS]; PANELS];
@@ -120,6 +120,14 @@ thread_local! {
     static ASKED_TO: Cell<*const u8> = const { Cell::new(std::ptr::null()) };
 }
 
+/// The first `n` of these, made where there are fewer.
+fn some_of(sums: &mut Vec<Out>, n: usize) -> &mut [Out] {
+    if sums.len() < n {
+        sums.resize(n, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
+    }
+    &mut sums[..n]
+}
+
 impl Pass {
     /// Cuts the rows `range` of weights into passes, and writes the sums that `compute` has put in the place of what it
     /// finds, `[n_groups, n_tiles]`. The panels of a group ask ahead about `n_asks` times ([`Blocks::ask_ahead`]).
@@ -150,22 +158,27 @@ impl Pass {
                 let lines = if first_tile == 0 { next } else { &[] };
                 let ahead = Ahead::new(lines, (lines.len() / LINE_BYTES).div_ceil(n_groups * n_asks));
                 let pass = Pass { first_row, n_groups, first_tile, n_tiles, ahead };
-                let n_sums = n_groups * n_tiles;
-                if sums.len() < n_sums {
-                    sums.resize(n_sums, [[Lanes([0.0; ROWS]); TILE_ROWS]; PANELS]);
-                }
-                let sums = &mut sums[..n_sums];
+                let sums = some_of(sums, n_groups * n_tiles);
                 compute(&pass, sums);
                 pass.write(operands, sums);
             }
         }
     }
 
-    /// A pass of a whole range of rows that asks for nothing ahead; of its tiles, as many as there are from `first_tile` on.
-    pub(super) fn whole(operands: &Operands<'_>, range: &Range<usize>, first_tile: usize) -> Pass {
-        let n_tiles = MOST_TILES.min(operands.n_rows.div_ceil(TILE_ROWS) - first_tile);
+    /// As [`Pass::for_each`], but a pass has the whole range, asks for nothing ahead by itself and leaves writing to `compute`.
+    pub(super) fn for_whole_range(
+        operands: &Operands<'_>,
+        range: &Range<usize>,
+        sums: &mut Vec<Out>,
+        mut compute: impl FnMut(&Pass, &mut [Out]),
+    ) {
+        let all_tiles = operands.n_rows.div_ceil(TILE_ROWS);
         let n_groups = range.len().div_ceil(PANELS * ROWS);
-        Pass { first_row: range.start, n_groups, first_tile, n_tiles, ahead: Ahead::new(&[], 0) }
+        for first_tile in (0..all_tiles).step_by(MOST_TILES) {
+            let n_tiles = MOST_TILES.min(all_tiles - first_tile);
+            let pass = Pass { first_row: range.start, n_groups, first_tile, n_tiles, ahead: Ahead::new(&[], 0) };
+            compute(&pass, some_of(sums, n_groups * n_tiles));
+        }
     }
 
     /// Asks for so many bytes from the block at `at` of `row_blocks` of each of a panel's rows; where the rows end there, for
@@ -227,7 +240,8 @@ const ROWS_AHEAD: usize = 1;
 fn ask_to_write(from: *const u8, n_bytes: usize) {
     for line in 0..n_bytes.div_ceil(LINE_BYTES) {
         let at = from.wrapping_add(line * LINE_BYTES);
-        // SAFETY: a prefetch changes nothing that the program could see and does not fault, whatever the address.
+        // SAFETY: a prefetch changes nothing that the program could see and does not fault, whatever the address; where a CPU
+        // does not know it, it does nothing.
         unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
     }
 }

@@ -9,7 +9,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::super::avx512::registers::{to_floats, turned};
 use super::super::dispatch::Operands;
-use super::super::panels::{Blocks, MOST_TILES, Out, PANELS, Pass, ROWS, with_panel};
+use super::super::panels::{Blocks, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{Bf16Tile, STEP_LEN, STEPS, TILE_ROWS, Tiles, steps_of_part};
 use super::unit::Unit;
 use crate::quant::{Block, blocks};
@@ -49,35 +49,30 @@ pub(super) fn product<B: Block>(
         let Scratch { panels, out } = &mut **scratch;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured() };
-        for first_tile in (0..n_tiles).step_by(MOST_TILES) {
-            let pass = Pass::whole(operands, &range, first_tile);
-            let n_sums = pass.n_groups * pass.n_tiles;
-            if out.len() < n_sums {
-                out.resize(n_sums, FromZeros::new_zeroed());
-            }
-            let out = &mut out[..n_sums];
-            let tiles_from = |first: usize| tiles.get(first..first + pass.n_tiles).unwrap_or_default();
+        Pass::for_whole_range(operands, &range, out, |pass, out| {
+            let tiles_of = |part: usize| {
+                let first = part * n_tiles + pass.first_tile;
+                tiles.get(first..first + pass.n_tiles).unwrap_or_default()
+            };
             for (part, first) in (0..row_blocks).step_by(part_steps).enumerate() {
                 let n_steps = part_steps.min(row_blocks - first);
-                let tiles = tiles_from(part * n_tiles + first_tile);
                 for (group, out) in out.chunks_exact_mut(pass.n_tiles).enumerate() {
                     for (panel, steps) in panels.iter_mut().enumerate() {
                         let first_row = pass.row(group, panel);
                         let n_bytes = part_steps * size_of::<B>();
                         pass.ask_for_blocks(operands, first_row, first + n_steps, row_blocks, n_bytes);
                         for (b, tile) in steps[..n_steps].iter_mut().enumerate() {
-                            with_panel(&pass, rows, row_blocks, first_row, first + b, |blocks| decode(blocks, tile));
+                            with_panel(pass, rows, row_blocks, first_row, first + b, |blocks| decode(blocks, tile));
                         }
                     }
-                    // A share of the activations' next part for each group that this one meets.
-                    let next = tiles_from((part + 1) * n_tiles + first_tile);
                     let panels = [&panels[0][..n_steps], &panels[1][..n_steps]];
+                    // Each group asks for a share of the next part of the activations.
                     let share = group * STEPS / pass.n_groups..(group + 1) * STEPS / pass.n_groups;
-                    multiply(&unit, panels, tiles, out, part > 0, next, share);
+                    multiply(&unit, panels, tiles_of(part), out, part > 0, tiles_of(part + 1), share);
                 }
             }
-            write(operands, &pass, out);
-        }
+            write(operands, pass, out);
+        });
     });
 }
 

@@ -5,14 +5,12 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use zerocopy::FromZeros;
-
 use super::super::avx512::interleaved::{self, Header};
 use super::super::avx512::registers::{
     add_products_of, load_i32x16, load_lanes, store_i32x16, store_lanes, store_line,
 };
 use super::super::dispatch::Operands;
-use super::super::panels::{Blocks, Lanes, MOST_TILES, Out, PANELS, Pass, ROWS, with_panel};
+use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 use super::super::x86::load_128;
 
@@ -146,13 +144,7 @@ fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MINS: usize>(
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured() };
         let mut pipeline: Pipeline<'_, UNSIGNED, SHIFT, MINS> = Pipeline { unit, tiles, sums, last: None };
-        for first_tile in (0..n_tiles).step_by(MOST_TILES) {
-            let pass = Pass::whole(operands, &range, first_tile);
-            let n_sums = pass.n_groups * pass.n_tiles;
-            if out.len() < n_sums {
-                out.resize(n_sums, FromZeros::new_zeroed());
-            }
-            let out = &mut out[..n_sums];
+        Pass::for_whole_range(operands, &range, out, |pass, out| {
             let mut set = 0;
             for b in 0..n_blocks {
                 for group in 0..pass.n_groups {
@@ -160,7 +152,7 @@ fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MINS: usize>(
                     for panel in 0..PANELS {
                         let row = pass.row(group, panel);
                         pass.ask_for_blocks(operands, row, b + 1, n_blocks, size_of::<B>());
-                        with_panel(&pass, rows, n_blocks, row, b, |blocks| {
+                        with_panel(pass, rows, n_blocks, row, b, |blocks| {
                             decode(blocks, &mut parts[panel], &mut scales[set][panel]);
                         });
                     }
@@ -171,7 +163,7 @@ fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MINS: usize>(
             }
             pipeline.drain(scales, out);
             pass.write(operands, out);
-        }
+        });
     });
 }
 
