@@ -351,7 +351,8 @@ fn a_terminal_that_goes_away_ends_it_also_when_hangups_are_ignored() {
         pty.hang_up(" sent");
         let transcript = only_transcript(dir.path());
         assert_eq!(said(&transcript).len(), 2);
-        assert_eq!(transcript.draft.as_deref(), Some("not sent"));
+        // The terminal's writer sends an end of line of its own when it is dropped; whether that is read is a race.
+        assert_eq!(transcript.draft.as_deref().map(str::trim_end), Some("not sent"));
     }
 }
 
