@@ -284,11 +284,14 @@ fn fill_rows<T: Clone + Send + Sync>(
     set: impl Fn(&mut T, usize, usize, usize) + Sync,
 ) {
     fill(tiles, zero, pool, starts, n_blocks, |tile, rows, b| {
+        if rows.len() < TILE_ROWS {
+            tile.clone_from(zero);
+        }
         rows.enumerate().for_each(|(at, r)| set(tile, at, r, b));
     });
 }
 
-/// Makes tiles of rows of `n_blocks` blocks: `set` gives a tile a block of some rows of activations.
+/// Makes tiles of rows of `n_blocks` blocks: `set` makes a tile, all of it, of a block of some rows of activations.
 fn fill<T: Clone + Send + Sync>(
     tiles: &mut Vec<T>,
     zero: &T,
@@ -317,9 +320,6 @@ fn fill<T: Clone + Send + Sync>(
             for (i, tile) in now.iter_mut().enumerate() {
                 let (b, t) = ((at - begin + i) / group_tiles, (at - begin + i) % group_tiles);
                 let rows = group[0] + t * TILE_ROWS..group[1].min(group[0] + (t + 1) * TILE_ROWS);
-                if rows.len() < TILE_ROWS {
-                    tile.clone_from(zero);
-                }
                 set(tile, rows, b);
             }
             at += now.len();

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::load_256;
+use super::super::x86::{load_128, load_256};
 
 /// Floats rounded to the nearest bf16, the first sixteen and then the others.
 #[inline]
@@ -34,6 +34,5 @@ pub(super) fn integers(first: i8) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn floats(values: &[i8; 16]) -> __m512 {
-    // SAFETY: the reference covers the sixteen bytes.
-    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(values.as_ptr().cast()) }))
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_128(&values.map(|value| value as u8))))
 }
