@@ -434,10 +434,8 @@ impl Model<'_> {
         }
         let (slot_out, weights) = (&*slot_out, &s.weights);
         pool.for_rows(hidden, n_embd, |t, row| {
-            for (i, x) in row.iter_mut().enumerate() {
-                let slots = t * n_used..(t + 1) * n_used;
-                *x += slots.map(|slot| weights[slot] * slot_out[slot * n_embd + i]).sum::<f32>();
-            }
+            let out_of = |slot: usize| &slot_out[(t * n_used + slot) * n_embd..][..n_embd];
+            kernels.add_weighted(&weights[t * n_used..][..n_used], out_of, row);
         });
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::forward::ScratchBytes;
 use super::hyperparameters::Hyperparameters;
 use super::kv_cache::{KvCache, KvCacheError};
 use crate::gguf::{Gguf, TensorInfo};
-use crate::kernel::{AttentionScratch, KvFormat, PLANE_POSITIONS};
+use crate::kernel::{AttentionScratch, Isa, KvFormat, PLANE_POSITIONS};
 use crate::store::{Budget, BudgetSource, Mebibytes, is_expert_tensor, layer_of, matrix_slot_bytes};
 
 /// The most tokens that one pass takes where every expert fits; longer prompts are cut into passes.
@@ -47,6 +47,7 @@ pub struct PlanOptions {
     pub context: Option<usize>,
     pub kv: KvFormat,
     pub n_threads: usize,
+    pub isa: Isa,
     /// The most that experts may take, however much there is.
     pub most_experts: u64,
 }
@@ -55,7 +56,7 @@ impl PlanOptions {
     /// Without a budget, but for the bytes that experts may take.
     pub fn for_experts(bytes: u64) -> PlanOptions {
         let (budget, kv) = (Budget::UNKNOWN, KvFormat::default());
-        PlanOptions { budget, context: None, kv, n_threads: 1, most_experts: bytes }
+        PlanOptions { budget, context: None, kv, n_threads: 1, isa: Isa::Scalar, most_experts: bytes }
     }
 }
 
@@ -152,7 +153,8 @@ impl Plan {
         let (experts, dense): (Vec<_>, Vec<_>) = gguf.tensors.iter().partition(|t| is_expert_tensor(t));
         let dense_bytes = sum(dense.iter().map(|t| t.n_bytes));
         let scores = AttentionScratch::plane_bytes(h.n_heads, options.n_threads);
-        let threads = THREAD_BYTES.saturating_mul(options.n_threads as u64);
+        let attention = AttentionScratch::thread_bytes(options.isa, h.head_dim_k.max(h.head_dim_v));
+        let threads = THREAD_BYTES.saturating_add(attention).saturating_mul(options.n_threads as u64);
         let vocabulary = VOCABULARY_BYTES.saturating_mul(h.n_vocab as u64);
         let plan = Plan {
             budget: options.budget,
@@ -348,7 +350,7 @@ mod tests {
         let gguf = Gguf::parse(MIXTRAL).unwrap();
         let h = Hyperparameters::from_metadata(&gguf.metadata, 512).unwrap();
         let budget = Budget::new(ram, Some(8 << 30));
-        let options = PlanOptions { budget, context, kv: KvFormat::F16, n_threads: 2, most_experts: u64::MAX };
+        let options = PlanOptions { budget, context, n_threads: 2, ..PlanOptions::for_experts(u64::MAX) };
         Plan::new(&gguf, &h, &options)
     }
 

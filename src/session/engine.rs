@@ -79,6 +79,7 @@ impl EngineOptions {
             context: self.context,
             kv: self.kv,
             n_threads: Pool::threads_for(self.threads),
+            isa: self.isa.unwrap_or_else(|| Kernels::detect().isa()),
             most_experts: u64::MAX,
         }
     }

@@ -27,7 +27,7 @@ fn main() {
     let pool = Pool::new(None).expect("threads");
     println!("{:<14}{:>9}{:>9}{:>9}{:>9}{:>9}", "milliseconds", "1@2048", "1@8192", "GB/s", "512@0", "512@2048");
     for format in KvFormat::ALL.into_iter().filter(|format| wanted(format.name())) {
-        for kernels in [Isa::Avx2, Isa::Avx512].into_iter().filter_map(Kernels::new) {
+        for kernels in [Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter_map(Kernels::new) {
             if wanted(kernels.isa().name()) {
                 let cache = Cache::new(&kernels, format);
                 let [short, long, prompt, late] =

@@ -16,7 +16,7 @@ mod bf16;
 mod blocks;
 mod levels;
 mod super_blocks;
-mod unit;
+pub(super) mod unit;
 
 use super::avx512;
 use super::dispatch::{Product, Table};

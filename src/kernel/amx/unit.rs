@@ -54,7 +54,7 @@ struct Configuration {
 }
 
 /// The tiles of this thread, configured; they are released when this is dropped.
-pub(super) struct Unit(());
+pub(in crate::kernel) struct Unit(());
 
 /// Loads a tile whose lines lie one after the other, by one of two instructions.
 macro_rules! load {
@@ -137,6 +137,26 @@ impl Stored {
 /// A tile of A or B in memory, its lines one after the other.
 pub(super) type Tile = *const u8;
 
+/// A tile of numbers that are sums of two bf16: the nearest one, and what is left.
+#[derive(Clone)]
+pub(in crate::kernel) struct SplitTile {
+    pub(in crate::kernel) near: Bf16Tile,
+    pub(in crate::kernel) rest: Bf16Tile,
+}
+
+impl SplitTile {
+    pub(in crate::kernel) const ZERO: SplitTile = SplitTile { near: Bf16Tile::ZERO, rest: Bf16Tile::ZERO };
+}
+
+/// Sixteen rows of sixteen sums.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(in crate::kernel) struct FloatTile(pub(in crate::kernel) [[f32; 16]; 16]);
+
+impl FloatTile {
+    pub(in crate::kernel) const ZERO: FloatTile = FloatTile([[0.0; 16]; 16]);
+}
+
 /// Pieces in which a product of bytes is made, so that other work can be put between them.
 pub(super) const PIECES: usize = 4;
 
@@ -145,7 +165,7 @@ impl Unit {
     ///
     /// # Safety
     /// [`is_available`] has said so, and no other `Unit` of this thread is alive.
-    pub(super) unsafe fn configured() -> Unit {
+    pub(in crate::kernel) unsafe fn configured() -> Unit {
         let mut configuration =
             Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         configuration.row_bytes[..8].fill(64);
@@ -300,6 +320,111 @@ impl Unit {
             store!("tmm1", c.tile(1));
             store!("tmm2", c.tile(2));
             store!("tmm3", c.tile(3));
+        }
+    }
+}
+
+/// Which factor's tiles come from the second level of cache and pass by the first, which is the other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kernel) enum Far {
+    First,
+    Second,
+}
+
+impl Unit {
+    /// `c[i][j] += a[i] · b[j]`, or, where nothing `precedes`, `=`: the sum of the products of all parts. Of `a` a tile is
+    /// [rows, 32 elements], of `b` [elements / 2, columns, 2].
+    #[inline(always)]
+    pub(in crate::kernel) fn multiply_split(
+        &self,
+        a: [&[SplitTile]; 2],
+        b: [&[SplitTile]; 2],
+        c: &mut [[FloatTile; 2]; 2],
+        precedes: bool,
+        far: Far,
+    ) {
+        match far {
+            Far::First => self.multiply_split_from::<true>(a, b, c, precedes),
+            Far::Second => self.multiply_split_from::<false>(a, b, c, precedes),
+        }
+    }
+
+    fn multiply_split_from<const FAR_FIRST: bool>(
+        &self,
+        a: [&[SplitTile]; 2],
+        b: [&[SplitTile]; 2],
+        c: &mut [[FloatTile; 2]; 2],
+        precedes: bool,
+    ) {
+        /// Loads a tile of one factor.
+        macro_rules! load_of {
+            ($is_far:expr, $tile:tt, $from:expr) => {
+                if $is_far { load!("tileloaddt1", $tile, $from) } else { load!("tileloadd", $tile, $from) }
+            };
+        }
+        macro_rules! load_a {
+            ($tile:tt, $from:expr) => {
+                load_of!(FAR_FIRST, $tile, $from)
+            };
+        }
+        macro_rules! load_b {
+            ($tile:tt, $from:expr) => {
+                load_of!(!FAR_FIRST, $tile, $from)
+            };
+        }
+        let n_steps = a[0].len();
+        assert!(n_steps > 0 && [a[1], b[0], b[1]].iter().all(|tiles| tiles.len() == n_steps), "steps differ");
+        let near = |tiles: &[SplitTile], step: usize| (&raw const tiles[step].near).cast::<u8>();
+        let rest = |tiles: &[SplitTile], step: usize| (&raw const tiles[step].rest).cast::<u8>();
+        let [[c00, c01], [c10, c11]] = c.each_mut().map(|row| row.each_mut().map(|tile| &raw mut *tile));
+        // SAFETY: a tile of sums is sixteen rows of sixteen floats, one of an operand sixteen lines of 64 bytes.
+        unsafe {
+            load_a!("tmm4", near(a[0], 0));
+            load_b!("tmm6", rest(b[0], 0));
+            begin!("tmm0", c00, precedes);
+            load_a!("tmm5", near(a[1], 0));
+            begin!("tmm2", c10, precedes);
+            load_b!("tmm7", rest(b[1], 0));
+            begin!("tmm1", c01, precedes);
+            begin!("tmm3", c11, precedes);
+            for step in 0..n_steps {
+                multiply!("tdpbf16ps", "tmm0", "tmm4", "tmm6");
+                multiply!("tdpbf16ps", "tmm2", "tmm5", "tmm6");
+                load_b!("tmm6", near(b[0], step));
+                multiply!("tdpbf16ps", "tmm1", "tmm4", "tmm7");
+                multiply!("tdpbf16ps", "tmm3", "tmm5", "tmm7");
+                load_b!("tmm7", near(b[1], step));
+                multiply!("tdpbf16ps", "tmm0", "tmm4", "tmm6");
+                multiply!("tdpbf16ps", "tmm1", "tmm4", "tmm7");
+                load_a!("tmm4", rest(a[0], step));
+                multiply!("tdpbf16ps", "tmm2", "tmm5", "tmm6");
+                multiply!("tdpbf16ps", "tmm3", "tmm5", "tmm7");
+                load_a!("tmm5", rest(a[1], step));
+                multiply!("tdpbf16ps", "tmm0", "tmm4", "tmm6");
+                multiply!("tdpbf16ps", "tmm1", "tmm4", "tmm7");
+                multiply!("tdpbf16ps", "tmm2", "tmm5", "tmm6");
+                load_b!("tmm6", rest(b[0], step));
+                multiply!("tdpbf16ps", "tmm3", "tmm5", "tmm7");
+                load_b!("tmm7", rest(b[1], step));
+                multiply!("tdpbf16ps", "tmm0", "tmm4", "tmm6");
+                multiply!("tdpbf16ps", "tmm1", "tmm4", "tmm7");
+                let next = step + 1;
+                if next == n_steps {
+                    break;
+                }
+                load_a!("tmm4", near(a[0], next));
+                multiply!("tdpbf16ps", "tmm2", "tmm5", "tmm6");
+                load_b!("tmm6", rest(b[0], next));
+                multiply!("tdpbf16ps", "tmm3", "tmm5", "tmm7");
+                load_a!("tmm5", near(a[1], next));
+                load_b!("tmm7", rest(b[1], next));
+            }
+            store!("tmm0", c00);
+            multiply!("tdpbf16ps", "tmm2", "tmm5", "tmm6");
+            store!("tmm1", c01);
+            multiply!("tdpbf16ps", "tmm3", "tmm5", "tmm7");
+            store!("tmm2", c10);
+            store!("tmm3", c11);
         }
     }
 }

@@ -2,11 +2,10 @@
 //! against a cache in f16 queries and softmax weights are rounded to f16, against a quantized one queries are rotated as
 //! the keys are and quantized to Q8_0. Products are summed in f32, those of queries and keys in sixteen interleaved lanes
 //! and those of weights and values in four, on every instruction set, so that all of them give the same bits; neither do
-//! threads change one, nor how many tokens are computed at once.
+//! threads change one, nor how many tokens are computed at once. The matrix unit's batches alone are summed otherwise (see
+//! `unit`).
 //!
-//! Queries that share a head of keys and values are computed together. Where there is too little for all threads to do
-//! side by side, as for one token with a long context, the positions are dealt out for the scores, and the lanes for the
-//! sums over the values.
+//! Queries that share a head of keys and values are computed together.
 
 #![allow(unsafe_code, reason = "AVX2 and AVX-512 intrinsics, called on the proof that they are there")]
 #![allow(clippy::needless_range_loop, reason = "sums, rows and lanes are indexed side by side")]
@@ -16,9 +15,12 @@ mod cache;
 mod lanes;
 mod rotation;
 mod scores;
+mod split;
 mod sums;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod unit;
 
 pub use cache::{KvFormat, PLANE_POSITIONS, UnknownKvFormat};
 
@@ -31,13 +33,20 @@ use self::lanes::{Avx2, Avx512};
 use self::rotation::{rotate, rotate_back};
 use self::scores::{Onto, Queries, RowScores, ScoreJob, Span};
 use self::sums::{POSITION_LANES, RowWeights, SumJob};
-use super::{Isa, Kernels};
+use super::{Isa, Kernels, LEAST_BATCH};
 use crate::pool::Pool;
 use crate::quant::LANES;
 
 /// The queries that one thread computes together, about, and the bytes of scores that they may need.
 const TILE_ROWS: usize = 24;
 const TILE_SCORE_BYTES: usize = 1 << 20;
+
+/// Those that one thread computes together on the matrix unit: for every such tile all keys and values are laid out anew.
+const UNIT_ROWS: usize = 256;
+const UNIT_SCORE_BYTES: usize = 4 << 20;
+
+/// So many of them are computed at once there.
+const UNIT_PAIR_ROWS: usize = 32;
 
 /// Products below which a hand-over to other threads costs more than it saves.
 const INLINE_PRODUCTS: usize = 1 << 16;
@@ -90,6 +99,18 @@ impl AttentionScratch {
     /// to be cut into tiles for all threads.
     pub fn plane_bytes(n_heads: usize, n_threads: usize) -> u64 {
         (4 * n_threads as u64).saturating_mul(n_heads as u64).saturating_mul(size_of::<RowScores>() as u64)
+    }
+
+    /// The most bytes that a thread takes for the rest, with heads of `dim` elements: on the matrix unit scores of a tile of
+    /// queries, and queries, sums, keys and values as the unit wants them, four bytes an element.
+    pub fn thread_bytes(isa: Isa, dim: usize) -> u64 {
+        match isa {
+            Isa::Amx => {
+                let rows = 2 * UNIT_ROWS + PLANE_POSITIONS + UNIT_PAIR_ROWS;
+                (4 * rows as u64).saturating_mul(dim as u64).saturating_add(UNIT_SCORE_BYTES as u64)
+            }
+            Isa::Scalar | Isa::Avx2 | Isa::Avx512 => 0,
+        }
     }
 }
 
@@ -226,7 +247,8 @@ impl Kernels {
         let job = Job { kernels: self, shape, queries, bias, start, planes };
         let visible = shape.sliding_window.map_or(start + n, |window| window.min(start + n));
         let group = job.group();
-        let tile_rows = TILE_ROWS.min(TILE_SCORE_BYTES * PLANE_POSITIONS / (visible * size_of::<RowScores>()));
+        let on_unit = self.attends_on_unit(shape.format, n);
+        let tile_rows = if on_unit { unit_rows(visible) } else { tile_rows(visible) };
         let tile_tokens = (tile_rows / group).min(n.div_ceil(4 * pool.n_threads())).max(1);
         // One token is cut by heads, several are cut into tiles of tokens with all their heads.
         let n_chunk = if n == 1 { group * shape.head_dim_v } else { tile_tokens * n_out };
@@ -237,12 +259,18 @@ impl Kernels {
             let tokens = i * tile_tokens..n.min((i + 1) * tile_tokens);
             for kv_head in 0..shape.n_kv_heads {
                 let tile = Tile { kv_head, tokens: tokens.clone(), first_lane: 0 };
-                job.attend_tile(&tile, kv_head * group * shape.head_dim_v, chunk);
+                let at = kv_head * group * shape.head_dim_v;
+                #[cfg(target_arch = "x86_64")]
+                if on_unit {
+                    job.attend_tile_on_unit(&tile, at, chunk);
+                    continue;
+                }
+                job.attend_tile(&tile, at, chunk);
             }
         };
         if n * visible * (n_q + n_out) < INLINE_PRODUCTS || pool.n_threads() == 1 {
             out.chunks_mut(n_chunk).enumerate().for_each(|(i, chunk)| tile(i, chunk));
-        } else if out.len().div_ceil(n_chunk) >= 4 * pool.n_threads() || visible <= PLANE_POSITIONS {
+        } else if on_unit || out.len().div_ceil(n_chunk) >= 4 * pool.n_threads() || visible <= PLANE_POSITIONS {
             pool.for_chunks(out, n_chunk, tile);
         } else {
             job.attend_split(pool, n, split, out);
@@ -250,6 +278,12 @@ impl Kernels {
         if shape.format != KvFormat::F16 {
             pool.for_chunks(out, n_out, |_, token| token.chunks_exact_mut(shape.head_dim_v).for_each(rotate_back));
         }
+    }
+
+    /// Whether the matrix unit computes batches of `n` tokens. It depends on nothing else, so that neither threads nor cuts of a
+    /// batch change a bit.
+    fn attends_on_unit(&self, format: KvFormat, n: usize) -> bool {
+        self.isa() == Isa::Amx && format == KvFormat::F16 && n >= LEAST_BATCH
     }
 
     /// Brings queries into the form that the keys of the cache want.
@@ -280,6 +314,17 @@ impl Kernels {
             (*scale, *sum) = cache::query_block(x, words);
         }
     }
+}
+
+/// How many queries a thread computes together that see so many positions.
+fn tile_rows(visible: usize) -> usize {
+    TILE_ROWS.min(TILE_SCORE_BYTES * PLANE_POSITIONS / (visible * size_of::<RowScores>()))
+}
+
+/// As [`tile_rows`], on the matrix unit.
+fn unit_rows(visible: usize) -> usize {
+    let rows = UNIT_SCORE_BYTES / (visible * size_of::<f32>());
+    (rows / UNIT_PAIR_ROWS * UNIT_PAIR_ROWS).clamp(UNIT_PAIR_ROWS, UNIT_ROWS)
 }
 
 /// The first `n` elements of a buffer that grows when it must.
@@ -320,6 +365,15 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
         }
     }
 
+    /// Finds the queries of a tile.
+    fn place_rows(&self, tile: &Tile, rows: &mut Rows) {
+        rows.places.clear();
+        for token in tile.tokens.clone() {
+            let first = token * self.shape.n_heads + tile.kv_head * self.group();
+            rows.places.extend(first..first + self.group());
+        }
+    }
+
     /// A plane of the tile's head and the one that is read after it.
     fn plane_and_next(&self, tile: &Tile, plane: usize) -> (Planes<'c>, Option<Planes<'c>>) {
         let has_next = plane + 1 < self.planes_of(&tile.tokens).end;
@@ -329,11 +383,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
     /// The scores of the tile over one plane, with their maxima; `out`: `[rows]`.
     fn scores(&self, tile: &Tile, plane: usize, rows: &mut Rows, out: &mut [RowScores]) {
         self.turn_to(tile, plane, rows);
-        rows.places.clear();
-        for token in tile.tokens.clone() {
-            let first = token * self.shape.n_heads + tile.kv_head * self.group();
-            rows.places.extend(first..first + self.group());
-        }
+        self.place_rows(tile, rows);
         let (now, next) = self.plane_and_next(tile, plane);
         let mut job = ScoreJob {
             format: self.shape.format,
@@ -361,6 +411,15 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
         for ((row, &(from, to)), &max) in out.iter_mut().zip(&rows.spans).zip(maxima) {
             self.kernels.exponentials(&mut row.values[from..to], max, &mut row.sum);
         }
+    }
+
+    /// Turns the scores of a tile, `[planes][rows]`, into exponentials; `inverses`, `[rows]`, become one over their sums.
+    fn softmax(&self, tile: &Tile, rows: &mut Rows, all_scores: &mut [RowScores], inverses: &mut [f32]) {
+        maxima(all_scores, inverses);
+        for (plane, out) in self.planes_of(&tile.tokens).zip(all_scores.chunks_exact_mut(inverses.len())) {
+            self.exponentials(tile, plane, rows, inverses, out);
+        }
+        inverse_sums(all_scores, inverses);
     }
 
     /// Adds the values of one plane, weighted by `scores` times `inverses`, both `[rows]`, to `out`: `[lanes from the
@@ -402,11 +461,7 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
                 self.scores(tile, plane, rows, out);
             }
             let totals = grown(&mut buffers.totals, n_rows, 0.0);
-            maxima(all_scores, totals);
-            for (plane, out) in planes.clone().zip(all_scores.chunks_exact_mut(n_rows)) {
-                self.exponentials(tile, plane, rows, totals, out);
-            }
-            inverse_sums(all_scores, totals);
+            self.softmax(tile, rows, all_scores, totals);
             let row_sums = n_rows * padded(self.shape.head_dim_v);
             let all_sums = grown(&mut buffers.sums, POSITION_LANES * row_sums, 0.0);
             all_sums.fill(0.0);
@@ -419,55 +474,6 @@ impl<'c, P: Fn(usize, usize) -> Planes<'c> + Sync> Job<'_, P> {
                 folded(self.kernels.isa(), all_sums, n_rows, row, &mut out[at..][..self.shape.head_dim_v]);
             }
         });
-    }
-
-    /// All of the batch, `n` tokens, with the positions and then the lanes of each head dealt out to the threads.
-    fn attend_split(&self, pool: &Pool, n: usize, buffers: &mut Buffers, out: &mut [f32]) {
-        let AttentionShape { n_heads, n_kv_heads, head_dim_v, .. } = *self.shape;
-        let (planes, n_rows) = (self.planes_of(&(0..n)), n * self.group());
-        let tile = |kv_head, first_lane| Tile { kv_head, tokens: 0..n, first_lane };
-        let head_scores = planes.len() * n_rows;
-        let all_scores = grown(&mut buffers.scores, n_kv_heads * head_scores, RowScores::EMPTY);
-        let totals = grown(&mut buffers.totals, n_kv_heads * n_rows, 0.0);
-
-        pool.for_chunks(all_scores, n_rows, |i, out| {
-            let (kv_head, plane) = (i / planes.len(), planes.start + i % planes.len());
-            LOCAL.with_borrow_mut(|(_, rows)| self.scores(&tile(kv_head, 0), plane, rows, out));
-        });
-        for (scores, totals) in all_scores.chunks_exact(head_scores).zip(totals.chunks_exact_mut(n_rows)) {
-            maxima(scores, totals);
-        }
-        let (kv_head_totals, maxima) = (|kv_head: usize| kv_head * n_rows..(kv_head + 1) * n_rows, &*totals);
-        pool.for_chunks(all_scores, n_rows, |i, out| {
-            let (kv_head, plane) = (i / planes.len(), planes.start + i % planes.len());
-            let maxima = &maxima[kv_head_totals(kv_head)];
-            LOCAL.with_borrow_mut(|(_, rows)| self.exponentials(&tile(kv_head, 0), plane, rows, maxima, out));
-        });
-        for (scores, totals) in all_scores.chunks_exact(head_scores).zip(totals.chunks_exact_mut(n_rows)) {
-            inverse_sums(scores, totals);
-        }
-
-        let lane_sums = n_rows * padded(head_dim_v);
-        let n_lanes = lanes_dealt_out(n_kv_heads, pool.n_threads());
-        let all_sums = grown(&mut buffers.sums, n_kv_heads * POSITION_LANES * lane_sums, 0.0);
-        let (all_scores, inverses) = (&*all_scores, &*totals);
-        pool.for_chunks(all_sums, n_lanes * lane_sums, |i, out| {
-            let (kv_head, first_lane) = (i * n_lanes / POSITION_LANES, i * n_lanes % POSITION_LANES);
-            let scores = all_scores[kv_head * head_scores..][..head_scores].chunks_exact(n_rows);
-            let inverses = &inverses[kv_head_totals(kv_head)];
-            out.fill(0.0);
-            for (plane, scores) in planes.clone().zip(scores) {
-                LOCAL.with_borrow_mut(|(_, rows)| {
-                    self.sums(&tile(kv_head, first_lane), plane, rows, scores, inverses, out);
-                });
-            }
-        });
-        for (i, out) in out.chunks_exact_mut(head_dim_v).enumerate() {
-            let (token, head) = (i / n_heads, i % n_heads);
-            let (kv_head, row) = (head / self.group(), token * self.group() + head % self.group());
-            let sums = &all_sums[kv_head * POSITION_LANES * lane_sums..][..POSITION_LANES * lane_sums];
-            folded(self.kernels.isa(), sums, n_rows, row, out);
-        }
     }
 }
 
@@ -485,11 +491,4 @@ fn inverse_sums(scores: &[RowScores], out: &mut [f32]) {
     for (i, out) in out.iter_mut().enumerate() {
         *out = (1.0 / scores.iter().skip(i).step_by(n_rows).map(|row| row.sum).sum::<f64>()) as f32;
     }
-}
-
-/// How many lanes a thread takes at a time: few enough that every thread has as much to do, or nearly.
-fn lanes_dealt_out(n_kv_heads: usize, n_threads: usize) -> usize {
-    let is_even = |n: usize| n.is_multiple_of(n_threads) || n >= 4 * n_threads;
-    let parts = [1, 2].into_iter().find(|parts| is_even(n_kv_heads * parts));
-    parts.map_or(1, |parts| POSITION_LANES / parts)
 }

@@ -130,7 +130,18 @@ fn shapes() -> Vec<(AttentionShape, usize, usize)> {
         all.push((windowed, 1000, 40));
     }
     all.push((shape(KvFormat::F16, 3, 1, (20, 100)), 270, 2));
+    // Batches: odd tiles of queries, of positions and of elements.
+    all.push((shape(KvFormat::F16, 3, 1, (20, 100)), 270, 35));
+    all.push((shape(KvFormat::F16, 16, 2, (128, 64)), 0, 64));
+    all.push((shape(KvFormat::F16, 2, 2, (64, 48)), 500, 90));
     all
+}
+
+/// The root of the mean square of the differences, NaN where a number is.
+fn deviation(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let squares: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+    (squares / found.len() as f64).sqrt()
 }
 
 #[test]
@@ -192,7 +203,15 @@ fn every_isa_gives_the_same_bits() {
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
             let same = Cache::new(&kernels, shape, start + n);
             assert!(same.keys == cache.keys && same.values == cache.values, "cache of {shape:?} on {}", kernels.isa());
-            assert_eq!(cache.attend(&kernels, &pool, start, &q), expected, "{shape:?} on {}", kernels.isa());
+            let found = cache.attend(&kernels, &pool, start, &q);
+            if kernels.attends_on_unit(shape.format, n) {
+                // Sums have another order, so that some weights are rounded to their other neighbour: no worse, no better.
+                let exact = cache.expected(start, &q);
+                let (found, judge) = (deviation(&found, &exact), deviation(&expected, &exact));
+                assert!(found < 1.03 * judge, "{shape:?}: {found} instead of {judge}");
+            } else {
+                assert_eq!(found, expected, "{shape:?} on {}", kernels.isa());
+            }
         }
     }
 }
@@ -209,9 +228,18 @@ fn neither_threads_nor_batches_change_a_bit() {
         for threads in [2, 3, 8] {
             let pool = Pool::new(Some(threads)).unwrap();
             assert_eq!(cache.attend(&kernels, &pool, start, &q), expected, "{shape:?}, {threads} threads");
-            let singly = q.chunks_exact(n_q).enumerate();
-            let found: Vec<f32> = singly.flat_map(|(t, q)| cache.attend(&kernels, &pool, start + t, q)).collect();
-            assert_eq!(found, expected, "{shape:?}, one by one, {threads} threads");
+            // Of the unit's batches no part has fewer tokens than it takes.
+            let parts = if kernels.attends_on_unit(shape.format, n) { [n - 16, 16] } else { [1, 1] };
+            let (mut found, mut t) = (Vec::new(), 0);
+            for part in parts.into_iter().cycle() {
+                let part = part.min(n - t);
+                if part == 0 {
+                    break;
+                }
+                found.extend(cache.attend(&kernels, &pool, start + t, &q[t * n_q..][..part * n_q]));
+                t += part;
+            }
+            assert_eq!(found, expected, "{shape:?}, cut, {threads} threads");
         }
     }
 }
