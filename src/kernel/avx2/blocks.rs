@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::{bytes_at, load_128, load_256, load_halves, nibbles, prefetch_ahead, store_f32x4, sum_f32x8};
+use super::super::x86::{Prefetch, bytes_at, load_128, load_256, load_halves, nibbles, store_f32x4, sum_f32x8};
 use super::{pairs_of_products, pairs_of_signed_products};
 use crate::quant::{
     Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, Half, IQ4_VALUES,
@@ -40,7 +40,7 @@ fn dots_signed<B: Block, V, const C: usize>(
     let mut sums = [_mm256_setzero_ps(); C];
     let (fours, rest) = weights.as_chunks::<4>();
     for (i, four) in fours.iter().enumerate() {
-        prefetch_ahead(four);
+        Prefetch::NEAR.ahead_of(four);
         let [w0, w1, w2, w3] = four;
         let d = scales([w0, w1, w2, w3]);
         let mut of_rows = [[0.0; 4]; C];
@@ -87,7 +87,7 @@ fn dots_with_min<B: Block, const C: usize>(
     let mut sums = [_mm256_setzero_ps(); C];
     let mut min_sums = [_mm_setzero_ps(); C];
     for (i, w) in weights.iter().enumerate() {
-        prefetch_ahead(w);
+        Prefetch::NEAR.ahead_of(w);
         let (codes, dm) = unpack(w);
         for c in 0..C {
             let a = &activations[c][i];

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::{float_dots, load_128, load_256, prefetch_ahead, sum_f32x8};
+use super::super::x86::{Prefetch, float_dots, load_128, load_256, sum_f32x8};
 
 /// Σ of `multiply_add` over chunks of `BYTES` bytes of a row of weights and each of `C` rows of activations, in the lanes of
 /// two registers for each: every instruction set sums in this order ([`crate::quant::LANES`]).
@@ -18,8 +18,9 @@ fn sums<const BYTES: usize, const C: usize>(
     let mut sums = [[_mm256_setzero_ps(); 2]; C];
     // Two chunks at a time: a register that an index chooses would lie in memory between them.
     let (pairs, last) = w.as_chunks::<2>();
+    let prefetch = Prefetch::of_this_cpu();
     for (i, pair) in pairs.iter().enumerate() {
-        prefetch_ahead(pair);
+        prefetch.ahead_of(pair);
         for c in 0..C {
             for half in 0..2 {
                 sums[c][half] = multiply_add(&pair[half], &a[c][2 * i + half], sums[c][half]);

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::{
-    MINS_OF_32, Mins, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, prefetch_ahead, q3_k_scales,
+    MINS_OF_32, Mins, Prefetch, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, q3_k_scales,
     scales_and_mins, sum_f32x8,
 };
 use super::blocks::looked_up;
@@ -32,8 +32,9 @@ fn dots<B: Block, const C: usize>(
     sum: impl Fn(&B, [&BlockQ8K; C]) -> Summed<C>,
 ) -> [f32; C] {
     let mut sums = [_mm256_setzero_ps(); C];
+    let prefetch = Prefetch::of_this_cpu();
     for (i, w) in weights.iter().enumerate() {
-        prefetch_ahead(w);
+        prefetch.ahead_of(w);
         let a = activations.map(|a| &a[i]);
         let block = sum(w, a);
         for c in 0..C {

@@ -4,8 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::{
-    IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, bytes_at, load_128, load_256, load_halves, nibbles, prefetch_ahead,
-    sum_f32x8,
+    IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, Prefetch, bytes_at, load_128, load_256, load_halves, nibbles, sum_f32x8,
 };
 use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1};
 
@@ -25,7 +24,7 @@ fn dots_with_offset<B: Block, const C: usize>(
     let offset = _mm256_set1_epi8(offset as i8);
     let mut sums = [_mm256_setzero_ps(); C];
     for (i, w) in weights.iter().enumerate() {
-        prefetch_ahead(w);
+        Prefetch::NEAR.ahead_of(w);
         let (codes, d) = unpack(w);
         for c in 0..C {
             let a = &activations[c][i];
@@ -49,7 +48,7 @@ fn dots_with_min<B: Block, const C: usize>(
     let mut sums = [_mm256_setzero_ps(); C];
     let mut min_sums = [_mm_setzero_ps(); C];
     for (i, w) in weights.iter().enumerate() {
-        prefetch_ahead(w);
+        Prefetch::NEAR.ahead_of(w);
         let (codes, dm) = unpack(w);
         for c in 0..C {
             let a = &activations[c][i];

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::{float_dots, load_256, prefetch_ahead};
+use super::super::x86::{Prefetch, float_dots, load_256};
 use super::load_512;
 
 /// Σ of `multiply_add` over chunks of `BYTES` bytes of a row of weights and each of `C` rows of activations, in the lanes of
@@ -17,8 +17,9 @@ fn sums<const BYTES: usize, const C: usize>(
     let (w, w_rest) = weights.as_chunks::<BYTES>();
     let a = activations.map(|a| &a.as_chunks::<BYTES>().0[..w.len()]);
     let mut sums = [_mm512_setzero_ps(); C];
+    let prefetch = Prefetch::of_this_cpu();
     for (i, w) in w.iter().enumerate() {
-        prefetch_ahead(w);
+        prefetch.ahead_of(w);
         for c in 0..C {
             sums[c] = multiply_add(w, &a[c][i], sums[c]);
         }

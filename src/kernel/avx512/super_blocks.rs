@@ -4,8 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::{
-    IQ4_VALUES_OFFSET, MINS_OF_32, Mins, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves,
-    prefetch_ahead, q3_k_scales, scales_and_mins, sum_f32x8,
+    IQ4_VALUES_OFFSET, Mins, Prefetch, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, q3_k_scales,
+    sum_f32x8,
 };
 use super::load_512;
 use super::registers::add_products;
@@ -41,8 +41,9 @@ fn dots<B: Block, const C: usize>(
     let d_lane = _mm512_set1_epi32(d_lane);
     let mut sums = [_mm512_setzero_ps(); C];
     let mut min_sums = [_mm256_setzero_ps(); C];
+    let prefetch = Prefetch::of_this_cpu();
     for (i, w) in weights.iter().enumerate() {
-        prefetch_ahead(w);
+        prefetch.ahead_of(w);
         let w = unpack(w);
         for c in 0..C {
             let a = &activations[c][i];
@@ -72,17 +73,6 @@ fn dots<B: Block, const C: usize>(
 #[target_feature(enable = "avx512f")]
 fn in_order(a: &BlockQ8K) -> [__m512i; 4] {
     [load_512(bytes_at(a, 4)), load_512(bytes_at(a, 68)), load_512(bytes_at(a, 132)), load_512(bytes_at(a, 196))]
-}
-
-/// Q4_K and Q5_K keep two runs of 32 elements in the low and the high nibbles of the same bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn in_runs_of_32(a: &BlockQ8K) -> [__m512i; 4] {
-    let pair = |run: usize| {
-        let first = _mm512_castsi256_si512(load_256(bytes_at(a, 4 + run * 32)));
-        _mm512_inserti64x4::<1>(first, load_256(bytes_at(a, 4 + (run + 2) * 32)))
-    };
-    [pair(0), pair(1), pair(4), pair(5)]
 }
 
 /// IQ4_XS keeps two runs of 16 elements in the low and the high nibbles of the same bytes.
@@ -142,27 +132,55 @@ const fn words(words: [u16; 32]) -> [u8; 64] {
     bytes
 }
 
-/// Where the bytes of Q4_K's scales go. Lanes 0 and 1 of the packed sums have four of sub-block 0 and four of sub-block 1,
-/// lanes 2 and 3 of sub-blocks 2 and 3; an index of 128 is a zero byte.
+/// Where the bytes of Q4_K's scales go. Lanes 0 and 1 of the packed sums have four of sub-block 0 and four of sub-block 2,
+/// lanes 2 and 3 of sub-blocks 1 and 3; an index of 128 is a zero byte.
 const SCALES_OF_32: [u8; 64] = {
     let mut index = [0x80; 64];
     let mut i = 0;
     while i < 32 {
-        index[2 * i] = (i / 16 * 2 + i % 8 / 4) as u8;
+        index[2 * i] = (i / 16 + i % 8 / 4 * 2) as u8;
         i += 1;
     }
     index
 };
 
-/// The scales and minima of Q4_K and Q5_K, spread over the packed sums and the sums of activations.
+/// Where the bytes of its minima go: one for two sums of sixteen activations, each half from its own register.
+const MINS_OF_32: [u8; 32] = {
+    let mut index = [0x80; 32];
+    let mut i = 0;
+    while i < 16 {
+        index[2 * i] = (4 + i % 8 / 2) as u8;
+        i += 1;
+    }
+    index
+};
+
+/// The scales and minima of Q4_K and Q5_K, spread over the packed sums and the sums of activations. General registers put their
+/// bits together, since vector ones are what these kernels wait for.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-fn spread_32(header: &[u8; 16]) -> ([__m512i; 2], __m256i) {
-    let bytes = _mm512_broadcast_i32x4(scales_and_mins(header));
+fn spread_32(block: &impl Block) -> ([__m512i; 2], __m256i) {
+    // As [`crate::quant::BlockQ4K::scales`] describes: first four scales and four minima, then the low bits of four of each.
+    let low = u64::from_le_bytes(*bytes_at(block, 4));
+    let high = u64::from(u32::from_le_bytes(*bytes_at(block, 12)));
+    let first = low & 0x3F3F_3F3F_3F3F_3F3F;
+    let second = (high | high << 28) & 0x0F0F_0F0F_0F0F_0F0F | low >> 2 & 0x3030_3030_3030_3030;
+    let (first, second) = (_mm512_set1_epi64(first as i64), _mm512_set1_epi64(second as i64));
     let index = load_512(&SCALES_OF_32);
-    let scales =
-        [_mm512_shuffle_epi8(bytes, index), _mm512_shuffle_epi8(bytes, _mm512_add_epi8(index, _mm512_set1_epi16(4)))];
-    (scales, _mm256_shuffle_epi8(_mm512_castsi512_si256(bytes), load_256(&MINS_OF_32)))
+    let mins = _mm256_blend_epi32::<0xF0>(_mm512_castsi512_si256(first), _mm512_castsi512_si256(second));
+    (
+        [_mm512_shuffle_epi8(first, index), _mm512_shuffle_epi8(second, index)],
+        _mm256_shuffle_epi8(mins, load_256(&MINS_OF_32)),
+    )
+}
+
+/// The low nibbles of 32 bytes and then the high ones, whose elements follow them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn run_of_nibbles(bytes: &[u8; 32]) -> __m512i {
+    let twice = _mm512_broadcast_i64x4(load_256(bytes));
+    let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+    _mm512_and_si512(shifted, _mm512_set1_epi32(0x0F0F_0F0F))
 }
 
 #[inline]
@@ -173,12 +191,11 @@ fn q4_k<const C: usize>(weights: &[BlockQ4K], activations: [&[BlockQ8K]; C]) -> 
         activations,
         0,
         Mins::Lane(1),
-        |a| in_runs_of_32(a),
+        |a| in_order(a),
         |block| {
-            let (scales, mins) = spread_32(bytes_at(block, 0));
-            let [c0, c1] = nibbles(bytes_at(block, 16));
-            let [c2, c3] = nibbles(bytes_at(block, 80));
-            Unpacked { codes: [c0, c1, c2, c3], scales, mins, halves: load_halves(bytes_at(block, 0)) }
+            let (scales, mins) = spread_32(block);
+            let run = |i: usize| run_of_nibbles(bytes_at(block, 16 + 32 * i));
+            Unpacked { codes: [run(0), run(1), run(2), run(3)], scales, mins, halves: load_halves(bytes_at(block, 0)) }
         },
     )
 }
@@ -191,21 +208,19 @@ fn q5_k<const C: usize>(weights: &[BlockQ5K], activations: [&[BlockQ8K]; C]) -> 
         activations,
         0,
         Mins::Lane(1),
-        |a| in_runs_of_32(a),
+        |a| in_order(a),
         |block| {
-            let (scales, mins) = spread_32(bytes_at(block, 0));
-            let [c0, c1] = nibbles(bytes_at(block, 48));
-            let [c2, c3] = nibbles(bytes_at(block, 112));
+            let (scales, mins) = spread_32(block);
             // Both halves of the register see all 32 bytes of fifth bits; each tests the bit of its own run.
             let fifth = _mm512_broadcast_i64x4(load_256(bytes_at(block, 16)));
-            let with_fifth = |codes, bit: i32| {
-                let (first, second) = (0x0101_0101i64 << bit, 0x0404_0404i64 << bit);
+            let run = |i: usize| {
+                let codes = run_of_nibbles(bytes_at(block, 48 + 32 * i));
+                let (first, second) = (0x0101_0101i64 << (2 * i), 0x0202_0202i64 << (2 * i));
                 let (first, second) = (first | first << 32, second | second << 32);
                 let mask = _mm512_setr_epi64(first, first, first, first, second, second, second, second);
                 _mm512_mask_add_epi8(codes, _mm512_test_epi8_mask(fifth, mask), codes, _mm512_set1_epi8(16))
             };
-            let codes = [with_fifth(c0, 0), with_fifth(c1, 1), with_fifth(c2, 4), with_fifth(c3, 5)];
-            Unpacked { codes, scales, mins, halves: load_halves(bytes_at(block, 0)) }
+            Unpacked { codes: [run(0), run(1), run(2), run(3)], scales, mins, halves: load_halves(bytes_at(block, 0)) }
         },
     )
 }
@@ -319,8 +334,9 @@ fn iq4_xs<const C: usize>(weights: &[BlockIq4Xs], activations: [&[BlockQ8K]; C])
     let table = _mm512_broadcast_i32x4(load_128(&IQ4_VALUES_OFFSET));
     let zero = _mm512_setzero_si512();
     let mut sums = [_mm512_setzero_ps(); C];
+    let prefetch = Prefetch::of_this_cpu();
     for (i, w) in weights.iter().enumerate() {
-        prefetch_ahead(w);
+        prefetch.ahead_of(w);
         let d = w.d.to_f32();
         let scales = _mm512_castsi256_si512(iq4_xs_scales(*bytes_at(w, 0)));
         let half = |half: usize| {
