@@ -54,6 +54,10 @@ impl FromStr for Isa {
 /// The dot products of a row of `n` weights with four rows of activations.
 pub(super) type Dot4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4];
 
+/// The dot products of as many rows of `n` weights, one after the other in memory, as `out` has numbers, with one row of
+/// activations.
+pub(super) type RowsFn = fn(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]);
+
 /// Writes activations in a form, as [`crate::quant::quantize_activations`] does and bit for bit the same.
 pub(super) type QuantizeFn = fn(form: ActivationForm, x: &[f32], out: &mut [u8]);
 
@@ -99,6 +103,8 @@ pub(super) struct Table {
     pub(super) dots: [Option<DotFn>; GgmlType::ALL.len()],
     /// Indexed likewise; `None` where four dot products one after the other are the best there is.
     pub(super) dot4s: [Option<Dot4Fn>; GgmlType::ALL.len()],
+    /// Indexed likewise; `None` where rows share nothing.
+    pub(super) rows: [Option<RowsFn>; GgmlType::ALL.len()],
     /// Indexed likewise: products by the number of rows that they are for, the most first.
     pub(super) products: [[Option<Product>; 2]; GgmlType::ALL.len()],
     pub(super) quantize: QuantizeFn,
@@ -146,6 +152,23 @@ impl Kernels {
         match (self.table.dot4s[ty as usize], self.dot(ty)) {
             (Some(dot4), _) => dot4(n, weights, activations),
             (None, Some(dot)) => activations.map(|a| dot(n, weights, a)),
+            (None, None) => panic!("{ty} cannot be computed with"),
+        }
+    }
+
+    /// The dot products of rows of `n` weights of format `ty`, one after the other in memory, with one row of activations in its
+    /// form. Each is, to the bit, what [`Kernels::dot`] gives for it. Panics where a length is wrong or the format is not
+    /// computable.
+    pub fn dot_rows(&self, ty: GgmlType, n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+        match (self.table.rows[ty as usize], self.dot(ty)) {
+            (Some(rows), _) => rows(n, weights, activations, out),
+            (None, Some(dot)) => {
+                let row_bytes = ty.row_bytes(n as u64).map_or(0, |bytes| bytes as usize);
+                assert_eq!(row_bytes * out.len(), weights.len(), "{} rows of {n} elements of {ty}", out.len());
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = dot(n, &weights[i * row_bytes..][..row_bytes], activations);
+                }
+            }
             (None, None) => panic!("{ty} cannot be computed with"),
         }
     }

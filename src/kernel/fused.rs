@@ -2,11 +2,9 @@
 //! that follows them (bias, SwiGLU, the weighted sum into the residual stream) done where their results are made. Every
 //! number is to the bit what the step-by-step products of a batch give.
 
-use std::ops::Range;
-
 use super::{Kernels, Matrix};
 use crate::pool::Pool;
-use crate::quant::{ActivationForm, DotFn};
+use crate::quant::ActivationForm;
 
 /// Bytes of weights a thread takes at a time: enough to hide taking them, for which the loads of the last ones are waited,
 /// little enough that threads end together.
@@ -78,19 +76,22 @@ impl<'a> TokenRows<'a> {
 
 /// Rows of one matrix ready to be multiplied with one row of activations.
 struct Product<'a> {
+    kernels: &'a Kernels,
     projection: Projection<'a>,
     activations: &'a [u8],
-    dot: DotFn,
 }
 
 impl Product<'_> {
-    /// Calls `each` with the place of each row in `rows` and its product.
-    #[inline]
-    fn each(&self, rows: Range<usize>, mut each: impl FnMut(usize, f32)) {
+    /// The products of the rows from `first` on, as many as `out` has numbers.
+    fn fill(&self, first: usize, out: &mut [f32]) {
+        if out.is_empty() {
+            return;
+        }
         let Projection { weight, bias } = &self.projection;
-        for (i, row) in rows.enumerate() {
-            let product = (self.dot)(weight.n_cols(), weight.row(row), self.activations);
-            each(i, bias.map_or(product, |bias| product + bias[row]));
+        let rows = first..first + out.len();
+        self.kernels.dot_rows(weight.ty(), weight.n_cols(), weight.row_range(rows.clone()), self.activations, out);
+        if let Some(bias) = bias {
+            out.iter_mut().zip(&bias[rows]).for_each(|(out, bias)| *out += bias);
         }
     }
 }
@@ -101,11 +102,10 @@ impl Kernels {
     }
 
     /// `projection` of row `i` of `x`, which is prepared in its form.
-    fn row_product<'a>(&self, projection: Projection<'a>, x: &'a TokenRows<'_>, i: usize) -> Product<'a> {
+    fn row_product<'a>(&'a self, projection: Projection<'a>, x: &'a TokenRows<'_>, i: usize) -> Product<'a> {
         let weight = &projection.weight;
         assert_eq!(weight.n_cols(), x.n_cols, "weights and activations differ in length");
-        let dot = self.dot(weight.ty()).expect("the loader admits only formats with kernels");
-        Product { activations: x.row(i, Self::form(weight)), dot, projection }
+        Product { kernels: self, activations: x.row(i, Self::form(weight)), projection }
     }
 
     /// `out = [W₀ x + b₀, W₁ x + b₁, …]`, one after the other. `x`: one row.
@@ -127,7 +127,7 @@ impl Kernels {
                 let n_rows = product.projection.weight.n_rows();
                 let here = n_rows.saturating_sub(start).min(rest.len());
                 let (now, later) = std::mem::take(&mut rest).split_at_mut(here);
-                product.each(start..start + here, |i, value| now[i] = value);
+                product.fill(start, now);
                 (start, rest) = ((start + here).saturating_sub(n_rows), later);
             }
         });
@@ -220,7 +220,7 @@ impl Kernels {
             while !rest.is_empty() {
                 let (i, row) = (start / n_out, start % n_out);
                 let (now, later) = rest.split_at_mut((n_out - row).min(rest.len()));
-                product(i).each(row..row + now.len(), |i, value| now[i] = value);
+                product(i).fill(row, now);
                 (start, rest) = (start + now.len(), later);
             }
         });

@@ -98,6 +98,30 @@ fn four_rows_of_activations_give_the_bits_of_one_after_the_other() {
 }
 
 #[test]
+fn rows_of_weights_give_the_bits_of_one_after_the_other() {
+    let mut random = Random(15);
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+        for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_computable()) {
+            let dot = kernels.dot(ty).unwrap();
+            for n_blocks in [0, 1, 2, 3, 4, 5, 6, 7, 18, 33] {
+                for (n_rows, kind) in [(0, Values::Usual), (1, Values::Outlier), (2, Values::Tiny), (5, Values::Usual)]
+                {
+                    let n = n_blocks * ty.block_len();
+                    let rows: Vec<_> = (0..n_rows).map(|_| weights(ty, n_blocks, Scales::Usual, &mut random)).collect();
+                    let x = if n == 0 { Vec::new() } else { values(n, kind, &mut random) };
+                    let a = Guarded::new(&quantized(ty.activation_form().unwrap(), &x));
+                    let expected: Vec<u32> = rows.iter().map(|row| dot(n, row, a.bytes()).to_bits()).collect();
+                    let mut got = vec![f32::NAN; n_rows];
+                    kernels.dot_rows(ty, n, Guarded::new(&rows.concat()).bytes(), a.bytes(), &mut got);
+                    let got: Vec<u32> = got.into_iter().map(f32::to_bits).collect();
+                    assert_eq!(got, expected, "{ty} on {}, {n_rows} rows of {n_blocks} blocks", kernels.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn integer_sums_are_exact() {
     // Scales of one, on both sides: each block's sum is an integer, small enough in one block for every conversion to
     // a float to be exact.

@@ -52,6 +52,18 @@ macro_rules! proven4 {
 }
 pub(super) use proven4;
 
+/// Makes a [`RowsFn`](super::dispatch::RowsFn) of dot products that need CPU features.
+macro_rules! proven_rows {
+    ($rows:expr) => {{
+        fn rows(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+            // SAFETY: as for `proven`.
+            unsafe { $rows(n, weights, activations, out) }
+        }
+        Some(rows as crate::kernel::dispatch::RowsFn)
+    }};
+}
+pub(super) use proven_rows;
+
 /// Makes a [`RunFn`](super::dispatch::RunFn) of a product that needs CPU features.
 macro_rules! proven_product {
     ($product:expr) => {{

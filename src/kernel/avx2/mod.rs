@@ -59,6 +59,7 @@ pub(super) fn table() -> Table {
     Table {
         dots,
         dot4s,
+        rows: [None; GgmlType::ALL.len()],
         products: products(),
         quantize: quantize::quantize,
         widen: quantize::widen,

@@ -46,8 +46,9 @@ fn dots_with_min<B: Block, const C: usize>(
     unpack: impl Fn(&B) -> Unpacked,
 ) -> [f32; C] {
     let mut sums = [_mm256_setzero_ps(); C];
-    let mut min_sums = [_mm_setzero_ps(); C];
-    for (i, w) in weights.iter().enumerate() {
+    // Of every fourth block.
+    let mut min_sums = [[_mm_setzero_ps(); 4]; C];
+    let mut add = |w: &B, i: usize, place: usize| {
         Prefetch::NEAR.ahead_of(w);
         let (codes, dm) = unpack(w);
         for c in 0..C {
@@ -55,17 +56,38 @@ fn dots_with_min<B: Block, const C: usize>(
             let sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, load_256(bytes_at(a, 4)));
             // Lane 0 is d · d, lane 1 is m · s.
             let products = _mm_mul_ps(dm, load_halves(bytes_at(a, 0)));
-            min_sums[c] = _mm_add_ps(min_sums[c], products);
+            min_sums[c][place] = _mm_add_ps(min_sums[c][place], products);
             sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcastss_ps(products), sums[c]);
         }
+    };
+    let (fours, rest) = weights.as_chunks::<4>();
+    for (i, [a, b, c, d]) in fours.iter().enumerate() {
+        add(a, 4 * i, 0);
+        add(b, 4 * i + 1, 1);
+        add(c, 4 * i + 2, 2);
+        add(d, 4 * i + 3, 3);
     }
-    std::array::from_fn(|c| sum_f32x8(sums[c]) + _mm_cvtss_f32(_mm_movehdup_ps(min_sums[c])))
+    for (place, w) in rest.iter().enumerate() {
+        add(w, 4 * fours.len() + place, place);
+    }
+    std::array::from_fn(|c| {
+        let [a, b, c_, d] = min_sums[c];
+        sum_f32x8(sums[c]) + folded_mins(_mm_movelh_ps(a, b), _mm_movelh_ps(c_, d))
+    })
+}
+
+/// The sum of the odd lanes of the sums of two blocks and of the two that follow them.
+#[inline]
+#[target_feature(enable = "avx512vl")]
+pub(super) fn folded_mins(first: __m128, second: __m128) -> f32 {
+    let sums = _mm_movehdup_ps(_mm_add_ps(first, second));
+    _mm_cvtss_f32(_mm_add_ss(sums, _mm_movehl_ps(sums, sums)))
 }
 
 /// The nibbles with the fifth bits of a word added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> __m256i {
+pub(super) fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> __m256i {
     let codes = nibbles(qs);
     _mm256_mask_add_epi8(codes, u32::from_le_bytes(qh), codes, _mm256_set1_epi8(16))
 }
@@ -73,7 +95,7 @@ fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> __m256i {
 /// The entries of a table of sixteen that the nibbles name.
 #[inline]
 #[target_feature(enable = "avx512vl")]
-fn looked_up(table: &[u8; 16], qs: &[u8; 16]) -> __m256i {
+pub(super) fn looked_up(table: &[u8; 16], qs: &[u8; 16]) -> __m256i {
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(table)), nibbles(qs))
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
 
 mod block_products;
+mod block_rows;
 mod blocks;
 mod floats;
 pub(super) mod interleaved;
@@ -18,7 +19,7 @@ use super::dispatch::{Product, Table};
 use super::panels::{PANELS, ROWS};
 use super::scalar;
 use super::tiled::TileCodes;
-use super::x86::{proven, proven_product, proven4};
+use super::x86::{proven, proven_product, proven_rows, proven4};
 use crate::quant::GgmlType;
 
 /// The table of this instruction set, for a CPU that has it, and for no other.
@@ -57,9 +58,17 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
+    let mut rows = [None; GgmlType::ALL.len()];
+    rows[GgmlType::Q4_0 as usize] = proven_rows!(block_rows::q4_0);
+    rows[GgmlType::Q4_1 as usize] = proven_rows!(block_rows::q4_1);
+    rows[GgmlType::Q5_0 as usize] = proven_rows!(block_rows::q5_0);
+    rows[GgmlType::Q5_1 as usize] = proven_rows!(block_rows::q5_1);
+    rows[GgmlType::Q8_0 as usize] = proven_rows!(block_rows::q8_0);
+    rows[GgmlType::IQ4_NL as usize] = proven_rows!(block_rows::iq4_nl);
     Table {
         dots,
         dot4s,
+        rows,
         products: products(),
         quantize: quantize::quantize,
         widen: scalar::table().widen,
