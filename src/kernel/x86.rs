@@ -132,17 +132,6 @@ pub(super) enum Mins {
     Offset,
 }
 
-/// Where the bytes of Q4_K's minima go: one for two sums of sixteen activations.
-pub(super) const MINS_OF_32: [u8; 32] = {
-    let mut index = [0x80; 32];
-    let mut i = 0;
-    while i < 16 {
-        index[2 * i] = (8 + i / 2) as u8;
-        i += 1;
-    }
-    index
-};
-
 /// The `N` bytes at `at` of a block; the place is a constant, so the check costs nothing.
 #[inline(always)]
 pub(super) fn bytes_at<const N: usize>(block: &impl Block, at: usize) -> &[u8; N] {
@@ -252,20 +241,6 @@ pub(super) fn sum_f32x8(v: __m256) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
-}
-
-/// The eight 6-bit scales and then the eight 6-bit minima of Q4_K and Q5_K, a byte each, from the block's first sixteen
-/// bytes: two halves, then the twelve bytes that [`crate::quant::BlockQ4K::scales`] describes.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn scales_and_mins(header: &[u8; 16]) -> __m128i {
-    let header = load_128(header);
-    // Doublewords: low scales, high scales, low minima, high minima.
-    let low = _mm_shuffle_epi32::<0b11_10_11_01>(header);
-    let low = _mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4));
-    let low = _mm_and_si128(low, _mm_setr_epi32(0x3F3F_3F3F, 0x0F0F_0F0F, 0x3F3F_3F3F, 0x0F0F_0F0F));
-    let high = _mm_srli_epi32::<2>(_mm_shuffle_epi32::<0b10_10_01_01>(header));
-    _mm_or_si128(low, _mm_and_si128(high, _mm_setr_epi32(0, 0x3030_3030, 0, 0x3030_3030)))
 }
 
 /// Q3_K's sixteen scales as bytes, 32 too large, from the sixteen bytes of the block that end with its twelve of scales.

@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::cache::{PLANE_POSITIONS, padded};
 use super::{Isa, Job, KvFormat, Planes, Tile, UNIT_PAIR_ROWS as PAIR_ROWS, grown};
 use crate::kernel::amx::unit::{Far, FloatTile, SplitTile, Unit};
+use crate::kernel::avx512::load_f32x16;
 use crate::kernel::avx512::registers::{store_line, turned};
 use crate::quant::{Half, LANES, blocks};
 
@@ -161,7 +162,7 @@ impl Scratch {
         for (i, place) in rows.enumerate() {
             let row = place.map_or(&[][..], |place| &all[place * n_chunks..][..n_chunks]);
             let chunk = |i: usize| match row.get(i) {
-                Some(chunk) => load(chunk),
+                Some(chunk) => load_f32x16(chunk),
                 None => _mm512_setzero_ps(),
             };
             for (step, tile) in tiles[i / LANES * n_steps..][..n_steps].iter_mut().enumerate() {
@@ -189,10 +190,10 @@ impl Scratch {
                 unit.multiply_split([a, b], [first, second], sums, false, Far::First);
                 for row in 0..PAIR_ROWS {
                     let max = &mut pair.maxima[row];
-                    let mut v = load(max);
+                    let mut v = load_f32x16(max);
                     let seen = seen(&pair.visible[row], step);
                     for (tile, seen) in sums[row / LANES].iter().zip(seen) {
-                        v = _mm512_mask_max_ps(v, seen, v, load(&tile.0[row % LANES]));
+                        v = _mm512_mask_max_ps(v, seen, v, load_f32x16(&tile.0[row % LANES]));
                     }
                     store(max, v);
                 }
@@ -209,7 +210,7 @@ impl Scratch {
         for (pair, scores) in self.pairs.iter_mut().zip(self.scores.chunks_exact_mut(all_steps.len())) {
             let mut maxima = [0.0; PAIR_ROWS];
             for (max, lanes) in maxima.iter_mut().zip(&pair.maxima) {
-                *max = scale * _mm512_reduce_max_ps(load(lanes));
+                *max = scale * _mm512_reduce_max_ps(load_f32x16(lanes));
             }
             let mut step = pair.steps.start;
             while step < pair.steps.end {
@@ -221,10 +222,10 @@ impl Scratch {
                     for row in 0..PAIR_ROWS {
                         let seen = seen(&pair.visible[row], step);
                         let max = _mm512_set1_ps(maxima[row]);
-                        let mut sum = load(&sums[row]);
+                        let mut sum = load_f32x16(&sums[row]);
                         for (tile, seen) in scores[row / LANES].iter_mut().zip(seen) {
                             let place = &mut tile.0[row % LANES];
-                            let e = power_of_two(_mm512_fmsub_ps(load(place), _mm512_set1_ps(scale), max), seen);
+                            let e = power_of_two(_mm512_fmsub_ps(load_f32x16(place), _mm512_set1_ps(scale), max), seen);
                             sum = _mm512_add_ps(sum, e);
                             store(place, e);
                         }
@@ -232,7 +233,7 @@ impl Scratch {
                     }
                 }
                 for (total, sums) in pair.totals.iter_mut().zip(&sums) {
-                    *total += f64::from(_mm512_reduce_add_ps(load(sums)));
+                    *total += f64::from(_mm512_reduce_add_ps(load_f32x16(sums)));
                 }
                 step = end;
             }
@@ -274,7 +275,7 @@ impl Scratch {
                     let inverse = _mm512_set1_ps(pair.totals[row] as f32);
                     let [a, b] = &scores[row / LANES];
                     let weights = &mut weights[row / LANES * PLANE_STEPS + step % PLANE_STEPS];
-                    let of = |tile: &FloatTile| rounded(_mm512_mul_ps(load(&tile.0[row % LANES]), inverse));
+                    let of = |tile: &FloatTile| rounded(_mm512_mul_ps(load_f32x16(&tile.0[row % LANES]), inverse));
                     set_line(weights, row % LANES, [of(a), of(b)]);
                 }
             }
@@ -296,13 +297,6 @@ impl Scratch {
             out.copy_from_slice(&sums[row % PAIR_ROWS / LANES][chunk % 2].0[row % LANES][..out.len()]);
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(x: &[f32; LANES]) -> __m512 {
-    // SAFETY: the reference covers the 64 bytes.
-    unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]

@@ -105,7 +105,7 @@ pub(super) fn is_available() -> bool {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_f32x8(values: &[f32; 8]) -> __m256 {
+pub(super) fn load_f32x8(values: &[f32; 8]) -> __m256 {
     // SAFETY: the reference covers the 32 bytes that an unaligned load reads.
     unsafe { _mm256_loadu_ps(values.as_ptr()) }
 }

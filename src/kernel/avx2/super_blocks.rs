@@ -4,12 +4,36 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::{
-    MINS_OF_32, Mins, Prefetch, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, q3_k_scales,
-    scales_and_mins, sum_f32x8,
+    Mins, Prefetch, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, q3_k_scales, sum_f32x8,
 };
 use super::blocks::looked_up;
 use super::{pairs_of_products, pairs_of_signed_products};
 use crate::quant::{Block, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8K, IQ4_VALUES};
+
+/// Where the bytes of Q4_K's minima go: one for two sums of sixteen activations.
+const MINS_OF_32: [u8; 32] = {
+    let mut index = [0x80; 32];
+    let mut i = 0;
+    while i < 16 {
+        index[2 * i] = (8 + i / 2) as u8;
+        i += 1;
+    }
+    index
+};
+
+/// The eight 6-bit scales and then the eight 6-bit minima of Q4_K and Q5_K, a byte each, from the block's first sixteen
+/// bytes: two halves, then the twelve bytes that [`crate::quant::BlockQ4K::scales`] describes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scales_and_mins(header: &[u8; 16]) -> __m128i {
+    let header = load_128(header);
+    // Doublewords: low scales, high scales, low minima, high minima.
+    let low = _mm_shuffle_epi32::<0b11_10_11_01>(header);
+    let low = _mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4));
+    let low = _mm_and_si128(low, _mm_setr_epi32(0x3F3F_3F3F, 0x0F0F_0F0F, 0x3F3F_3F3F, 0x0F0F_0F0F));
+    let high = _mm_srli_epi32::<2>(_mm_shuffle_epi32::<0b10_10_01_01>(header));
+    _mm_or_si128(low, _mm_and_si128(high, _mm_setr_epi32(0, 0x3030_3030, 0, 0x3030_3030)))
+}
 
 /// What a block and `C` blocks of activations come to before the floats.
 struct Summed<const C: usize> {

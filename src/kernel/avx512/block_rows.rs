@@ -7,6 +7,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
+use super::super::avx2::load_f32x8;
 use super::super::x86::{IQ4_VALUES_OFFSET, Prefetch, bytes_at, load_256, load_halves, nibbles, store_256, sum_f32x8};
 use super::blocks::{five_bits, folded_mins, looked_up};
 use crate::quant::{Block, BlockIq4Nl, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, blocks};
@@ -69,13 +70,6 @@ impl Row {
             self.scales.push(scales);
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_f32x8(floats: &[f32; 8]) -> __m256 {
-    // SAFETY: the reference covers the 32 bytes.
-    unsafe { _mm256_loadu_ps(floats.as_ptr()) }
 }
 
 /// A register that the compiler does not look into: it would make two shuffles of one whose index it knows.

@@ -116,7 +116,7 @@ fn load_512(bytes: &[u8; 64]) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_f32x16(values: &[f32; 16]) -> __m512 {
+pub(super) fn load_f32x16(values: &[f32; 16]) -> __m512 {
     // SAFETY: the reference covers the 64 bytes that an unaligned load reads.
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }
