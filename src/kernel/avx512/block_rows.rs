@@ -115,7 +115,7 @@ fn add_block<B: Block, const R: usize>(
     sums
 }
 
-/// Calls `each` with the numbers of two rows at a time, whose sums do not wait for one another, and then of the last one.
+/// Fills `out` by `pair`, two rows at a time, whose sums do not wait for one another, and where a last one is left by `one`.
 #[inline(always)]
 fn in_pairs<B>(
     weights: &[B],
