@@ -104,7 +104,8 @@ fn rows_of_weights_give_the_bits_of_one_after_the_other() {
         for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_computable()) {
             let dot = kernels.dot(ty).unwrap();
             for n_blocks in [0, 1, 2, 3, 4, 5, 6, 7, 18, 33] {
-                for (n_rows, kind) in [(0, Values::Usual), (1, Values::Outlier), (2, Values::Tiny), (5, Values::Usual)]
+                for (n_rows, kind) in
+                    [0, 1, 2, 5, 11].into_iter().zip([Values::Usual, Values::Outlier, Values::Tiny].into_iter().cycle())
                 {
                     let n = n_blocks * ty.block_len();
                     let rows: Vec<_> = (0..n_rows).map(|_| weights(ty, n_blocks, Scales::Usual, &mut random)).collect();

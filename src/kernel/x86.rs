@@ -147,39 +147,43 @@ pub(super) fn bsums(block: &BlockQ8K) -> &[u8; 32] {
     bytes_at::<32>(block, 260)
 }
 
-/// How far ahead of their use weights are asked for, in bytes, into the first level of cache. The hardware's own prefetching
-/// stops at every 4096 bytes, where a mapped file's next page begins.
-const AHEAD: usize = 2048;
-
-/// The same into the second level, for CPUs where that is large and far from the third: Intel's since Sapphire Rapids, which are
-/// those with products of f16.
-const FAR_AHEAD: usize = 6144;
-
-/// How this CPU is asked for weights ahead of their use.
+/// How weights are asked for ahead of their use. The hardware's own prefetching stops at every 4096 bytes, where a mapped file's
+/// next page begins.
 #[derive(Clone, Copy)]
 pub(super) struct Prefetch {
-    is_far: bool,
+    /// How many bytes ahead.
+    pub(super) bytes: usize,
+    /// Into the second level of cache instead of the first.
+    pub(super) is_far: bool,
 }
 
 impl Prefetch {
     /// Into the first level: for formats whose every byte takes so long that memory is not what they wait for.
-    pub(super) const NEAR: Prefetch = Prefetch { is_far: false };
+    pub(super) const NEAR: Prefetch = Prefetch { bytes: 2048, is_far: false };
 
+    /// For rows one after the other.
     #[inline(always)]
     pub(super) fn of_this_cpu() -> Prefetch {
-        Prefetch { is_far: is_x86_feature_detected!("avx512fp16") }
+        if has_large_second_level() { Prefetch { bytes: 6144, is_far: true } } else { Prefetch::NEAR }
     }
 
     /// Asks for the cache lines that lie ahead of those of blocks, in their row or the rows that follow it in memory.
     #[inline(always)]
     pub(super) fn ahead_of<T>(self, blocks: &T) {
-        let ahead = std::ptr::from_ref(blocks).cast::<i8>().wrapping_add(if self.is_far { FAR_AHEAD } else { AHEAD });
+        let ahead = std::ptr::from_ref(blocks).cast::<i8>().wrapping_add(self.bytes);
         for line in 0..size_of::<T>().div_ceil(64) {
             let line = ahead.wrapping_add(line * 64);
             // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
             unsafe { if self.is_far { _mm_prefetch::<_MM_HINT_T1>(line) } else { _mm_prefetch::<_MM_HINT_T0>(line) } }
         }
     }
+}
+
+/// Whether this CPU's second level of cache is large and far from the third: Intel's since Sapphire Rapids, which are those with
+/// products of f16.
+#[inline(always)]
+pub(super) fn has_large_second_level() -> bool {
+    is_x86_feature_detected!("avx512fp16")
 }
 
 #[inline]

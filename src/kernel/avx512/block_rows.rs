@@ -8,8 +8,9 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 
 use super::super::avx2::load_f32x8;
-use super::super::x86::{IQ4_VALUES_OFFSET, Prefetch, bytes_at, load_256, load_halves, nibbles, store_256, sum_f32x8};
+use super::super::x86::{IQ4_VALUES_OFFSET, bytes_at, load_256, load_halves, nibbles, store_256, sum_f32x8};
 use super::blocks::{five_bits, folded_mins, looked_up};
+use super::fours::{Ahead, FOUR, in_fours};
 use crate::quant::{Block, BlockIq4Nl, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, blocks};
 
 /// Blocks whose scales are made together.
@@ -115,29 +116,6 @@ fn add_block<B: Block, const R: usize>(
     sums
 }
 
-/// Fills `out` by `pair`, two rows at a time, whose sums do not wait for one another, and where a last one is left by `one`.
-#[inline(always)]
-fn in_pairs<B>(
-    weights: &[B],
-    n_blocks: usize,
-    out: &mut [f32],
-    pair: impl Fn([&[B]; 2]) -> [f32; 2],
-    one: impl Fn([&[B]; 1]) -> [f32; 1],
-) {
-    let mut rows = weights.chunks_exact(n_blocks.max(1));
-    let (pairs, rest) = out.as_chunks_mut::<2>();
-    for out in pairs {
-        if let (Some(a), Some(b)) = (rows.next(), rows.next()) {
-            *out = pair([a, b]);
-        }
-    }
-    for out in rest {
-        if let Some(a) = rows.next() {
-            [*out] = one([a]);
-        }
-    }
-}
-
 /// Rows of weights whose codes are `offset` too large and whose blocks begin with their scale.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
@@ -154,11 +132,11 @@ fn rows_with_offset<B: Block>(
     out.fill(0.0);
     ROW.with_borrow_mut(|row| {
         row.set_with_offset(blocks(activations, n_blocks), offset);
-        let (pair, one) = (
-            |rows: [&[B]; 2]| row.products_with_offset(rows, &unpack),
-            |rows: [&[B]; 1]| row.products_with_offset(rows, &unpack),
+        let (four, one) = (
+            |rows: [&[B]; FOUR], ahead| row.products_with_offset(rows, ahead, &unpack),
+            |rows: [&[B]; 1], ahead| row.products_with_offset(rows, ahead, &unpack),
         );
-        in_pairs(weights, n_blocks, out, pair, one);
+        in_fours(weights, n_blocks, out, four, one);
     });
 }
 
@@ -178,11 +156,11 @@ fn rows_with_min<B: Block>(
     out.fill(0.0);
     ROW.with_borrow_mut(|row| {
         row.set_with_min(blocks(activations, n_blocks));
-        let (pair, one) = (
-            |rows: [&[B]; 2]| row.products_with_min(rows, &gather, &unpack),
-            |rows: [&[B]; 1]| row.products_with_min(rows, &gather, &unpack),
+        let (four, one) = (
+            |rows: [&[B]; FOUR], ahead| row.products_with_min(rows, ahead, &gather, &unpack),
+            |rows: [&[B]; 1], ahead| row.products_with_min(rows, ahead, &gather, &unpack),
         );
-        in_pairs(weights, n_blocks, out, pair, one);
+        in_fours(weights, n_blocks, out, four, one);
     });
 }
 
@@ -192,9 +170,9 @@ impl Row {
     fn products_with_offset<B: Block, const R: usize>(
         &self,
         rows: [&[B]; R],
+        ahead: Ahead,
         unpack: impl Fn(&B) -> __m256i,
     ) -> [f32; R] {
-        let prefetch = Prefetch::of_this_cpu();
         let lanes: [__m256i; GROUP] = [0, 1, 2, 3].map(|i| opaque(_mm256_set1_epi32(i)));
         let half = |block: &B| u64::from(u16::from_le_bytes(*bytes_at(block, 0)));
         let scaled = |halves: u64, of_activations: &[f32; 8]| {
@@ -210,7 +188,7 @@ impl Row {
             let mut fours = [&rows[0][..GROUP]; R];
             for r in 0..R {
                 fours[r] = &rows[r][i * GROUP..][..GROUP];
-                prefetch.ahead_of(fours[r].first_chunk::<GROUP>().expect("a group"));
+                ahead.of_block(i * GROUP).ahead_of(fours[r].first_chunk::<GROUP>().expect("a group"));
                 let [a, b, c, d] = [0, 1, 2, 3].map(|i| half(&fours[r][i]));
                 scales[r] = scaled(a | b << 16 | c << 32 | d << 48, of_activations);
             }
@@ -235,10 +213,10 @@ impl Row {
     fn products_with_min<B: Block, const R: usize>(
         &self,
         rows: [&[B]; R],
+        ahead: Ahead,
         gather: impl Fn(&[B; GROUP]) -> __m128i,
         unpack: impl Fn(&B) -> __m256i,
     ) -> [f32; R] {
-        let prefetch = Prefetch::of_this_cpu();
         let lanes: [__m256i; GROUP] = [0, 2, 4, 6].map(|i| opaque(_mm256_set1_epi32(i)));
         let zero = _mm256_setzero_si256();
         let mut sums = [_mm256_setzero_ps(); R];
@@ -251,7 +229,7 @@ impl Row {
             for r in 0..R {
                 fours[r] = &rows[r][i * GROUP..][..GROUP];
                 let four = fours[r].first_chunk::<GROUP>().expect("a group");
-                prefetch.ahead_of(four);
+                ahead.of_block(i * GROUP).ahead_of(four);
                 products[r] = _mm256_mul_ps(_mm256_cvtph_ps(gather(four)), load_f32x8(of_activations));
                 mins[r] = _mm256_add_ps(mins[r], products[r]);
             }

@@ -7,6 +7,7 @@ mod block_products;
 mod block_rows;
 mod blocks;
 mod floats;
+mod fours;
 pub(super) mod interleaved;
 mod quantize;
 pub(super) mod registers;
@@ -19,7 +20,7 @@ use super::dispatch::{Product, Table};
 use super::panels::{PANELS, ROWS};
 use super::scalar;
 use super::tiled::TileCodes;
-use super::x86::{proven, proven_product, proven_rows, proven4};
+use super::x86::{has_large_second_level, proven, proven_product, proven_rows, proven4};
 use crate::quant::GgmlType;
 
 /// The table of this instruction set, for a CPU that has it, and for no other.
@@ -65,6 +66,20 @@ pub(super) fn table() -> Table {
     rows[GgmlType::Q5_1 as usize] = proven_rows!(block_rows::q5_1);
     rows[GgmlType::Q8_0 as usize] = proven_rows!(block_rows::q8_0);
     rows[GgmlType::IQ4_NL as usize] = proven_rows!(block_rows::iq4_nl);
+    rows[GgmlType::Q2_K as usize] = proven_rows!(super_blocks::rows_q2_k);
+    rows[GgmlType::Q3_K as usize] = proven_rows!(super_blocks::rows_q3_k);
+    rows[GgmlType::Q4_K as usize] = proven_rows!(super_blocks::rows_q4_k);
+    rows[GgmlType::Q5_K as usize] = proven_rows!(super_blocks::rows_q5_k);
+    rows[GgmlType::Q6_K as usize] = proven_rows!(super_blocks::rows_q6_k);
+    // Elsewhere they are read at memory's speed one after the other.
+    if has_large_second_level() {
+        rows[GgmlType::Q2_K as usize] = proven_rows!(super_blocks::rows_q2_k);
+        rows[GgmlType::Q3_K as usize] = proven_rows!(super_blocks::rows_q3_k);
+        rows[GgmlType::Q4_K as usize] = proven_rows!(super_blocks::rows_q4_k);
+        rows[GgmlType::Q5_K as usize] = proven_rows!(super_blocks::rows_q5_k);
+        rows[GgmlType::Q6_K as usize] = proven_rows!(super_blocks::rows_q6_k);
+        rows[GgmlType::IQ4_XS as usize] = proven_rows!(super_blocks::rows_iq4_xs);
+    }
     Table {
         dots,
         dot4s,
