@@ -78,7 +78,6 @@ pub(super) fn table() -> Table {
         rows[GgmlType::Q4_K as usize] = proven_rows!(super_blocks::rows_q4_k);
         rows[GgmlType::Q5_K as usize] = proven_rows!(super_blocks::rows_q5_k);
         rows[GgmlType::Q6_K as usize] = proven_rows!(super_blocks::rows_q6_k);
-        rows[GgmlType::IQ4_XS as usize] = proven_rows!(super_blocks::rows_iq4_xs);
     }
     Table {
         dots,

@@ -4,7 +4,8 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::{
-    IQ4_VALUES_OFFSET, Mins, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, q3_k_scales, sum_f32x8,
+    IQ4_VALUES_OFFSET, Mins, Prefetch, bsums, bytes_at, iq4_xs_scales, load_128, load_256, load_halves, q3_k_scales,
+    sum_f32x8,
 };
 use super::fours::{Ahead, in_fours};
 use super::load_512;
@@ -46,30 +47,40 @@ fn dots<B: Block, const R: usize, const C: usize>(
     let mut sums = [[_mm512_setzero_ps(); C]; R];
     let mut min_sums = [[_mm256_setzero_ps(); C]; R];
     for i in 0..n {
-        for r in 0..R {
-            let w = &weights[r][i];
-            ahead.of_block(i).ahead_of(w);
-            let w = unpack(w);
-            for c in 0..C {
-                let a = &activations[c][i];
-                let q = order(a);
-                let halves = _mm_mul_ps(w.halves, _mm_set1_ps(a.d.get()));
-                let of_mins = _mm256_madd_epi16(w.mins, load_256(bsums(a)));
-                let start = match mins {
-                    Mins::Offset => _mm512_zextsi256_si512(of_mins),
-                    Mins::Lane(lane) => {
-                        let dmin = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(halves), _mm256_set1_epi32(lane));
-                        min_sums[r][c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(of_mins), dmin, min_sums[r][c]);
-                        zero
+        // Rows are written out: of a loop over them the compiler makes a loop, whose sums lie in memory.
+        macro_rules! row {
+            ($r:literal) => {
+                if $r < R {
+                    let w = &weights[$r][i];
+                    ahead.of_block(i).ahead_of(w);
+                    let w = unpack(w);
+                    for c in 0..C {
+                        let a = &activations[c][i];
+                        let q = order(a);
+                        let halves = _mm_mul_ps(w.halves, _mm_set1_ps(a.d.get()));
+                        let of_mins = _mm256_madd_epi16(w.mins, load_256(bsums(a)));
+                        let start = match mins {
+                            Mins::Offset => _mm512_zextsi256_si512(of_mins),
+                            Mins::Lane(lane) => {
+                                let dmin =
+                                    _mm256_permutevar8x32_ps(_mm256_castps128_ps256(halves), _mm256_set1_epi32(lane));
+                                min_sums[$r][c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(of_mins), dmin, min_sums[$r][c]);
+                                zero
+                            }
+                        };
+                        let p = |j: usize| _mm512_dpbusd_epi32(zero, w.codes[j], q[j]);
+                        let sum = add_products(start, _mm512_packs_epi32(p(0), p(1)), w.scales[0]);
+                        let sum = add_products(sum, _mm512_packs_epi32(p(2), p(3)), w.scales[1]);
+                        let d = _mm512_permutexvar_ps(d_lane, _mm512_castps128_ps512(halves));
+                        sums[$r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, sums[$r][c]);
                     }
-                };
-                let p = |j: usize| _mm512_dpbusd_epi32(zero, w.codes[j], q[j]);
-                let sum = add_products(start, _mm512_packs_epi32(p(0), p(1)), w.scales[0]);
-                let sum = add_products(sum, _mm512_packs_epi32(p(2), p(3)), w.scales[1]);
-                let d = _mm512_permutexvar_ps(d_lane, _mm512_castps128_ps512(halves));
-                sums[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, sums[r][c]);
-            }
+                }
+            };
         }
+        row!(0);
+        row!(1);
+        row!(2);
+        row!(3);
     }
     std::array::from_fn(|r| std::array::from_fn(|c| _mm512_reduce_add_ps(sums[r][c]) - sum_f32x8(min_sums[r][c])))
 }
@@ -361,50 +372,41 @@ fn q3_k<const R: usize, const C: usize>(
 /// IQ4_XS has values of eight bits, whose sums of four products need 17; its sums are scaled as 32-bit integers.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn iq4_xs<const R: usize, const C: usize>(
-    weights: [&[BlockIq4Xs]; R],
-    activations: [&[BlockQ8K]; C],
-    ahead: Ahead,
-) -> [[f32; C]; R] {
+fn iq4_xs<const C: usize>(weights: &[BlockIq4Xs], activations: [&[BlockQ8K]; C]) -> [f32; C] {
     let table = _mm512_broadcast_i32x4(load_128(&IQ4_VALUES_OFFSET));
     let zero = _mm512_setzero_si512();
-    let n = weights[0].len();
-    let weights = weights.map(|w| &w[..n]);
-    let activations = activations.map(|a| &a[..n]);
-    let mut sums = [[_mm512_setzero_ps(); C]; R];
-    for i in 0..n {
-        for r in 0..R {
-            let w = &weights[r][i];
-            ahead.of_block(i).ahead_of(w);
-            let d = w.d.to_f32();
-            let scales = _mm512_castsi256_si512(iq4_xs_scales(*bytes_at(w, 0)));
-            let half = |half: usize| {
-                let [low, high] = nibbles(bytes_at(w, 8 + half * 64));
-                // Lane k of 128 bits belongs to sub-block k of the half.
-                let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(4 * half as i32));
-                let codes = [_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high)];
-                (codes, _mm512_permutexvar_epi32(lanes, scales))
+    let mut sums = [_mm512_setzero_ps(); C];
+    let prefetch = Prefetch::of_this_cpu();
+    for (i, w) in weights.iter().enumerate() {
+        prefetch.ahead_of(w);
+        let d = w.d.to_f32();
+        let scales = _mm512_castsi256_si512(iq4_xs_scales(*bytes_at(w, 0)));
+        let half = |half: usize| {
+            let [low, high] = nibbles(bytes_at(w, 8 + half * 64));
+            // Lane k of 128 bits belongs to sub-block k of the half.
+            let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(4 * half as i32));
+            let codes = [_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high)];
+            (codes, _mm512_permutexvar_epi32(lanes, scales))
+        };
+        let halves = [half(0), half(1)];
+        for c in 0..C {
+            let a = &activations[c][i];
+            let q = in_runs_of_16(a);
+            let scaled = |half: usize| {
+                let ([low, high], scale) = halves[half];
+                let (q_low, q_high) = (q[2 * half], q[2 * half + 1]);
+                let sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, low, q_low), high, q_high);
+                // What the offset of 128 has added.
+                let offset = _mm512_set1_epi8(-128);
+                let added = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, q_low), offset, q_high);
+                _mm512_mullo_epi32(_mm512_sub_epi32(sum, added), scale)
             };
-            let halves = [half(0), half(1)];
-            for c in 0..C {
-                let a = &activations[c][i];
-                let q = in_runs_of_16(a);
-                let scaled = |half: usize| {
-                    let ([low, high], scale) = halves[half];
-                    let (q_low, q_high) = (q[2 * half], q[2 * half + 1]);
-                    let sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, low, q_low), high, q_high);
-                    // What the offset of 128 has added.
-                    let offset = _mm512_set1_epi8(-128);
-                    let added = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, q_low), offset, q_high);
-                    _mm512_mullo_epi32(_mm512_sub_epi32(sum, added), scale)
-                };
-                let sum = _mm512_add_epi32(scaled(0), scaled(1));
-                sums[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(d * a.d.get()), sums[r][c]);
-            }
+            let sum = _mm512_add_epi32(scaled(0), scaled(1));
+            sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(d * a.d.get()), sums[c]);
         }
     }
-    sums.map(|sums| sums.map(|sum| _mm512_reduce_add_ps(sum)))
+    std::array::from_fn(|c| _mm512_reduce_add_ps(sums[c]))
 }
 
 /// Defines the dot product of one row of weights with one row of activations, that with four, and those of many rows with one.
@@ -445,10 +447,14 @@ dots_and_rows! {
     dot_q4_k, dot4_q4_k, rows_q4_k: q4_k, BlockQ4K;
     dot_q5_k, dot4_q5_k, rows_q5_k: q5_k, BlockQ5K;
     dot_q6_k, dot4_q6_k, rows_q6_k: q6_k, BlockQ6K;
-    dot_iq4_xs, dot4_iq4_xs, rows_iq4_xs: iq4_xs, BlockIq4Xs;
 }
 
 fn blocks_of(n: usize) -> usize {
     assert_eq!(n % 256, 0, "a row of {n} elements is not a whole number of blocks of 256");
     n / 256
+}
+
+super::super::x86::dots! {
+    "avx512bw,avx512vl,avx512vnni", 256, BlockQ8K;
+    dot_iq4_xs, dot4_iq4_xs: iq4_xs, BlockIq4Xs;
 }
