@@ -8,10 +8,14 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 
 use super::super::avx2::load_f32x8;
-use super::super::x86::{IQ4_VALUES_OFFSET, bytes_at, load_256, load_halves, nibbles, store_256, sum_f32x8};
+use super::super::x86::{
+    IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, bytes_at, load_256, load_halves, nibbles, store_256, sum_f32x8,
+};
 use super::blocks::{five_bits, folded_mins, looked_up};
 use super::fours::{Ahead, FOUR, in_fours};
-use crate::quant::{Block, BlockIq4Nl, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, blocks};
+use crate::quant::{
+    Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, blocks,
+};
 
 /// Blocks whose scales are made together.
 const GROUP: usize = 4;
@@ -116,7 +120,7 @@ fn add_block<B: Block, const R: usize>(
     sums
 }
 
-/// Rows of weights whose codes are `offset` too large and whose blocks begin with their scale.
+/// Rows of weights whose codes are `offset` too large and who have no minima; `scales_of` makes floats of their scales.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn rows_with_offset<B: Block>(
@@ -125,6 +129,7 @@ fn rows_with_offset<B: Block>(
     activations: &[u8],
     out: &mut [f32],
     offset: u8,
+    scales_of: impl Fn([&B; GROUP]) -> __m128,
     unpack: impl Fn(&B) -> __m256i,
 ) {
     let n_blocks = blocks_of(n);
@@ -133,8 +138,8 @@ fn rows_with_offset<B: Block>(
     ROW.with_borrow_mut(|row| {
         row.set_with_offset(blocks(activations, n_blocks), offset);
         let (four, one) = (
-            |rows: [&[B]; FOUR], ahead| row.products_with_offset(rows, ahead, &unpack),
-            |rows: [&[B]; 1], ahead| row.products_with_offset(rows, ahead, &unpack),
+            |rows: [&[B]; FOUR], ahead| row.products_with_offset(rows, ahead, &scales_of, &unpack),
+            |rows: [&[B]; 1], ahead| row.products_with_offset(rows, ahead, &scales_of, &unpack),
         );
         in_fours(weights, n_blocks, out, four, one);
     });
@@ -171,14 +176,10 @@ impl Row {
         &self,
         rows: [&[B]; R],
         ahead: Ahead,
+        scales_of: impl Fn([&B; GROUP]) -> __m128,
         unpack: impl Fn(&B) -> __m256i,
     ) -> [f32; R] {
         let lanes: [__m256i; GROUP] = [0, 1, 2, 3].map(|i| opaque(_mm256_set1_epi32(i)));
-        let half = |block: &B| u64::from(u16::from_le_bytes(*bytes_at(block, 0)));
-        let scaled = |halves: u64, of_activations: &[f32; 8]| {
-            let scales = _mm256_castps128_ps256(load_halves(&halves.to_le_bytes()));
-            _mm256_mul_ps(scales, load_f32x8(of_activations))
-        };
         let start = |start: &[i32; 8]| load_256(zerocopy::transmute_ref!(start));
         let mut sums = [_mm256_setzero_ps(); R];
         let (codes, codes_of_rest) = self.codes.as_chunks::<GROUP>();
@@ -189,8 +190,8 @@ impl Row {
             for r in 0..R {
                 fours[r] = &rows[r][i * GROUP..][..GROUP];
                 ahead.of_block(i * GROUP).ahead_of(fours[r].first_chunk::<GROUP>().expect("a group"));
-                let [a, b, c, d] = [0, 1, 2, 3].map(|i| half(&fours[r][i]));
-                scales[r] = scaled(a | b << 16 | c << 32 | d << 48, of_activations);
+                let of_weights = _mm256_castps128_ps256(scales_of([0, 1, 2, 3].map(|i| &fours[r][i])));
+                scales[r] = _mm256_mul_ps(of_weights, load_f32x8(of_activations));
             }
             for j in 0..GROUP {
                 let weights: [&B; R] = std::array::from_fn(|r| &fours[r][j]);
@@ -201,8 +202,7 @@ impl Row {
         for (j, (codes, starts)) in codes_of_rest.iter().zip(starts_of_rest).enumerate() {
             let weights: [&B; R] = std::array::from_fn(|r| &rows[r][first + j]);
             let scale = _mm256_set1_ps(self.scales[first / GROUP][j]);
-            let scales = weights
-                .map(|block| _mm256_mul_ps(_mm256_broadcastss_ps(load_halves(&half(block).to_le_bytes())), scale));
+            let scales = weights.map(|block| _mm256_mul_ps(_mm256_broadcastss_ps(scales_of([block; GROUP])), scale));
             sums = add_block(sums, weights, codes, start(starts), scales, lanes[0], &unpack);
         }
         sums.map(|sums| sum_f32x8(sums))
@@ -274,26 +274,64 @@ fn doublewords<B: Block, const FIRST: usize, const SECOND: usize>(four: &[B; GRO
     _mm256_castsi256_si128(_mm256_permutex2var_epi32(first, index, second))
 }
 
+/// The scales with which blocks begin.
+#[inline]
+#[target_feature(enable = "avx512vl")]
+fn halves<B: Block>(four: [&B; GROUP]) -> __m128 {
+    let [a, b, c, d] = four.map(|block| u64::from(u16::from_le_bytes(*bytes_at(block, 0))));
+    load_halves(&(a | b << 16 | c << 32 | d << 48).to_le_bytes())
+}
+
+/// As [`BlockMxfp4::half_scale`]: powers of two, of which the two smallest are subnormal.
+#[inline]
+#[target_feature(enable = "avx512vl")]
+fn powers(four: [&BlockMxfp4; GROUP]) -> __m128 {
+    let e = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(i32::from_le_bytes(four.map(|block| block.e))));
+    let normal = _mm_slli_epi32::<23>(_mm_sub_epi32(e, _mm_set1_epi32(1)));
+    let is_subnormal = _mm_cmplt_epu32_mask(e, _mm_set1_epi32(2));
+    _mm_castsi128_ps(_mm_mask_sllv_epi32(normal, is_subnormal, _mm_set1_epi32(0x0020_0000), e))
+}
+
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q4_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
-    rows_with_offset(n, weights, activations, out, 8, |w: &BlockQ4_0| nibbles(&w.qs));
+    rows_with_offset(n, weights, activations, out, 8, |four| halves(four), |w: &BlockQ4_0| nibbles(&w.qs));
 }
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q5_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
-    rows_with_offset(n, weights, activations, out, 16, |w: &BlockQ5_0| five_bits(&w.qs, w.qh));
+    rows_with_offset(n, weights, activations, out, 16, |four| halves(four), |w: &BlockQ5_0| five_bits(&w.qs, w.qh));
 }
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q8_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
-    rows_with_offset(n, weights, activations, out, 128, |w: &BlockQ8_0| {
-        _mm256_xor_si256(load_256(bytes_at(w, 2)), _mm256_set1_epi8(-128))
-    });
+    rows_with_offset(
+        n,
+        weights,
+        activations,
+        out,
+        128,
+        |four| halves(four),
+        |w: &BlockQ8_0| _mm256_xor_si256(load_256(bytes_at(w, 2)), _mm256_set1_epi8(-128)),
+    );
 }
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn iq4_nl(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
-    rows_with_offset(n, weights, activations, out, 128, |w: &BlockIq4Nl| looked_up(&IQ4_VALUES_OFFSET, &w.qs));
+    rows_with_offset(
+        n,
+        weights,
+        activations,
+        out,
+        128,
+        |four| halves(four),
+        |w: &BlockIq4Nl| looked_up(&IQ4_VALUES_OFFSET, &w.qs),
+    );
+}
+
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn mxfp4(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let codes = |w: &BlockMxfp4| looked_up(&MXFP4_VALUES_OFFSET, &w.qs);
+    rows_with_offset(n, weights, activations, out, 12, |four| powers(four), codes);
 }
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
