@@ -203,9 +203,8 @@ impl Kernels {
         self.stream(pool, first.n_rows(), row_bytes(&first), product, out);
     }
 
-    /// `out[i] = product(i)`, `[n, n_out]`: one matrix after the other, so that each thread reads memory in as few and as
-    /// long streams as there can be. Two matrices read in turns, 8 KiB of each, took Zen 4 up to 1.6 times as long
-    /// (`tests/bench/EXPERIMENTS.md`).
+    /// `out[i] = product(i)`, `[n, n_out]`: one matrix after the other. Two matrices read in turns, 8 KiB of each, took Zen 4
+    /// up to 1.6 times as long (`tests/bench/EXPERIMENTS.md`); in how many streams a piece is read is the kernel's choice.
     fn stream<'a>(
         &self,
         pool: &Pool,
