@@ -120,7 +120,7 @@ fn add_block<B: Block, const R: usize>(
     sums
 }
 
-/// Rows of weights whose codes are `offset` too large and who have no minima; `scales_of` makes floats of their scales.
+/// Rows of weights whose codes are `offset` too large and that have no minima; `scales_of` makes floats of their scales.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn rows_with_offset<B: Block>(
