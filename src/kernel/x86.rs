@@ -98,26 +98,6 @@ macro_rules! dots {
 }
 pub(super) use dots;
 
-/// Defines the dot product of a format of floats of so many bytes with one row of activations and that with four, which load
-/// the weights once and whose sums do not wait for one another.
-macro_rules! float_dots {
-    ($features:literal; $($dot:ident, $dot4:ident: $dots:ident, $bytes:literal;)*) => {$(
-        #[target_feature(enable = $features)]
-        pub(super) fn $dot(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
-            crate::kernel::x86::check_floats(n * $bytes, weights, [activations]);
-            let [sum] = $dots(weights, [activations]);
-            sum
-        }
-
-        #[target_feature(enable = $features)]
-        pub(super) fn $dot4(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4] {
-            crate::kernel::x86::check_floats(n * $bytes, weights, activations);
-            $dots(weights, activations)
-        }
-    )*};
-}
-pub(super) use float_dots;
-
 pub(super) fn check_floats<const C: usize>(n_bytes: usize, weights: &[u8], activations: [&[u8]; C]) {
     let fits = weights.len() == n_bytes && activations.iter().all(|a| a.len() == n_bytes);
     assert!(fits, "a row of {} bytes where {n_bytes} are expected", weights.len());

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::{Prefetch, float_dots, load_128, load_256, sum_f32x8};
+use super::super::x86::{Prefetch, check_floats, load_128, load_256, sum_f32x8};
 
 /// Σ of `multiply_add` over chunks of `BYTES` bytes of a row of weights and each of `C` rows of activations, in the lanes of
 /// two registers for each: every instruction set sums in this order ([`crate::quant::LANES`]).
@@ -72,6 +72,25 @@ fn bf16<const C: usize>(weights: &[u8], activations: [&[u8]; C]) -> [f32; C] {
         let (w, a) = (load_256(w), load_256(a));
         _mm256_fmadd_ps(even(w), even(a), _mm256_fmadd_ps(odd(w), odd(a), sum))
     })
+}
+
+/// Defines the dot product of a format of floats of so many bytes with one row of activations and that with four, which load
+/// the weights once and whose sums do not wait for one another.
+macro_rules! float_dots {
+    ($features:literal; $($dot:ident, $dot4:ident: $dots:ident, $bytes:literal;)*) => {$(
+        #[target_feature(enable = $features)]
+        pub(super) fn $dot(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+            check_floats(n * $bytes, weights, [activations]);
+            let [sum] = $dots(weights, [activations]);
+            sum
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) fn $dot4(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4] {
+            check_floats(n * $bytes, weights, activations);
+            $dots(weights, activations)
+        }
+    )*};
 }
 
 float_dots! {

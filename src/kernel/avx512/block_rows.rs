@@ -134,7 +134,6 @@ fn rows_with_offset<B: Block>(
 ) {
     let n_blocks = blocks_of(n);
     let weights = blocks::<B>(weights, n_blocks * out.len());
-    out.fill(0.0);
     ROW.with_borrow_mut(|row| {
         row.set_with_offset(blocks(activations, n_blocks), offset);
         let (four, one) = (
@@ -158,7 +157,6 @@ fn rows_with_min<B: Block>(
 ) {
     let n_blocks = blocks_of(n);
     let weights = blocks::<B>(weights, n_blocks * out.len());
-    out.fill(0.0);
     ROW.with_borrow_mut(|row| {
         row.set_with_min(blocks(activations, n_blocks));
         let (four, one) = (
@@ -304,28 +302,14 @@ pub(super) fn q5_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn q8_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
-    rows_with_offset(
-        n,
-        weights,
-        activations,
-        out,
-        128,
-        |four| halves(four),
-        |w: &BlockQ8_0| _mm256_xor_si256(load_256(bytes_at(w, 2)), _mm256_set1_epi8(-128)),
-    );
+    let codes = |w: &BlockQ8_0| _mm256_xor_si256(load_256(bytes_at(w, 2)), _mm256_set1_epi8(-128));
+    rows_with_offset(n, weights, activations, out, 128, |four| halves(four), codes);
 }
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 pub(super) fn iq4_nl(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
-    rows_with_offset(
-        n,
-        weights,
-        activations,
-        out,
-        128,
-        |four| halves(four),
-        |w: &BlockIq4Nl| looked_up(&IQ4_VALUES_OFFSET, &w.qs),
-    );
+    let codes = |w: &BlockIq4Nl| looked_up(&IQ4_VALUES_OFFSET, &w.qs);
+    rows_with_offset(n, weights, activations, out, 128, |four| halves(four), codes);
 }
 
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]

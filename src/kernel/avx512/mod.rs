@@ -67,12 +67,7 @@ pub(super) fn table() -> Table {
     rows[GgmlType::Q8_0 as usize] = proven_rows!(block_rows::q8_0);
     rows[GgmlType::MXFP4 as usize] = proven_rows!(block_rows::mxfp4);
     rows[GgmlType::IQ4_NL as usize] = proven_rows!(block_rows::iq4_nl);
-    rows[GgmlType::Q2_K as usize] = proven_rows!(super_blocks::rows_q2_k);
-    rows[GgmlType::Q3_K as usize] = proven_rows!(super_blocks::rows_q3_k);
-    rows[GgmlType::Q4_K as usize] = proven_rows!(super_blocks::rows_q4_k);
-    rows[GgmlType::Q5_K as usize] = proven_rows!(super_blocks::rows_q5_k);
-    rows[GgmlType::Q6_K as usize] = proven_rows!(super_blocks::rows_q6_k);
-    // Elsewhere they are read at memory's speed one after the other.
+    // Elsewhere these are read at memory's speed one after the other.
     if has_large_second_level() {
         rows[GgmlType::F32 as usize] = proven_rows!(floats::rows_f32);
         rows[GgmlType::F16 as usize] = proven_rows!(floats::rows_f16);
