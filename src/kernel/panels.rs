@@ -103,6 +103,9 @@ impl Ahead {
     #[inline(always)]
     fn ask(&self) {
         let n = self.at_once.min(self.lines.get());
+        if n == 0 {
+            return;
+        }
         let next = self.next.get();
         for line in 0..n {
             // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
@@ -181,17 +184,17 @@ impl Pass {
         }
     }
 
-    /// Asks for so many bytes from the block at `at` of `row_blocks` of each of a panel's rows; where the rows end there, for
-    /// the beginning of those that lie as many further as the pass has, or in the next matrix.
+    /// So many bytes from the block at `at` of `row_blocks` of each of a panel's rows; where the rows end there, the beginning
+    /// of those that lie as many further as the pass has, or in the next matrix.
     #[inline]
-    pub(super) fn ask_for_blocks(
+    pub(super) fn following<'o>(
         &self,
-        operands: &Operands<'_>,
+        operands: &'o Operands<'_>,
         row: usize,
         at: usize,
         row_blocks: usize,
         n_bytes: usize,
-    ) {
+    ) -> Following<'o> {
         let weights = &operands.weights;
         let row_bytes = weights.row_range(0..1).len();
         let pass_rows = self.n_groups * PANELS * ROWS;
@@ -200,14 +203,7 @@ impl Pass {
             [] if at == 0 => operands.next.get(row % pass_rows * row_bytes..).unwrap_or_default(),
             rest => rest,
         };
-        for row in rows.chunks_exact(row_bytes).take(ROWS) {
-            // The line of the first byte has been read with the block before.
-            let from = row.as_ptr().wrapping_add(at + LINE_BYTES - 1);
-            for line in 0..n_bytes.div_ceil(LINE_BYTES) {
-                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line * LINE_BYTES).cast()) }
-            }
-        }
+        Following { rows, row_bytes, at, n_bytes }
     }
 
     /// Where a panel's rows begin.
@@ -232,6 +228,32 @@ impl Pass {
     }
 }
 
+/// A part of each of some rows of weights, which are going to be read.
+pub(super) struct Following<'o> {
+    rows: &'o [u8],
+    row_bytes: usize,
+    at: usize,
+    n_bytes: usize,
+}
+
+impl Following<'_> {
+    /// Asks for those of some of the rows, as far as they exist.
+    #[inline]
+    pub(super) fn ask(&self, rows: Range<usize>) {
+        for row in rows {
+            if (row + 1) * self.row_bytes > self.rows.len() {
+                break;
+            }
+            // The line of the first byte has been read with the block before.
+            let from = self.rows.as_ptr().wrapping_add(row * self.row_bytes + self.at + LINE_BYTES - 1);
+            for line in 0..self.n_bytes.div_ceil(LINE_BYTES) {
+                // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line * LINE_BYTES).cast()) }
+            }
+        }
+    }
+}
+
 /// How many rows of the output are asked for before they are written: it is seldom in cache.
 const ROWS_AHEAD: usize = 1;
 
@@ -246,8 +268,29 @@ fn ask_to_write(from: *const u8, n_bytes: usize) {
     }
 }
 
-/// Gives `decode` the block at `at` of sixteen rows of `row_blocks` blocks, from `first_row` on. Rows past the end are zeros,
-/// whose results are not written.
+/// The blocks at `at` of sixteen rows of `row_blocks` blocks, from `first_row` on. Where rows end before, they are in `padded`,
+/// with zeros for those past the end, whose results are not written.
+#[inline(always)]
+pub(super) fn panel<'p, B: Block>(
+    pass: &'p Pass,
+    rows: &'p [B],
+    row_blocks: usize,
+    first_row: usize,
+    at: usize,
+    padded: &'p mut [B; ROWS],
+) -> Blocks<'p, B> {
+    let rows = rows.get(first_row * row_blocks..).unwrap_or_default();
+    if rows.len() >= ROWS * row_blocks {
+        return Blocks::new(rows, row_blocks, at, &pass.ahead);
+    }
+    padded.zero();
+    for (padded, block) in padded.iter_mut().zip(rows.iter().skip(at).step_by(row_blocks)) {
+        padded.as_mut_bytes().copy_from_slice(block.as_bytes());
+    }
+    Blocks::new(padded, 1, 0, &pass.ahead)
+}
+
+/// Gives `decode` a [`panel`].
 #[inline(always)]
 pub(super) fn with_panel<B: Block>(
     pass: &Pass,
@@ -257,13 +300,5 @@ pub(super) fn with_panel<B: Block>(
     at: usize,
     decode: impl FnOnce(&Blocks<'_, B>),
 ) {
-    let rows = rows.get(first_row * row_blocks..).unwrap_or_default();
-    if rows.len() >= ROWS * row_blocks {
-        return decode(&Blocks::new(rows, row_blocks, at, &pass.ahead));
-    }
-    let mut padded = <[B; ROWS]>::new_zeroed();
-    for (padded, block) in padded.iter_mut().zip(rows.iter().skip(at).step_by(row_blocks)) {
-        padded.as_mut_bytes().copy_from_slice(block.as_bytes());
-    }
-    decode(&Blocks::new(&padded, 1, 0, &pass.ahead));
+    decode(&panel(pass, rows, row_blocks, first_row, at, &mut <[B; ROWS]>::new_zeroed()));
 }

@@ -15,6 +15,7 @@ mod activations;
 mod bf16;
 mod blocks;
 mod levels;
+mod parts;
 mod super_blocks;
 pub(super) mod unit;
 
@@ -45,12 +46,12 @@ pub(super) fn table() -> Table {
     set(GgmlType::Q5_1, TileCodes::Bf16, proven_product!(blocks::q5_1));
     set(GgmlType::IQ4_NL, TileCodes::Bf16, proven_product!(blocks::iq4_nl));
     set(GgmlType::MXFP4, TileCodes::Bf16, proven_product!(blocks::mxfp4));
-    set(GgmlType::Q2_K, TileCodes::Signed, proven_product!(super_blocks::q2_k));
-    set(GgmlType::Q3_K, TileCodes::Signed, proven_product!(super_blocks::q3_k));
-    set(GgmlType::Q4_K, TileCodes::Signed, proven_product!(super_blocks::q4_k));
-    set(GgmlType::Q5_K, TileCodes::Signed, proven_product!(super_blocks::q5_k));
-    set(GgmlType::Q6_K, TileCodes::Signed, proven_product!(super_blocks::q6_k));
-    set(GgmlType::IQ4_XS, TileCodes::Signed, proven_product!(super_blocks::iq4_xs));
+    set(GgmlType::Q2_K, TileCodes::Signed, proven_product!(parts::q2_k));
+    set(GgmlType::Q3_K, TileCodes::Signed, proven_product!(parts::q3_k));
+    set(GgmlType::Q4_K, TileCodes::Signed, proven_product!(parts::q4_k));
+    set(GgmlType::Q5_K, TileCodes::Signed, proven_product!(parts::q5_k));
+    set(GgmlType::Q6_K, TileCodes::Signed, proven_product!(parts::q6_k));
+    set(GgmlType::IQ4_XS, TileCodes::Signed, proven_product!(parts::iq4_xs));
     table.lay_out_bf16 = Some(|form, rows, tiles| {
         // SAFETY: as for `proven_product`.
         unsafe { activations::lay_out(form, rows, tiles) }

@@ -257,33 +257,27 @@ impl Unit {
 }
 
 impl Unit {
-    /// A piece of `C[N · i + j] += A[i] · B[j]`, for one or two tiles of A and two or four of B, four of C at the most. The bytes
-    /// of A are signed, those of B unsigned if `UNSIGNED`. With `STORE`, C begins at zero and the sums of the last
-    /// step are stored before: the first two tiles with the first piece, each of the others with its own. A store that
-    /// waits for the last product costs the unit nothing when the next product on other tiles is under way.
+    /// A piece of `C[2 · i + j] += A[i] · B[j]`, for one or two tiles of A and two of B. The bytes of A are signed, those of B
+    /// unsigned if `UNSIGNED`. With `STORE`, C begins at zero and the sums of the last step are stored before: the first two
+    /// tiles with the first piece, each of the others with its own. A store that waits for the last product costs the unit
+    /// nothing when the next product on other tiles is under way.
     ///
     /// # Safety
     /// Each tile has 1024 readable bytes; the pieces before this one were of the same
     /// operands.
     #[inline(always)]
-    pub(super) unsafe fn multiply_bytes<
-        const M: usize,
-        const N: usize,
-        const UNSIGNED: bool,
-        const STORE: bool,
-        const PIECE: usize,
-    >(
+    pub(super) unsafe fn multiply_bytes<const M: usize, const UNSIGNED: bool, const STORE: bool, const PIECE: usize>(
         &self,
         a: [Tile; M],
-        b: [Tile; N],
+        b: [Tile; 2],
         c: &Stored,
     ) {
-        const { assert!(matches!((M, N), (1 | 2, 2) | (1, 4)) && PIECE < PIECES) };
+        const { assert!((M == 1 || M == 2) && PIECE < PIECES) };
         // SAFETY: the caller's promise.
         unsafe {
             match PIECE {
                 0 => {
-                    load!("tileloadd", "tmm4", a[0]);
+                    load!("tileloaddt1", "tmm4", a[0]);
                     load!("tileloadd", "tmm6", b[0]);
                     if STORE {
                         store_and_clear!("tmm0", c.tile(0));
@@ -300,11 +294,8 @@ impl Unit {
                         store_and_clear!("tmm2", c.tile(2));
                     }
                     if M == 2 {
-                        load!("tileloadd", "tmm5", a[M - 1]);
+                        load!("tileloaddt1", "tmm5", a[M - 1]);
                         multiply_bytes!(UNSIGNED, "tmm2", "tmm5", "tmm6");
-                    } else if N == 4 {
-                        load!("tileloadd", "tmm5", b[N - 2]);
-                        multiply_bytes!(UNSIGNED, "tmm2", "tmm4", "tmm5");
                     }
                 }
                 _ => {
@@ -313,9 +304,6 @@ impl Unit {
                     }
                     if M == 2 {
                         multiply_bytes!(UNSIGNED, "tmm3", "tmm5", "tmm7");
-                    } else if N == 4 {
-                        load!("tileloadd", "tmm6", b[N - 1]);
-                        multiply_bytes!(UNSIGNED, "tmm3", "tmm4", "tmm6");
                     }
                 }
             }

@@ -1,7 +1,8 @@
 //! Sixteen rows of weights side by side: a block of each, its codes turned so that a register holds four neighbouring
 //! elements of every row. That is the layout in which byte products are summed, by AVX-512 and AMX alike.
 //!
-//! Codes are handed to a `sink` with their place: `k` stands for the elements 4k to 4k + 3 of the block.
+//! Codes are handed to a `sink` with their place: `k` stands for the elements 4k to 4k + 3 of the block. Those of a block of
+//! 256 elements come in pieces, so that something else can be done between two of them.
 
 use std::arch::x86_64::*;
 
@@ -118,31 +119,44 @@ pub(in crate::kernel) fn header_with_mins<B: Block>(blocks: &Blocks<'_, B>) -> H
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512bw,avx512vl")]
-pub(in crate::kernel) fn q4_k(blocks: &Blocks<'_, BlockQ4K>, mut sink: impl FnMut(usize, __m512i)) {
-    for sixteen in 0..8 {
-        // Two sixteens are the low and high nibbles of 64 elements.
-        let k = sixteen / 2 * 16 + sixteen % 2 * 4;
-        for (i, v) in quad(blocks, 16 + sixteen * 16).into_iter().enumerate() {
-            sink(k + i, and(v, 0x0F));
-            sink(k + i + 8, and(moved(v, 4, 0), 0x0F));
-        }
-    }
-}
+pub(in crate::kernel) const PIECES_OF_Q4_K: usize = 8;
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-pub(in crate::kernel) fn q5_k(blocks: &Blocks<'_, BlockQ5K>, mut sink: impl FnMut(usize, __m512i)) {
-    for half in 0..2 {
-        let fifth = quad(blocks, 16 + half * 16);
-        for quarter in 0..4 {
-            let k = quarter * 16 + half * 4;
-            for (i, v) in quad(blocks, 48 + quarter * 32 + half * 16).into_iter().enumerate() {
-                sink(k + i, and_or(moved(fifth[i], 2 * quarter, 4), 0x10, and(v, 0x0F)));
-                sink(k + i + 8, and_or(moved(fifth[i], 2 * quarter + 1, 4), 0x10, and(moved(v, 4, 0), 0x0F)));
-            }
-        }
+pub(in crate::kernel) fn q4_k(blocks: &Blocks<'_, BlockQ4K>, piece: usize, mut sink: impl FnMut(usize, __m512i)) {
+    // Two pieces are the low and high nibbles of 64 elements.
+    let k = piece / 2 * 16 + piece % 2 * 4;
+    for (i, v) in quad(blocks, 16 + piece * 16).into_iter().enumerate() {
+        sink(k + i, and(v, 0x0F));
+        sink(k + i + 8, and(moved(v, 4, 0), 0x0F));
+    }
+}
+
+/// The fifth bits of Q5_K's codes: of each half of the bytes that hold them, four doublewords.
+pub(in crate::kernel) type Fifths = [[__m512i; 4]; 2];
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn fifths(blocks: &Blocks<'_, BlockQ5K>) -> Fifths {
+    [quad(blocks, 16), quad(blocks, 32)]
+}
+
+pub(in crate::kernel) const PIECES_OF_Q5_K: usize = 8;
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+pub(in crate::kernel) fn q5_k(
+    blocks: &Blocks<'_, BlockQ5K>,
+    fifths: &Fifths,
+    piece: usize,
+    mut sink: impl FnMut(usize, __m512i),
+) {
+    let (quarter, half) = (piece / 2, piece % 2);
+    let k = quarter * 16 + half * 4;
+    for (i, v) in quad(blocks, 48 + piece * 16).into_iter().enumerate() {
+        let fifth = fifths[half][i];
+        sink(k + i, and_or(moved(fifth, 2 * quarter, 4), 0x10, and(v, 0x0F)));
+        sink(k + i + 8, and_or(moved(fifth, 2 * quarter + 1, 4), 0x10, and(moved(v, 4, 0), 0x0F)));
     }
 }
 
@@ -155,22 +169,22 @@ pub(in crate::kernel) fn header_q6_k(blocks: &Blocks<'_, BlockQ6K>) -> Header {
     Header { d: high_halves(last), dmin: _mm512_setzero_ps(), scales: quad(blocks, 192), mins: [zero; 4] }
 }
 
+pub(in crate::kernel) const PIECES_OF_Q6_K: usize = 4;
+
 /// Codes 32 too large.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-pub(in crate::kernel) fn q6_k(blocks: &Blocks<'_, BlockQ6K>, mut sink: impl FnMut(usize, __m512i)) {
-    for sixteen in 0..4 {
-        let (half, k) = (sixteen / 2, sixteen / 2 * 32 + sixteen % 2 * 4);
-        let at = half * 64 + sixteen % 2 * 16;
-        let (first, second) = (quad(blocks, at), quad(blocks, at + 32));
-        let upper = quad(blocks, 128 + sixteen * 16);
-        for i in 0..4 {
-            let (first, second, upper) = (first[i], second[i], upper[i]);
-            sink(k + i, and_or(moved(upper, 0, 4), 0x30, and(first, 0x0F)));
-            sink(k + i + 8, and_or(moved(upper, 2, 4), 0x30, and(second, 0x0F)));
-            sink(k + i + 16, and_or(upper, 0x30, and(moved(first, 4, 0), 0x0F)));
-            sink(k + i + 24, and_or(moved(upper, 6, 4), 0x30, and(moved(second, 4, 0), 0x0F)));
-        }
+pub(in crate::kernel) fn q6_k(blocks: &Blocks<'_, BlockQ6K>, piece: usize, mut sink: impl FnMut(usize, __m512i)) {
+    let (half, k) = (piece / 2, piece / 2 * 32 + piece % 2 * 4);
+    let at = half * 64 + piece % 2 * 16;
+    let (first, second) = (quad(blocks, at), quad(blocks, at + 32));
+    let upper = quad(blocks, 128 + piece * 16);
+    for i in 0..4 {
+        let (first, second, upper) = (first[i], second[i], upper[i]);
+        sink(k + i, and_or(moved(upper, 0, 4), 0x30, and(first, 0x0F)));
+        sink(k + i + 8, and_or(moved(upper, 2, 4), 0x30, and(second, 0x0F)));
+        sink(k + i + 16, and_or(upper, 0x30, and(moved(first, 4, 0), 0x0F)));
+        sink(k + i + 24, and_or(moved(upper, 6, 4), 0x30, and(moved(second, 4, 0), 0x0F)));
     }
 }
 
@@ -187,15 +201,15 @@ pub(in crate::kernel) fn header_q2_k(blocks: &Blocks<'_, BlockQ2K>) -> Header {
     }
 }
 
+pub(in crate::kernel) const PIECES_OF_Q2_K: usize = 4;
+
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-pub(in crate::kernel) fn q2_k(blocks: &Blocks<'_, BlockQ2K>, mut sink: impl FnMut(usize, __m512i)) {
-    for sixteen in 0..4 {
-        let k = sixteen / 2 * 32 + sixteen % 2 * 4;
-        for (i, v) in quad(blocks, 16 + sixteen * 16).into_iter().enumerate() {
-            for run in 0..4 {
-                sink(k + i + 8 * run, and(moved(v, 2 * run, 0), 3));
-            }
+pub(in crate::kernel) fn q2_k(blocks: &Blocks<'_, BlockQ2K>, piece: usize, mut sink: impl FnMut(usize, __m512i)) {
+    let k = piece / 2 * 32 + piece % 2 * 4;
+    for (i, v) in quad(blocks, 16 + piece * 16).into_iter().enumerate() {
+        for run in 0..4 {
+            sink(k + i + 8 * run, and(moved(v, 2 * run, 0), 3));
         }
     }
 }
@@ -220,18 +234,18 @@ pub(in crate::kernel) fn header_q3_k(blocks: &Blocks<'_, BlockQ3K>) -> Header {
     }
 }
 
+pub(in crate::kernel) const PIECES_OF_Q3_K: usize = 4;
+
 /// Codes 4 too large.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-pub(in crate::kernel) fn q3_k(blocks: &Blocks<'_, BlockQ3K>, mut sink: impl FnMut(usize, __m512i)) {
-    for sixteen in 0..4 {
-        let (half, k) = (sixteen / 2, sixteen / 2 * 32 + sixteen % 2 * 4);
-        let third = quad(blocks, sixteen % 2 * 16);
-        for (i, v) in quad(blocks, 32 + sixteen * 16).into_iter().enumerate() {
-            for run in 0..4 {
-                let low = and(moved(v, 2 * run, 0), 3);
-                sink(k + i + 8 * run, and_or(moved(third[i], 4 * half + run, 2), 4, low));
-            }
+pub(in crate::kernel) fn q3_k(blocks: &Blocks<'_, BlockQ3K>, piece: usize, mut sink: impl FnMut(usize, __m512i)) {
+    let (half, k) = (piece / 2, piece / 2 * 32 + piece % 2 * 4);
+    let third = quad(blocks, piece % 2 * 16);
+    for (i, v) in quad(blocks, 32 + piece * 16).into_iter().enumerate() {
+        for run in 0..4 {
+            let low = and(moved(v, 2 * run, 0), 3);
+            sink(k + i + 8 * run, and_or(moved(third[i], 4 * half + run, 2), 4, low));
         }
     }
 }
@@ -258,15 +272,15 @@ pub(in crate::kernel) fn header_iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>) -> Heade
     Header { d: low_halves(first), dmin: _mm512_setzero_ps(), scales: [four(0), four(1), zero, zero], mins: [zero; 4] }
 }
 
+pub(in crate::kernel) const PIECES_OF_IQ4_XS: usize = 8;
+
 /// The nibbles, which name levels.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl")]
-pub(in crate::kernel) fn iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>, mut sink: impl FnMut(usize, __m512i)) {
-    for run in 0..8 {
-        for (i, v) in quad(blocks, 8 + run * 16).into_iter().enumerate() {
-            sink(run * 8 + i, and(v, 0x0F));
-            sink(run * 8 + i + 4, and(moved(v, 4, 0), 0x0F));
-        }
+pub(in crate::kernel) fn iq4_xs(blocks: &Blocks<'_, BlockIq4Xs>, piece: usize, mut sink: impl FnMut(usize, __m512i)) {
+    for (i, v) in quad(blocks, 8 + piece * 16).into_iter().enumerate() {
+        sink(piece * 8 + i, and(v, 0x0F));
+        sink(piece * 8 + i + 4, and(moved(v, 4, 0), 0x0F));
     }
 }
 

@@ -238,7 +238,9 @@ impl Panel {
 pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
     product::<BlockQ4K, 8, 4>(operands, range, |blocks, panel| {
         panel.set::<8, 4>(&interleaved::header_with_mins(blocks));
-        interleaved::q4_k(blocks, panel.unsigned());
+        for piece in 0..interleaved::PIECES_OF_Q4_K {
+            interleaved::q4_k(blocks, piece, panel.unsigned());
+        }
     });
 }
 
@@ -246,7 +248,10 @@ pub(super) fn q4_k(operands: &Operands<'_>, range: Range<usize>) {
 pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
     product::<BlockQ5K, 8, 4>(operands, range, |blocks, panel| {
         panel.set::<8, 4>(&interleaved::header_with_mins(blocks));
-        interleaved::q5_k(blocks, panel.unsigned());
+        let fifths = interleaved::fifths(blocks);
+        for piece in 0..interleaved::PIECES_OF_Q5_K {
+            interleaved::q5_k(blocks, &fifths, piece, panel.unsigned());
+        }
     });
 }
 
@@ -254,7 +259,9 @@ pub(super) fn q5_k(operands: &Operands<'_>, range: Range<usize>) {
 pub(super) fn q2_k(operands: &Operands<'_>, range: Range<usize>) {
     product::<BlockQ2K, 16, 8>(operands, range, |blocks, panel| {
         panel.set::<16, 8>(&interleaved::header_q2_k(blocks));
-        interleaved::q2_k(blocks, panel.unsigned());
+        for piece in 0..interleaved::PIECES_OF_Q2_K {
+            interleaved::q2_k(blocks, piece, panel.unsigned());
+        }
     });
 }
 
@@ -263,7 +270,11 @@ pub(super) fn q3_k(operands: &Operands<'_>, range: Range<usize>) {
     product::<BlockQ3K, 16, 0>(operands, range, |blocks, panel| {
         panel.set::<16, 0>(&interleaved::header_q3_k(blocks));
         let offset = _mm512_set1_epi8(4);
-        interleaved::q3_k(blocks, |k, codes| store_line(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
+        for piece in 0..interleaved::PIECES_OF_Q3_K {
+            interleaved::q3_k(blocks, piece, |k, codes| {
+                store_line(&mut panel.codes[k], _mm512_sub_epi8(codes, offset));
+            });
+        }
         panel.set_starts::<16>();
     });
 }
@@ -273,7 +284,11 @@ pub(super) fn q6_k(operands: &Operands<'_>, range: Range<usize>) {
     product::<BlockQ6K, 16, 0>(operands, range, |blocks, panel| {
         panel.set::<16, 0>(&interleaved::header_q6_k(blocks));
         let offset = _mm512_set1_epi8(32);
-        interleaved::q6_k(blocks, |k, codes| store_line(&mut panel.codes[k], _mm512_sub_epi8(codes, offset)));
+        for piece in 0..interleaved::PIECES_OF_Q6_K {
+            interleaved::q6_k(blocks, piece, |k, codes| {
+                store_line(&mut panel.codes[k], _mm512_sub_epi8(codes, offset));
+            });
+        }
         panel.set_starts::<16>();
     });
 }
@@ -283,7 +298,11 @@ pub(super) fn iq4_xs(operands: &Operands<'_>, range: Range<usize>) {
     let levels = _mm512_broadcast_i32x4(load_128(&IQ4_VALUES.map(|value| value as u8)));
     product::<BlockIq4Xs, 8, 0>(operands, range, |blocks, panel| {
         panel.set::<8, 0>(&interleaved::header_iq4_xs(blocks));
-        interleaved::iq4_xs(blocks, |k, codes| store_line(&mut panel.codes[k], _mm512_shuffle_epi8(levels, codes)));
+        for piece in 0..interleaved::PIECES_OF_IQ4_XS {
+            interleaved::iq4_xs(blocks, piece, |k, codes| {
+                store_line(&mut panel.codes[k], _mm512_shuffle_epi8(levels, codes));
+            });
+        }
         panel.set_starts::<8>();
     });
 }
