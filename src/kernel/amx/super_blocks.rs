@@ -15,7 +15,7 @@ use super::super::panels::{Blocks, Following, Out, PANELS, Pass, ROWS, panel};
 use super::super::tiled::{TILE_ROWS, Tile256, Tiles};
 
 use super::parts::{Decoder, Factors, Part, Parts, Scales};
-use super::unit::{Stored, Unit};
+use super::unit::{ByteOperands, Stored, Unit};
 use crate::quant::{Block, blocks};
 
 /// What a thread works on, kept between products.
@@ -241,25 +241,30 @@ pub(super) fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MI
                 let next = visit.next(pass.n_groups, n_panels);
                 let mut ahead = (next.block < n_blocks)
                     .then(|| source.begin(next, n_panels, next_parts, factors, &mut padded, n_steps * TIMES));
+                let first_tile = visit.block * n_tiles + pass.first_tile;
+                // SAFETY: tiles of activations and of parts are 1024 bytes.
+                unsafe { pipeline.unit.load_bytes(&pipeline.operands(parts, first_tile, 2.min(pass.n_tiles), 0)) };
                 for first in (0..pass.n_tiles).step_by(2) {
+                    let n_left = pass.n_tiles - first;
                     let step = Step {
                         visit,
-                        n_tiles: 2.min(pass.n_tiles - first),
-                        tile: visit.block * n_tiles + pass.first_tile + first,
+                        n_tiles: 2.min(n_left),
+                        tile: first_tile + first,
                         place: visit.group * pass.n_tiles + first,
                     };
+                    let next = n_left.saturating_sub(2).min(2);
                     let advance = |scales: &mut Sets| {
                         if let Some(ahead) = &mut ahead {
                             ahead.advance(scales);
                         }
                     };
                     match (step.n_tiles, pipeline.last.n_tiles) {
-                        (2, 2) => pipeline.step::<2, 2>(parts, scales, step, out, advance),
-                        (2, 1) => pipeline.step::<2, 1>(parts, scales, step, out, advance),
-                        (2, _) => pipeline.step::<2, 0>(parts, scales, step, out, advance),
-                        (_, 2) => pipeline.step::<1, 2>(parts, scales, step, out, advance),
-                        (_, 1) => pipeline.step::<1, 1>(parts, scales, step, out, advance),
-                        (_, _) => pipeline.step::<1, 0>(parts, scales, step, out, advance),
+                        (2, 2) => pipeline.step::<2, 2>(parts, scales, step, next, out, advance),
+                        (2, 1) => pipeline.step::<2, 1>(parts, scales, step, next, out, advance),
+                        (2, _) => pipeline.step::<2, 0>(parts, scales, step, next, out, advance),
+                        (_, 2) => pipeline.step::<1, 2>(parts, scales, step, next, out, advance),
+                        (_, 1) => pipeline.step::<1, 1>(parts, scales, step, next, out, advance),
+                        (_, _) => pipeline.step::<1, 0>(parts, scales, step, next, out, advance),
                     }
                 }
                 (parts, next_parts) = (next_parts, parts);
@@ -275,8 +280,15 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
     /// Results of a tile of activations.
     const OF_TILE: usize = if SHIFT > 0 { 1 } else { PANELS };
 
+    /// What quarter `k` of a product takes.
+    fn operands(&self, parts: &Parts, tile: usize, n_tiles: usize, k: usize) -> ByteOperands {
+        let a = [0, n_tiles - 1].map(|i| self.tiles[tile + i].codes[k].as_ptr().cast());
+        let b = [0, 1].map(|part| parts.0[part][16 * k].as_ptr());
+        ByteOperands { a, b }
+    }
+
     /// Sends a step of `M` tiles of activations into the unit and scales the sums of the one before, of `L` tiles; calls
-    /// `advance` [`TIMES`] times meanwhile.
+    /// `advance` [`TIMES`] times meanwhile. Its first operands have been loaded; after it come `next` tiles with the same parts.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     fn step<const M: usize, const L: usize>(
@@ -284,11 +296,12 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
         parts: &Parts,
         scales: &mut Sets,
         step: Step,
+        next: usize,
         out: &mut [Out],
         mut advance: impl FnMut(&mut Sets),
     ) {
-        let tiles = &self.tiles[step.tile..step.tile + M];
-        let a: [*const Tile256; M] = std::array::from_fn(|i| &raw const tiles[i]);
+        let operands: [ByteOperands; 4] = std::array::from_fn(|k| self.operands(parts, step.tile, M, k));
+        let after = (next > 0).then(|| self.operands(parts, step.tile + M, next, 0));
         let last = self.last;
         let is_added = if last.visit.block == 0 { 0 } else { 0xFFFF };
         // Written out, quarters and their pieces, so that their numbers are constants.
@@ -305,9 +318,8 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
                     ($piece:literal) => {
                         // SAFETY: the tiles of activations and of parts are 1024 bytes.
                         unsafe {
-                            let a = a.map(|tile| (&raw const (*tile).codes[$k]).cast());
-                            let b = [0, 1].map(|part| parts.0[part][16 * $k].as_ptr());
-                            self.unit.multiply_bytes::<M, UNSIGNED, { $k == 0 }, $piece>(a, b, self.sums);
+                            let next = if $k < 3 { operands.get($k + 1) } else { after.as_ref() };
+                            self.unit.multiply_bytes::<M, UNSIGNED, { $k == 0 }, $piece>(next, self.sums);
                         }
                         // Of the first quarter, whose sums have only now been stored, two pieces wait.
                         let (begin, end) = match ($k, $piece) {

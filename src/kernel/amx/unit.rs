@@ -89,13 +89,20 @@ macro_rules! multiply {
     };
 }
 
-/// Adds the product of two tiles of bf16, and then lets some places in the instruction stream pass. While the core's other
-/// thread is at work, products and loads right after each other hold each other up; with a gap between them they take two
-/// thirds of the time. A core of one's own takes no longer for the gaps.
+/// Lets some places in the instruction stream pass. While the core's other thread is at work, products and loads right after
+/// each other hold each other up; with a gap between them they take two thirds of the time. A core of one's own takes no longer
+/// for the gaps.
+macro_rules! gap {
+    ($n:literal) => {
+        asm!(concat!(".rept ", $n), "nop", ".endr", options(nostack, nomem, preserves_flags))
+    };
+}
+
+/// Adds the product of two tiles of bf16; see also [`gap`].
 macro_rules! multiply_bf16 {
     ($c:tt, $a:tt, $b:tt) => {
         multiply!("tdpbf16ps", $c, $a, $b);
-        asm!(".rept 16", "nop", ".endr", options(nostack, nomem, preserves_flags));
+        gap!("8");
     };
 }
 
@@ -107,10 +114,15 @@ macro_rules! store_and_clear {
     };
 }
 
-/// Adds the product of two tiles of bytes, the first of signed ones.
+/// Adds the product of two tiles of bytes, the first of signed ones; see also [`gap`].
 macro_rules! multiply_bytes {
     ($unsigned:expr, $c:tt, $a:tt, $b:tt) => {
-        if $unsigned { multiply!("tdpbsud", $c, $a, $b) } else { multiply!("tdpbssd", $c, $a, $b) }
+        if $unsigned {
+            multiply!("tdpbsud", $c, $a, $b);
+        } else {
+            multiply!("tdpbssd", $c, $a, $b);
+        }
+        gap!("16");
     };
 }
 
@@ -146,6 +158,13 @@ impl Stored {
 
 /// A tile of A or B in memory, its lines one after the other.
 pub(super) type Tile = *const u8;
+
+/// What a product of bytes takes: two tiles of A, of which the second may not be needed, and two of B.
+#[derive(Clone, Copy)]
+pub(super) struct ByteOperands {
+    pub(super) a: [Tile; 2],
+    pub(super) b: [Tile; 2],
+}
 
 /// A tile of numbers that are sums of two bf16: the nearest one, and what is left.
 #[derive(Clone)]
@@ -257,19 +276,34 @@ impl Unit {
 }
 
 impl Unit {
-    /// A piece of `C[2 · i + j] += A[i] · B[j]`, for one or two tiles of A and two of B. The bytes of A are signed, those of B
-    /// unsigned if `UNSIGNED`. With `STORE`, C begins at zero and the sums of the last step are stored before: the first two
-    /// tiles with the first piece, each of the others with its own. A store that waits for the last product costs the unit
-    /// nothing when the next product on other tiles is under way.
+    /// Loads the tiles of the first product of bytes.
     ///
     /// # Safety
-    /// Each tile has 1024 readable bytes; the pieces before this one were of the same
-    /// operands.
+    /// Each has 1024 readable bytes.
+    #[inline(always)]
+    pub(super) unsafe fn load_bytes(&self, operands: &ByteOperands) {
+        let ByteOperands { a, b } = operands;
+        // SAFETY: the caller's promise.
+        unsafe {
+            load!("tileloaddt1", "tmm4", a[0]);
+            load!("tileloadd", "tmm6", b[0]);
+            load!("tileloadd", "tmm7", b[1]);
+            load!("tileloaddt1", "tmm5", a[1]);
+        }
+    }
+
+    /// A piece of `C[2 · i + j] += A[i] · B[j]`, for one or two tiles of A and two of B, which have been loaded; loads what is
+    /// `next` right after the last products that need what it replaces. The bytes of A are signed and come from the second
+    /// level of cache, those of B are unsigned if `UNSIGNED`. With `STORE`, C begins at zero and the sums of the last step are
+    /// stored before: the first two tiles with the first piece, each of the others with its own. A store that waits for the last
+    /// product costs the unit nothing when the next product on other tiles is under way.
+    ///
+    /// # Safety
+    /// Each tile has 1024 readable bytes.
     #[inline(always)]
     pub(super) unsafe fn multiply_bytes<const M: usize, const UNSIGNED: bool, const STORE: bool, const PIECE: usize>(
         &self,
-        a: [Tile; M],
-        b: [Tile; 2],
+        next: Option<&ByteOperands>,
         c: &Stored,
     ) {
         const { assert!((M == 1 || M == 2) && PIECE < PIECES) };
@@ -277,8 +311,6 @@ impl Unit {
         unsafe {
             match PIECE {
                 0 => {
-                    load!("tileloaddt1", "tmm4", a[0]);
-                    load!("tileloadd", "tmm6", b[0]);
                     if STORE {
                         store_and_clear!("tmm0", c.tile(0));
                         store_and_clear!("tmm1", c.tile(1));
@@ -286,16 +318,20 @@ impl Unit {
                     multiply_bytes!(UNSIGNED, "tmm0", "tmm4", "tmm6");
                 }
                 1 => {
-                    load!("tileloadd", "tmm7", b[1]);
                     multiply_bytes!(UNSIGNED, "tmm1", "tmm4", "tmm7");
+                    if let Some(ByteOperands { a, .. }) = next {
+                        load!("tileloaddt1", "tmm4", a[0]);
+                    }
                 }
                 2 => {
                     if STORE {
                         store_and_clear!("tmm2", c.tile(2));
                     }
                     if M == 2 {
-                        load!("tileloaddt1", "tmm5", a[M - 1]);
                         multiply_bytes!(UNSIGNED, "tmm2", "tmm5", "tmm6");
+                    }
+                    if let Some(ByteOperands { b, .. }) = next {
+                        load!("tileloadd", "tmm6", b[0]);
                     }
                 }
                 _ => {
@@ -304,6 +340,12 @@ impl Unit {
                     }
                     if M == 2 {
                         multiply_bytes!(UNSIGNED, "tmm3", "tmm5", "tmm7");
+                    }
+                    if let Some(ByteOperands { a, b }) = next {
+                        if M == 2 {
+                            load!("tileloaddt1", "tmm5", a[1]);
+                        }
+                        load!("tileloadd", "tmm7", b[1]);
                     }
                 }
             }
