@@ -54,6 +54,9 @@ impl FromStr for Isa {
 /// The dot products of a row of `n` weights with four rows of activations.
 pub(super) type Dot4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4];
 
+/// Those of four rows of weights: `[weights][activations]`.
+pub(super) type Dot4x4Fn = fn(n: usize, weights: [&[u8]; 4], activations: [&[u8]; 4]) -> [[f32; 4]; 4];
+
 /// The dot products of as many rows of `n` weights, one after the other in memory, as `out` has numbers, with one row of
 /// activations.
 pub(super) type RowsFn = fn(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]);
@@ -103,6 +106,8 @@ pub(super) struct Table {
     pub(super) dots: [Option<DotFn>; GgmlType::ALL.len()],
     /// Indexed likewise; `None` where four dot products one after the other are the best there is.
     pub(super) dot4s: [Option<Dot4Fn>; GgmlType::ALL.len()],
+    /// Indexed likewise; `None` where rows of weights are best taken one after the other.
+    pub(super) dot4x4s: [Option<Dot4x4Fn>; GgmlType::ALL.len()],
     /// Indexed likewise; `None` where rows share nothing.
     pub(super) rows: [Option<RowsFn>; GgmlType::ALL.len()],
     /// Indexed likewise: products by the number of rows that they are for, the most first.
@@ -153,6 +158,14 @@ impl Kernels {
             (Some(dot4), _) => dot4(n, weights, activations),
             (None, Some(dot)) => activations.map(|a| dot(n, weights, a)),
             (None, None) => panic!("{ty} cannot be computed with"),
+        }
+    }
+
+    /// As [`Kernels::dot4`], of four rows of weights: `[weights][activations]`.
+    pub fn dot4x4(&self, ty: GgmlType, n: usize, weights: [&[u8]; 4], activations: [&[u8]; 4]) -> [[f32; 4]; 4] {
+        match self.table.dot4x4s[ty as usize] {
+            Some(dot4x4) => dot4x4(n, weights, activations),
+            None => weights.map(|weights| self.dot4(ty, n, weights, activations)),
         }
     }
 

@@ -427,6 +427,11 @@ impl Kernels {
                 let fair = (n_out * n_groups).div_ceil(4 * pool.n_threads());
                 grain(&weight(0)).max(fair.min(product.range_rows)).next_multiple_of(product.panel_rows)
             }
+            // Of many activations more rows at a time, as often as not all of them have to be read again.
+            None if n >= 16 * n_groups => {
+                let fair = (n_out * n_groups).div_ceil(2 * pool.n_threads());
+                grain(&weight(0)).max(fair.min(4 * grain(&weight(0)))).next_multiple_of(4)
+            }
             None => grain(&weight(0)),
         };
         let pieces = n_out.div_ceil(grain);
@@ -467,12 +472,20 @@ impl Kernels {
         let dot = self.dot(w.ty).expect("the loader admits only formats with kernels");
         for m in (0..n / 4 * 4).step_by(4) {
             let acts = [act(m), act(m + 1), act(m + 2), act(m + 3)];
-            for r in range.clone() {
-                let sums = self.dot4(w.ty, w.n_cols, w.row(r), acts);
+            let write = |r: usize, sums: [f32; 4]| {
                 for (i, sum) in sums.into_iter().enumerate() {
                     // SAFETY: `matmul_groups` gives every weight row of a group, hence every column of its rows, to one thread.
                     unsafe { output.write(m + i, r, sum) };
                 }
+            };
+            let fours = range.start + range.len() / 4 * 4;
+            for r in (range.start..fours).step_by(4) {
+                let weights = [w.row(r), w.row(r + 1), w.row(r + 2), w.row(r + 3)];
+                let sums = self.dot4x4(w.ty, w.n_cols, weights, acts);
+                (r..).zip(sums).for_each(|(r, sums)| write(r, sums));
+            }
+            for r in fours..range.end {
+                write(r, self.dot4(w.ty, w.n_cols, w.row(r), acts));
             }
         }
         for m in n / 4 * 4..n {

@@ -92,6 +92,16 @@ fn four_rows_of_activations_give_the_bits_of_one_after_the_other() {
                 let expected = a.each_ref().map(|a| dot(n, row.bytes(), a.bytes()).to_bits());
                 let got = kernels.dot4(ty, n, row.bytes(), a.each_ref().map(Guarded::bytes)).map(f32::to_bits);
                 assert_eq!(got, expected, "{ty} on {}, {n_blocks} blocks", kernels.isa());
+                let others = [(); 3].map(|()| Guarded::new(&weights(ty, n_blocks, Scales::Usual, &mut random)));
+                let rows = [&row, &others[0], &others[1], &others[2]].map(Guarded::bytes);
+                let expected = rows.map(|row| a.each_ref().map(|a| dot(n, row, a.bytes()).to_bits()));
+                let got = kernels.dot4x4(ty, n, rows, a.each_ref().map(Guarded::bytes));
+                assert_eq!(
+                    got.map(|got| got.map(f32::to_bits)),
+                    expected,
+                    "{ty} on {}, {n_blocks} blocks",
+                    kernels.isa()
+                );
             }
         }
     }

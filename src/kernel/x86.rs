@@ -52,6 +52,18 @@ macro_rules! proven4 {
 }
 pub(super) use proven4;
 
+/// Makes a [`Dot4x4Fn`](super::dispatch::Dot4x4Fn) of sixteen dot products that need CPU features.
+macro_rules! proven4x4 {
+    ($dot4x4:expr) => {{
+        fn dot4x4(n: usize, weights: [&[u8]; 4], activations: [&[u8]; 4]) -> [[f32; 4]; 4] {
+            // SAFETY: as for `proven`.
+            unsafe { $dot4x4(n, weights, activations) }
+        }
+        Some(dot4x4 as crate::kernel::dispatch::Dot4x4Fn)
+    }};
+}
+pub(super) use proven4x4;
+
 /// Makes a [`RowsFn`](super::dispatch::RowsFn) of dot products that need CPU features.
 macro_rules! proven_rows {
     ($rows:expr) => {{

@@ -74,9 +74,9 @@ fn bf16<const R: usize, const C: usize>(weights: [&[u8]; R], activations: [&[u8]
 }
 
 /// Defines, for a format of floats of so many bytes, the dot product of one row of weights with one row of activations, that with
-/// four, and those of many rows with one.
+/// four, those of four with four, and those of many rows with one.
 macro_rules! dots_and_rows {
-    ($($dot:ident, $dot4:ident, $rows:ident: $dots:ident, $bytes:literal;)*) => {$(
+    ($($dot:ident, $dot4:ident, $dot4x4:ident, $rows:ident: $dots:ident, $bytes:literal;)*) => {$(
         #[target_feature(enable = "avx512bw")]
         pub(super) fn $dot(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
             check_floats(n * $bytes, weights, [activations]);
@@ -89,6 +89,14 @@ macro_rules! dots_and_rows {
             check_floats(n * $bytes, weights, activations);
             let [sums] = $dots([weights], activations, Ahead::of_this_cpu());
             sums
+        }
+
+        #[target_feature(enable = "avx512bw")]
+        pub(super) fn $dot4x4(n: usize, weights: [&[u8]; 4], activations: [&[u8]; 4]) -> [[f32; 4]; 4] {
+            for weights in weights {
+                check_floats(n * $bytes, weights, activations);
+            }
+            $dots(weights, activations, Ahead::of_this_cpu())
         }
 
         #[target_feature(enable = "avx512bw")]
@@ -107,7 +115,7 @@ macro_rules! dots_and_rows {
 }
 
 dots_and_rows! {
-    dot_f32, dot4_f32, rows_f32: f32, 4;
-    dot_f16, dot4_f16, rows_f16: f16, 2;
-    dot_bf16, dot4_bf16, rows_bf16: bf16, 2;
+    dot_f32, dot4_f32, dot4x4_f32, rows_f32: f32, 4;
+    dot_f16, dot4_f16, dot4x4_f16, rows_f16: f16, 2;
+    dot_bf16, dot4_bf16, dot4x4_bf16, rows_bf16: bf16, 2;
 }
