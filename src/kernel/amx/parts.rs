@@ -58,7 +58,7 @@ impl Default for Scales {
 
 impl Default for Factors {
     fn default() -> Factors {
-        // SAFETY: integers.
+        // SAFETY: a register of integers may have all bits zero.
         unsafe { std::mem::zeroed() }
     }
 }
