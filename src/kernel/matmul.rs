@@ -429,8 +429,8 @@ impl Kernels {
             }
             // Of many activations more rows at a time, as often as not all of them have to be read again.
             None if n >= 16 * n_groups => {
-                let fair = (n_out * n_groups).div_ceil(2 * pool.n_threads());
-                grain(&weight(0)).max(fair.min(4 * grain(&weight(0)))).next_multiple_of(4)
+                let (least, fair) = (grain(&weight(0)), (n_out * n_groups).div_ceil(2 * pool.n_threads()));
+                fair.clamp(least, 4 * least).next_multiple_of(4)
             }
             None => grain(&weight(0)),
         };

@@ -102,7 +102,7 @@ macro_rules! gap {
 macro_rules! multiply_bf16 {
     ($c:tt, $a:tt, $b:tt) => {
         multiply!("tdpbf16ps", $c, $a, $b);
-        gap!("8");
+        gap!("16");
     };
 }
 
@@ -122,7 +122,7 @@ macro_rules! multiply_bytes {
         } else {
             multiply!("tdpbssd", $c, $a, $b);
         }
-        gap!("16");
+        gap!("8");
     };
 }
 
@@ -187,7 +187,7 @@ impl FloatTile {
 }
 
 /// Pieces in which a product of bytes is made, so that other work can be put between them.
-pub(super) const PIECES: usize = 4;
+const PIECES: usize = 4;
 
 impl Unit {
     /// All tiles of sixteen rows of 64 bytes.
