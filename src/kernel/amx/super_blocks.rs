@@ -311,7 +311,7 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
                 let (result, first_row) = ($k * n_rows / TILE_ROWS, $k * n_rows % TILE_ROWS);
                 let panel = if SHIFT > 0 { last.visit.panel } else { result % PANELS };
                 let tile = &self.tiles[last.tile + result / Self::OF_TILE];
-                let scales = load_scales!(&scales[last.visit.set][panel]);
+                let scaling = load_scales!(&scales[last.visit.set][panel]);
                 let out = &mut out[last.place + result / Self::OF_TILE][panel];
                 // A piece of the products and then one of the scaling.
                 macro_rules! piece {
@@ -328,7 +328,7 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
                             (_, piece) => (piece, piece + 1),
                         };
                         for row in first_row + begin * n_rows / 4..first_row + end * n_rows / 4 {
-                            scale_row!(self.sums, result, row, tile, scales, is_added, out);
+                            scale_row!(self.sums, result, row, tile, scaling, is_added, out);
                         }
                     };
                 }
@@ -336,8 +336,8 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
                 piece!(1);
                 piece!(2);
                 piece!(3);
-            }
-            advance(scales)};
+                advance(scales);
+            }};
         }
         quarter!(0);
         quarter!(1);
