@@ -469,7 +469,6 @@ impl Kernels {
         act: impl Fn(usize) -> &'x [u8],
         output: &Output<'_>,
     ) {
-        let dot = self.dot(w.ty).expect("the loader admits only formats with kernels");
         for m in (0..n / 4 * 4).step_by(4) {
             let acts = [act(m), act(m + 1), act(m + 2), act(m + 3)];
             let write = |r: usize, sums: [f32; 4]| {
@@ -488,10 +487,16 @@ impl Kernels {
                 write(r, self.dot4(w.ty, w.n_cols, w.row(r), acts));
             }
         }
+        let mut sums = [0.0; 64];
         for m in n / 4 * 4..n {
-            for r in range.clone() {
-                // SAFETY: as above.
-                unsafe { output.write(m, r, dot(w.n_cols, w.row(r), act(m))) };
+            for first in range.clone().step_by(sums.len()) {
+                let rows = first..range.end.min(first + sums.len());
+                let sums = &mut sums[..rows.len()];
+                self.dot_rows(w.ty, w.n_cols, w.row_range(rows.clone()), act(m), sums);
+                for (r, &sum) in rows.zip(&*sums) {
+                    // SAFETY: as above.
+                    unsafe { output.write(m, r, sum) };
+                }
             }
         }
     }

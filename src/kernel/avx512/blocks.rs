@@ -1,160 +1,405 @@
-//! The formats of 32 elements against Q8_0 and Q8_1 activations. A format unpacks a block to unsigned codes; one loop for
-//! either form of activations multiplies them, for one row of activations or several that share the unpacking.
+//! Dot products of rows of weights in blocks of 32 with one row of activations, what generation is made of. Four blocks are
+//! multiplied together: the first halves of their elements in one register, the last halves in another, so that a register of
+//! sums has four lanes for each block. The activations are laid out once for all rows: codes in that order, scales as floats,
+//! what an offset of the weights' codes adds summed beforehand.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
+use std::cell::RefCell;
 
-use super::super::x86::{
-    IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, Prefetch, bytes_at, load_128, load_256, load_halves, nibbles, sum_f32x8,
+use zerocopy::FromZeros;
+
+use super::super::avx2::load_f32x8;
+use super::super::x86::{IQ4_VALUES_OFFSET, MXFP4_VALUES_OFFSET, bytes_at, load_128, load_halves, sum_f32x8};
+use super::fours::{Ahead, FOUR, in_fours};
+use super::registers::{load_codes, load_i32x16, store_i32x16, store_line};
+use crate::quant::{
+    Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1, blocks,
 };
-use crate::quant::{Block, BlockIq4Nl, BlockMxfp4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1};
 
-/// Unsigned codes in the order of the elements, and the scale in lane 0; for a format with a minimum, that in lane 1.
-type Unpacked = (__m256i, __m128);
+/// Blocks that are multiplied together.
+const GROUP: usize = 4;
 
-/// The dot products of a row of weights, whose codes are `offset` too large, with `C` rows of activations.
+/// Unsigned codes of a group: the first sixteen of every block, and the last.
+type Codes = [__m512i; 2];
+
+/// Some blocks of a row of activations. What the last ones of a row lack is zero.
+#[repr(C, align(64))]
+struct Group {
+    codes: [[u8; 64]; 2],
+    /// Where the sums begin: with what an offset of the weights' codes adds, taken away.
+    start: [i32; 16],
+    /// Scales; for weights with minima, scales and scaled sums by turns.
+    scales: [f32; 8],
+}
+
+thread_local! {
+    /// A row of activations.
+    static ROW: RefCell<Vec<Group>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a format makes of blocks of its weights. Where they have minima, a scale and a minimum stand by turns.
+struct Format<C, S, R> {
+    /// `Fn([&B; GROUP]) -> Codes`
+    codes: C,
+    /// `Fn(&[B; GROUP]) -> __m256`: the scales of a group.
+    scales: S,
+    /// `Fn([&B; GROUP]) -> __m256`: those of blocks wherever they lie.
+    scales_of_rest: R,
+}
+
+impl Group {
+    /// `N` blocks for weights whose codes are `offset` too large.
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn with_offset(blocks: &[BlockQ8_0], offset: u8) -> Group {
+        let zero = BlockQ8_0::new_zeroed();
+        let blocks: [&BlockQ8_0; GROUP] = std::array::from_fn(|i| blocks.get(i).unwrap_or(&zero));
+        let mut scales = [0.0; 8];
+        blocks.iter().zip(&mut scales).for_each(|(block, scale)| *scale = block.d.to_f32());
+        Group::new([lanes(blocks.map(|b| bytes_at(b, 2))), lanes(blocks.map(|b| bytes_at(b, 18)))], offset, scales)
+    }
+
+    /// Blocks for weights with minima.
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn with_sums(blocks: &[BlockQ8_1]) -> Group {
+        let zero = BlockQ8_1::new_zeroed();
+        let blocks: [&BlockQ8_1; GROUP] = std::array::from_fn(|i| blocks.get(i).unwrap_or(&zero));
+        let mut scales = [0.0; 8];
+        let pairs = blocks.iter().zip(scales.as_chunks_mut::<2>().0);
+        pairs.for_each(|(block, pair)| *pair = [block.d.to_f32(), block.s.to_f32()]);
+        Group::new([lanes(blocks.map(|b| bytes_at(b, 4))), lanes(blocks.map(|b| bytes_at(b, 20)))], 0, scales)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn new(halves: Codes, offset: u8, scales: [f32; 8]) -> Group {
+        let mut group = Group { codes: [[0; 64]; 2], start: [0; 16], scales };
+        let mut added = _mm512_setzero_si512();
+        for (codes, place) in halves.into_iter().zip(&mut group.codes) {
+            store_line(place, codes);
+            added = _mm512_dpbusd_epi32(added, _mm512_set1_epi8(offset as i8), codes);
+        }
+        store_i32x16(&mut group.start, _mm512_sub_epi32(_mm512_setzero_si512(), added));
+        group
+    }
+}
+
+/// Rows of weights whose codes are `offset` too large and that have no minima.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn dots_with_offset<B: Block, const C: usize>(
-    weights: &[B],
-    activations: [&[BlockQ8_0]; C],
+fn rows_with_offset<B: Block>(
+    n: usize,
+    weights: &[u8],
+    activations: &[u8],
+    out: &mut [f32],
     offset: u8,
-    unpack: impl Fn(&B) -> Unpacked,
-) -> [f32; C] {
-    let zero = _mm256_setzero_si256();
-    let offset = _mm256_set1_epi8(offset as i8);
-    let mut sums = [_mm256_setzero_ps(); C];
-    for (i, w) in weights.iter().enumerate() {
-        Prefetch::NEAR.ahead_of(w);
-        let (codes, d) = unpack(w);
-        for c in 0..C {
-            let a = &activations[c][i];
-            let q = load_256(bytes_at(a, 2));
-            let sum = _mm256_sub_epi32(_mm256_dpbusd_epi32(zero, codes, q), _mm256_dpbusd_epi32(zero, offset, q));
-            let d = _mm256_broadcastss_ps(_mm_mul_ps(d, load_halves(bytes_at(a, 0))));
-            sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, sums[c]);
-        }
-    }
-    std::array::from_fn(|c| sum_f32x8(sums[c]))
+    scales: impl Fn([&B; GROUP]) -> __m128,
+    codes: impl Fn([&B; GROUP]) -> Codes,
+) {
+    let n_blocks = blocks_of(n);
+    let weights = blocks::<B>(weights, n_blocks * out.len());
+    let format = Format {
+        codes,
+        scales: |four: &[B; GROUP]| _mm256_castps128_ps256(scales(four.each_ref())),
+        scales_of_rest: |four: [&B; GROUP]| _mm256_castps128_ps256(scales(four)),
+    };
+    ROW.with_borrow_mut(|row| {
+        row.clear();
+        let activations = blocks::<BlockQ8_0>(activations, n_blocks);
+        row.extend(activations.chunks(GROUP).map(|group| Group::with_offset(group, offset)));
+        let (four, one) = (
+            |rows: [&[B]; FOUR], ahead| products::<B, FOUR, false>(row, rows, ahead, &format),
+            |rows: [&[B]; 1], ahead| products::<B, 1, false>(row, rows, ahead, &format),
+        );
+        in_fours(weights, n_blocks, out, four, one);
+    });
 }
 
-/// The dot products of a row of weights with minima with `C` rows of activations.
+/// Rows of weights whose blocks begin with their scale and their minimum; `gather` takes these of a group.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn dots_with_min<B: Block, const C: usize>(
-    weights: &[B],
-    activations: [&[BlockQ8_1]; C],
-    unpack: impl Fn(&B) -> Unpacked,
-) -> [f32; C] {
-    let mut sums = [_mm256_setzero_ps(); C];
-    // Of every fourth block.
-    let mut min_sums = [[_mm_setzero_ps(); 4]; C];
-    let mut add = |w: &B, i: usize, place: usize| {
-        Prefetch::NEAR.ahead_of(w);
-        let (codes, dm) = unpack(w);
-        for c in 0..C {
-            let a = &activations[c][i];
-            let sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, load_256(bytes_at(a, 4)));
-            // Lane 0 is d · d, lane 1 is m · s.
-            let products = _mm_mul_ps(dm, load_halves(bytes_at(a, 0)));
-            min_sums[c][place] = _mm_add_ps(min_sums[c][place], products);
-            sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcastss_ps(products), sums[c]);
-        }
+fn rows_with_min<B: Block>(
+    n: usize,
+    weights: &[u8],
+    activations: &[u8],
+    out: &mut [f32],
+    gather: impl Fn(&[B; GROUP]) -> __m128i,
+    codes: impl Fn([&B; GROUP]) -> Codes,
+) {
+    let n_blocks = blocks_of(n);
+    let weights = blocks::<B>(weights, n_blocks * out.len());
+    let format = Format {
+        codes,
+        scales: |four: &[B; GROUP]| _mm256_cvtph_ps(gather(four)),
+        scales_of_rest: |four: [&B; GROUP]| {
+            let [a, b, c, d] = four.map(|block| i32::from_le_bytes(*bytes_at(block, 0)));
+            _mm256_cvtph_ps(_mm_setr_epi32(a, b, c, d))
+        },
     };
-    let (fours, rest) = weights.as_chunks::<4>();
-    for (i, [a, b, c, d]) in fours.iter().enumerate() {
-        add(a, 4 * i, 0);
-        add(b, 4 * i + 1, 1);
-        add(c, 4 * i + 2, 2);
-        add(d, 4 * i + 3, 3);
-    }
-    for (place, w) in rest.iter().enumerate() {
-        add(w, 4 * fours.len() + place, place);
-    }
-    std::array::from_fn(|c| {
-        let [a, b, c_, d] = min_sums[c];
-        sum_f32x8(sums[c]) + folded_mins(_mm_movelh_ps(a, b), _mm_movelh_ps(c_, d))
-    })
+    ROW.with_borrow_mut(|row| {
+        row.clear();
+        let activations = blocks::<BlockQ8_1>(activations, n_blocks);
+        row.extend(activations.chunks(GROUP).map(|group| Group::with_sums(group)));
+        let (four, one) = (
+            |rows: [&[B]; FOUR], ahead| products::<B, FOUR, true>(row, rows, ahead, &format),
+            |rows: [&[B]; 1], ahead| products::<B, 1, true>(row, rows, ahead, &format),
+        );
+        in_fours(weights, n_blocks, out, four, one);
+    });
 }
 
-/// The sum of the odd lanes of the sums of two blocks and of the two that follow them.
+/// The dot products of `R` rows of weights with a row of activations.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn products<B: Block, const R: usize, const MINS: bool>(
+    row: &[Group],
+    rows: [&[B]; R],
+    ahead: Ahead,
+    format: &Format<impl Fn([&B; GROUP]) -> Codes, impl Fn(&[B; GROUP]) -> __m256, impl Fn([&B; GROUP]) -> __m256>,
+) -> [f32; R] {
+    let mut sums = Sums::<R, MINS>::new();
+    let n_groups = rows[0].len() / GROUP;
+    let (groups, rest) = row.split_at(n_groups);
+    for (i, group) in groups.iter().enumerate() {
+        let fours: [&[B; GROUP]; R] =
+            std::array::from_fn(|r| rows[r][i * GROUP..].first_chunk::<GROUP>().expect("a group"));
+        let mut scales = [_mm256_setzero_ps(); R];
+        let mut codes = [[_mm512_setzero_si512(); 2]; R];
+        for r in 0..R {
+            ahead.of_block(i * GROUP).ahead_of(fours[r]);
+            scales[r] = (format.scales)(fours[r]);
+            codes[r] = (format.codes)(fours[r].each_ref());
+        }
+        sums.add(group, codes, scales);
+    }
+    if let [group] = rest {
+        let mut scales = [_mm256_setzero_ps(); R];
+        let mut codes = [[_mm512_setzero_si512(); 2]; R];
+        for r in 0..R {
+            // The last one stands for those that there are not: the activations have zeros there.
+            let blocks = std::array::from_fn(|i| &rows[r][(n_groups * GROUP + i).min(rows[r].len() - 1)]);
+            scales[r] = (format.scales_of_rest)(blocks);
+            codes[r] = (format.codes)(blocks);
+        }
+        sums.add(group, codes, scales);
+    }
+    sums.of_rows()
+}
+
+/// What the groups of `R` rows of weights have come to.
+struct Sums<const R: usize, const MINS: bool> {
+    sums: [__m512; R],
+    /// In the odd lanes, of each block of a group by itself.
+    mins: [__m256; R],
+    /// Where a block's four lanes find its scale.
+    index: __m512i,
+}
+
+impl<const R: usize, const MINS: bool> Sums<R, MINS> {
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn new() -> Self {
+        let index = if MINS {
+            _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6)
+        } else {
+            _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
+        };
+        Sums { sums: [_mm512_setzero_ps(); R], mins: [_mm256_setzero_ps(); R], index }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn add(&mut self, group: &Group, codes: [Codes; R], scales: [__m256; R]) {
+        let activations = [load_codes(&group.codes[0]), load_codes(&group.codes[1])];
+        for r in 0..R {
+            let mut sum = if MINS { _mm512_setzero_si512() } else { load_i32x16(&group.start) };
+            sum = _mm512_dpbusd_epi32(sum, codes[r][0], activations[0]);
+            sum = _mm512_dpbusd_epi32(sum, codes[r][1], activations[1]);
+            let products = _mm256_mul_ps(scales[r], load_f32x8(&group.scales));
+            let scale = _mm512_permutexvar_ps(self.index, _mm512_castps256_ps512(products));
+            self.sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, self.sums[r]);
+            if MINS {
+                self.mins[r] = _mm256_add_ps(self.mins[r], products);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+    fn of_rows(self) -> [f32; R] {
+        std::array::from_fn(|r| {
+            let [low, high] = [_mm512_castps512_ps256(self.sums[r]), high_half(self.sums[r])];
+            let sum = sum_f32x8(_mm256_add_ps(low, high));
+            if MINS { sum + sum_of_odd(self.mins[r]) } else { sum }
+        })
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn high_half(v: __m512) -> __m256 {
+    _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)))
+}
+
+/// The sum of the odd lanes.
 #[inline]
 #[target_feature(enable = "avx512vl")]
-pub(super) fn folded_mins(first: __m128, second: __m128) -> f32 {
-    let sums = _mm_movehdup_ps(_mm_add_ps(first, second));
+fn sum_of_odd(v: __m256) -> f32 {
+    let sums = _mm_movehdup_ps(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)));
     _mm_cvtss_f32(_mm_add_ss(sums, _mm_movehl_ps(sums, sums)))
 }
 
-/// The nibbles with the fifth bits of a word added.
+fn blocks_of(n: usize) -> usize {
+    assert_eq!(n % 32, 0, "a row of {n} elements is not a whole number of blocks of 32");
+    n / 32
+}
+
+/// A register of four times sixteen bytes.
 #[inline]
-#[target_feature(enable = "avx512bw,avx512vl")]
-pub(super) fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> __m256i {
-    let codes = nibbles(qs);
-    _mm256_mask_add_epi8(codes, u32::from_le_bytes(qh), codes, _mm256_set1_epi8(16))
+#[target_feature(enable = "avx512f")]
+fn lanes(bytes: [&[u8; 16]; GROUP]) -> __m512i {
+    let [a, b, c, d] = bytes.map(|bytes| load_128(bytes));
+    let v = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(v, c), d)
+}
+
+/// The low nibbles, which are the codes of the first elements, and the high ones.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn nibbles(bytes: [&[u8; 16]; GROUP]) -> Codes {
+    let (both, low) = (lanes(bytes), _mm512_set1_epi8(0x0F));
+    [_mm512_and_si512(both, low), _mm512_and_si512(_mm512_srli_epi16::<4>(both), low)]
+}
+
+/// The nibbles with the fifth bits of a word for each block added.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn five_bits(bytes: [&[u8; 16]; GROUP], words: [[u8; 4]; GROUP]) -> Codes {
+    let [mut first, mut last] = [0, 0];
+    for (i, [a, b, c, d]) in words.into_iter().enumerate() {
+        first |= u64::from(u16::from_le_bytes([a, b])) << (16 * i);
+        last |= u64::from(u16::from_le_bytes([c, d])) << (16 * i);
+    }
+    let [low, high] = nibbles(bytes);
+    let sixteen = _mm512_set1_epi8(16);
+    [_mm512_mask_add_epi8(low, first, low, sixteen), _mm512_mask_add_epi8(high, last, high, sixteen)]
 }
 
 /// The entries of a table of sixteen that the nibbles name.
 #[inline]
+#[target_feature(enable = "avx512bw")]
+fn looked_up(table: &[u8; 16], bytes: [&[u8; 16]; GROUP]) -> Codes {
+    let table = _mm512_broadcast_i32x4(load_128(table));
+    let [low, high] = nibbles(bytes);
+    [_mm512_shuffle_epi8(table, low), _mm512_shuffle_epi8(table, high)]
+}
+
+/// A load that the compiler does not look into: it would make later ones of parts of these bytes into shuffles of this one.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_opaque(bytes: &[u8; 32]) -> __m256i {
+    let v: __m256i;
+    // SAFETY: the reference covers the 32 bytes that are read.
+    unsafe {
+        asm!("vmovdqu {v}, ymmword ptr [{from}]", v = out(ymm_reg) v, from = in(reg) bytes,
+             options(pure, readonly, nostack, preserves_flags));
+    }
+    v
+}
+
+/// Doublewords of the eight at `FIRST` and the eight at `SECOND` of four blocks, of which the latter count from 8.
+#[inline]
 #[target_feature(enable = "avx512vl")]
-pub(super) fn looked_up(table: &[u8; 16], qs: &[u8; 16]) -> __m256i {
-    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(table)), nibbles(qs))
+fn doublewords<B: Block, const FIRST: usize, const SECOND: usize>(four: &[B; GROUP], index: [i32; GROUP]) -> __m128i {
+    let [a, b, c, d] = index;
+    let (first, second) = (load_opaque(bytes_at(four, FIRST)), load_opaque(bytes_at(four, SECOND)));
+    let index = _mm256_setr_epi32(a, b, c, d, 0, 0, 0, 0);
+    _mm256_castsi256_si128(_mm256_permutex2var_epi32(first, index, second))
 }
 
+/// The scales with which blocks begin.
 #[inline]
-#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q4_0<const C: usize>(weights: &[BlockQ4_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
-    dots_with_offset(weights, activations, 8, |w| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
+#[target_feature(enable = "avx512vl")]
+fn halves<B: Block>(four: [&B; GROUP]) -> __m128 {
+    let [a, b, c, d] = four.map(|block| u64::from(u16::from_le_bytes(*bytes_at(block, 0))));
+    load_halves(&(a | b << 16 | c << 32 | d << 48).to_le_bytes())
 }
 
+/// As [`BlockMxfp4::half_scale`]: powers of two, of which the two smallest are subnormal.
 #[inline]
+#[target_feature(enable = "avx512vl")]
+fn powers(four: [&BlockMxfp4; GROUP]) -> __m128 {
+    let e = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(i32::from_le_bytes(four.map(|block| block.e))));
+    let normal = _mm_slli_epi32::<23>(_mm_sub_epi32(e, _mm_set1_epi32(1)));
+    let is_subnormal = _mm_cmplt_epu32_mask(e, _mm_set1_epi32(2));
+    _mm_castsi128_ps(_mm_mask_sllv_epi32(normal, is_subnormal, _mm_set1_epi32(0x0020_0000), e))
+}
+
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q5_0<const C: usize>(weights: &[BlockQ5_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
-    dots_with_offset(weights, activations, 16, |w| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
+pub(super) fn rows_q4_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let codes = |four: [&BlockQ4_0; GROUP]| nibbles(four.map(|w| &w.qs));
+    rows_with_offset(n, weights, activations, out, 8, |four| halves(four), codes);
 }
 
-#[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q8_0<const C: usize>(weights: &[BlockQ8_0], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
-    dots_with_offset(weights, activations, 128, |w| {
-        let codes = _mm256_xor_si256(load_256(bytes_at(w, 2)), _mm256_set1_epi8(-128));
-        (codes, load_halves(bytes_at(w, 0)))
-    })
+pub(super) fn rows_q5_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let codes = |four: [&BlockQ5_0; GROUP]| five_bits(four.map(|w| &w.qs), four.map(|w| w.qh));
+    rows_with_offset(n, weights, activations, out, 16, |four| halves(four), codes);
 }
 
-#[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn iq4_nl<const C: usize>(weights: &[BlockIq4Nl], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
-    dots_with_offset(weights, activations, 128, |w| (looked_up(&IQ4_VALUES_OFFSET, &w.qs), load_halves(bytes_at(w, 0))))
+pub(super) fn rows_q8_0(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let codes = |four: [&BlockQ8_0; GROUP]| {
+        let halves = [lanes(four.map(|w| bytes_at(w, 2))), lanes(four.map(|w| bytes_at(w, 18)))];
+        halves.map(|codes| _mm512_xor_si512(codes, _mm512_set1_epi8(-128)))
+    };
+    rows_with_offset(n, weights, activations, out, 128, |four| halves(four), codes);
 }
 
-#[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn mxfp4<const C: usize>(weights: &[BlockMxfp4], activations: [&[BlockQ8_0]; C]) -> [f32; C] {
-    dots_with_offset(weights, activations, 12, |w| (looked_up(&MXFP4_VALUES_OFFSET, &w.qs), _mm_set_ss(w.half_scale())))
+pub(super) fn rows_iq4_nl(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let codes = |four: [&BlockIq4Nl; GROUP]| looked_up(&IQ4_VALUES_OFFSET, four.map(|w| &w.qs));
+    rows_with_offset(n, weights, activations, out, 128, |four| halves(four), codes);
 }
 
-#[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q4_1<const C: usize>(weights: &[BlockQ4_1], activations: [&[BlockQ8_1]; C]) -> [f32; C] {
-    dots_with_min(weights, activations, |w| (nibbles(&w.qs), load_halves(bytes_at(w, 0))))
+pub(super) fn rows_mxfp4(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let codes = |four: [&BlockMxfp4; GROUP]| looked_up(&MXFP4_VALUES_OFFSET, four.map(|w| &w.qs));
+    rows_with_offset(n, weights, activations, out, 12, |four| powers(four), codes);
 }
 
-#[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-fn q5_1<const C: usize>(weights: &[BlockQ5_1], activations: [&[BlockQ8_1]; C]) -> [f32; C] {
-    dots_with_min(weights, activations, |w| (five_bits(&w.qs, w.qh), load_halves(bytes_at(w, 0))))
+pub(super) fn rows_q4_1(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let gather = |four: &[BlockQ4_1; GROUP]| doublewords::<_, 0, 32>(four, [0, 5, 10, 15]);
+    let codes = |four: [&BlockQ4_1; GROUP]| nibbles(four.map(|w| &w.qs));
+    rows_with_min(n, weights, activations, out, gather, codes);
 }
 
-super::super::x86::dots! {
-    "avx512bw,avx512vl,avx512vnni", 32, BlockQ8_0;
-    dot_q4_0, dot4_q4_0: q4_0, BlockQ4_0;
-    dot_q5_0, dot4_q5_0: q5_0, BlockQ5_0;
-    dot_q8_0, dot4_q8_0: q8_0, BlockQ8_0;
-    dot_iq4_nl, dot4_iq4_nl: iq4_nl, BlockIq4Nl;
-    dot_mxfp4, dot4_mxfp4: mxfp4, BlockMxfp4;
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+pub(super) fn rows_q5_1(n: usize, weights: &[u8], activations: &[u8], out: &mut [f32]) {
+    let gather = |four: &[BlockQ5_1; GROUP]| doublewords::<_, 0, 48>(four, [0, 6, 8, 14]);
+    let codes = |four: [&BlockQ5_1; GROUP]| five_bits(four.map(|w| &w.qs), four.map(|w| w.qh));
+    rows_with_min(n, weights, activations, out, gather, codes);
 }
 
-super::super::x86::dots! {
-    "avx512bw,avx512vl,avx512vnni", 32, BlockQ8_1;
-    dot_q4_1, dot4_q4_1: q4_1, BlockQ4_1;
-    dot_q5_1, dot4_q5_1: q5_1, BlockQ5_1;
+/// Defines the dot product of one row of weights by that of many.
+macro_rules! dots {
+    ($($dot:ident: $rows:ident;)*) => {$(
+        #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+        pub(super) fn $dot(n: usize, weights: &[u8], activations: &[u8]) -> f32 {
+            let mut sum = [0.0];
+            $rows(n, weights, activations, &mut sum);
+            sum[0]
+        }
+    )*};
+}
+
+dots! {
+    dot_q4_0: rows_q4_0;
+    dot_q4_1: rows_q4_1;
+    dot_q5_0: rows_q5_0;
+    dot_q5_1: rows_q5_1;
+    dot_q8_0: rows_q8_0;
+    dot_iq4_nl: rows_iq4_nl;
+    dot_mxfp4: rows_mxfp4;
 }

@@ -4,7 +4,6 @@
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
 
 mod block_products;
-mod block_rows;
 mod blocks;
 mod floats;
 mod fours;
@@ -46,13 +45,6 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::F32 as usize] = proven4!(floats::dot4_f32);
     dot4s[GgmlType::F16 as usize] = proven4!(floats::dot4_f16);
     dot4s[GgmlType::BF16 as usize] = proven4!(floats::dot4_bf16);
-    dot4s[GgmlType::Q4_0 as usize] = proven4!(blocks::dot4_q4_0);
-    dot4s[GgmlType::Q4_1 as usize] = proven4!(blocks::dot4_q4_1);
-    dot4s[GgmlType::Q5_0 as usize] = proven4!(blocks::dot4_q5_0);
-    dot4s[GgmlType::Q5_1 as usize] = proven4!(blocks::dot4_q5_1);
-    dot4s[GgmlType::Q8_0 as usize] = proven4!(blocks::dot4_q8_0);
-    dot4s[GgmlType::IQ4_NL as usize] = proven4!(blocks::dot4_iq4_nl);
-    dot4s[GgmlType::MXFP4 as usize] = proven4!(blocks::dot4_mxfp4);
     dot4s[GgmlType::Q2_K as usize] = proven4!(super_blocks::dot4_q2_k);
     dot4s[GgmlType::Q3_K as usize] = proven4!(super_blocks::dot4_q3_k);
     dot4s[GgmlType::Q4_K as usize] = proven4!(super_blocks::dot4_q4_k);
@@ -64,13 +56,13 @@ pub(super) fn table() -> Table {
     dot4x4s[GgmlType::F16 as usize] = proven4x4!(floats::dot4x4_f16);
     dot4x4s[GgmlType::BF16 as usize] = proven4x4!(floats::dot4x4_bf16);
     let mut rows = [None; GgmlType::ALL.len()];
-    rows[GgmlType::Q4_0 as usize] = proven_rows!(block_rows::q4_0);
-    rows[GgmlType::Q4_1 as usize] = proven_rows!(block_rows::q4_1);
-    rows[GgmlType::Q5_0 as usize] = proven_rows!(block_rows::q5_0);
-    rows[GgmlType::Q5_1 as usize] = proven_rows!(block_rows::q5_1);
-    rows[GgmlType::Q8_0 as usize] = proven_rows!(block_rows::q8_0);
-    rows[GgmlType::MXFP4 as usize] = proven_rows!(block_rows::mxfp4);
-    rows[GgmlType::IQ4_NL as usize] = proven_rows!(block_rows::iq4_nl);
+    rows[GgmlType::Q4_0 as usize] = proven_rows!(blocks::rows_q4_0);
+    rows[GgmlType::Q4_1 as usize] = proven_rows!(blocks::rows_q4_1);
+    rows[GgmlType::Q5_0 as usize] = proven_rows!(blocks::rows_q5_0);
+    rows[GgmlType::Q5_1 as usize] = proven_rows!(blocks::rows_q5_1);
+    rows[GgmlType::Q8_0 as usize] = proven_rows!(blocks::rows_q8_0);
+    rows[GgmlType::MXFP4 as usize] = proven_rows!(blocks::rows_mxfp4);
+    rows[GgmlType::IQ4_NL as usize] = proven_rows!(blocks::rows_iq4_nl);
     // Elsewhere these are read at memory's speed one after the other.
     if has_large_second_level() {
         rows[GgmlType::F32 as usize] = proven_rows!(floats::rows_f32);
