@@ -1,5 +1,5 @@
 //! Kernels for AVX-512 with VNNI. Products of bytes are summed four at a time in one instruction; formats of 256 elements
-//! fill whole registers, formats of 32 use half ones, where three ports work instead of two.
+//! fill whole registers, of formats of 32 four blocks together do.
 #![allow(unsafe_code, reason = "vector loads and stores go through pointers")]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their own prefix, and a kernel uses dozens")]
 
