@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use super::matmul::{Matrix, Output};
+use super::matmul::Matrix;
+use super::output::Output;
 use super::scalar;
 use super::tiled::{Bf16Tile, STEPS, TileCodes, Tiles, tile_len};
 use crate::quant::{ActivationForm, DotFn, GgmlType};

@@ -3,11 +3,11 @@
 
 #![allow(unsafe_code, reason = "threads write disjoint columns of one output")]
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Kernels;
 use super::dispatch::Operands;
+use super::output::Output;
 use super::tiled::{TILE_ROWS, TileCodes, TileScratch};
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, GgmlType};
@@ -223,115 +223,12 @@ impl Rows<'_> {
     }
 
     /// The number of the `i`-th.
-    fn index(&self, i: usize) -> usize {
+    pub(super) fn index(&self, i: usize) -> usize {
         match self {
             Rows::All => i,
             Rows::Only(indices) => indices[i] as usize,
         }
     }
-}
-
-/// A product's output, written by several threads, each to its own columns of every row.
-#[derive(Debug)]
-pub(super) struct Output<'a> {
-    base: *mut f32,
-    n_rows: usize,
-    n_cols: usize,
-    /// Where the product's rows go.
-    places: Rows<'a>,
-    /// Which of the places has the first row.
-    first: usize,
-    out: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: each (row, column) is written by one thread only, see `matmul_groups`.
-unsafe impl Sync for Output<'_> {}
-
-impl<'a> Output<'a> {
-    /// For a product of `n_rows` rows, which go to the rows `places` of `out`.
-    fn new(out: &'a mut [f32], n_rows: usize, n_cols: usize, places: Rows<'a>) -> Output<'a> {
-        let all = out.len() / n_cols.max(1);
-        let fits = match places {
-            Rows::All => out.len() == n_rows * n_cols,
-            Rows::Only(places) => places.len() == n_rows && places.iter().all(|&place| (place as usize) < all),
-        };
-        assert!(fits, "output is not {n_rows} x {n_cols}");
-        Output { base: out.as_mut_ptr(), n_rows, n_cols, places, first: 0, out: PhantomData }
-    }
-
-    /// The part that has these rows of the product.
-    fn part(&self, rows: Range<usize>) -> Output<'a> {
-        assert!(rows.start <= rows.end && rows.end <= self.n_rows, "rows past the output");
-        Output { n_rows: rows.len(), first: self.first + rows.start, ..*self }
-    }
-
-    /// Where an element of the product goes.
-    fn at(&self, row: usize, col: usize) -> *mut f32 {
-        // SAFETY: the row is one of `places`, all of which lie in the slice, and the callers have checked the columns.
-        unsafe { self.base.add(self.places.index(self.first + row) * self.n_cols + col) }
-    }
-
-    /// Where a row goes, from a column on.
-    pub(super) fn place(&self, row: usize, col: usize) -> *const f32 {
-        assert!(row < self.n_rows && col <= self.n_cols, "past the output");
-        self.at(row, col)
-    }
-
-    /// # Safety
-    /// No other thread writes or reads this element during the product.
-    unsafe fn write(&self, row: usize, col: usize, value: f32) {
-        debug_assert!(row < self.n_rows && col < self.n_cols);
-        // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
-        unsafe { *self.at(row, col) = value };
-    }
-
-    /// Writes sixteen columns of a row from `first` on, or as many as there are.
-    ///
-    /// # Safety
-    /// No other thread writes or reads these elements during the product.
-    #[inline]
-    pub(super) unsafe fn write_sixteen(&self, row: usize, first: usize, values: &[f32; 16]) {
-        // SAFETY: the caller's promise.
-        unsafe { self.write_columns(row, first, std::iter::once(values)) };
-    }
-
-    /// Writes values to neighbouring columns of a row from `first` on, sixteen at a time, as far as there are columns.
-    ///
-    /// # Safety
-    /// No other thread writes or reads these elements during the product.
-    #[inline]
-    pub(super) unsafe fn write_columns<'v>(
-        &self,
-        row: usize,
-        first: usize,
-        values: impl Iterator<Item = &'v [f32; 16]>,
-    ) {
-        assert!(row < self.n_rows && first <= self.n_cols, "columns past the output");
-        let mut left = self.n_cols - first;
-        let mut out = self.at(row, first);
-        for values in values {
-            // SAFETY: what is written lies within the columns that are left; exclusive by the caller's promise.
-            unsafe {
-                if left < 16 {
-                    return write_some(out, &values[..left]);
-                }
-                out.cast::<[f32; 16]>().write_unaligned(*values);
-                out = out.add(16);
-            }
-            left -= 16;
-        }
-    }
-}
-
-/// Writes fewer than sixteen columns; apart, so that sixteen are copied without a call.
-///
-/// # Safety
-/// There is room for them at `out`, which no other thread writes or reads.
-#[cold]
-#[inline(never)]
-unsafe fn write_some(out: *mut f32, values: &[f32]) {
-    // SAFETY: the caller's promise.
-    unsafe { out.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
 }
 
 /// Whether no number is there twice. `seen` is a buffer.
@@ -487,17 +384,10 @@ impl Kernels {
                 write(r, self.dot4(w.ty, w.n_cols, w.row(r), acts));
             }
         }
-        let mut sums = [0.0; 64];
         for m in n / 4 * 4..n {
-            for first in range.clone().step_by(sums.len()) {
-                let rows = first..range.end.min(first + sums.len());
-                let sums = &mut sums[..rows.len()];
-                self.dot_rows(w.ty, w.n_cols, w.row_range(rows.clone()), act(m), sums);
-                for (r, &sum) in rows.zip(&*sums) {
-                    // SAFETY: as above.
-                    unsafe { output.write(m, r, sum) };
-                }
-            }
+            // SAFETY: as above.
+            let sums = unsafe { output.columns(m, range.clone()) };
+            self.dot_rows(w.ty, w.n_cols, w.row_range(range.clone()), act(m), sums);
         }
     }
 }

@@ -13,6 +13,7 @@ mod dispatch;
 mod fused;
 mod matmul;
 mod ops;
+mod output;
 #[cfg(target_arch = "x86_64")]
 mod panels;
 #[cfg(test)]

@@ -49,7 +49,7 @@ struct Format<C, S, R> {
 }
 
 impl Group {
-    /// `N` blocks for weights whose codes are `offset` too large.
+    /// Up to four blocks for weights whose codes are `offset` too large.
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     fn with_offset(blocks: &[BlockQ8_0], offset: u8) -> Group {
         let zero = BlockQ8_0::new_zeroed();
@@ -59,7 +59,7 @@ impl Group {
         Group::new([lanes(blocks.map(|b| bytes_at(b, 2))), lanes(blocks.map(|b| bytes_at(b, 18)))], offset, scales)
     }
 
-    /// Blocks for weights with minima.
+    /// Up to four blocks for weights with minima.
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     fn with_sums(blocks: &[BlockQ8_1]) -> Group {
         let zero = BlockQ8_1::new_zeroed();
@@ -97,22 +97,14 @@ fn rows_with_offset<B: Block>(
     codes: impl Fn([&B; GROUP]) -> Codes,
 ) {
     let n_blocks = blocks_of(n);
-    let weights = blocks::<B>(weights, n_blocks * out.len());
     let format = Format {
         codes,
         scales: |four: &[B; GROUP]| _mm256_castps128_ps256(scales(four.each_ref())),
         scales_of_rest: |four: [&B; GROUP]| _mm256_castps128_ps256(scales(four)),
     };
-    ROW.with_borrow_mut(|row| {
-        row.clear();
-        let activations = blocks::<BlockQ8_0>(activations, n_blocks);
-        row.extend(activations.chunks(GROUP).map(|group| Group::with_offset(group, offset)));
-        let (four, one) = (
-            |rows: [&[B]; FOUR], ahead| products::<B, FOUR, false>(row, rows, ahead, &format),
-            |rows: [&[B]; 1], ahead| products::<B, 1, false>(row, rows, ahead, &format),
-        );
-        in_fours(weights, n_blocks, out, four, one);
-    });
+    let groups =
+        blocks::<BlockQ8_0>(activations, n_blocks).chunks(GROUP).map(|group| Group::with_offset(group, offset));
+    rows::<B, false>(n_blocks, weights, groups, out, &format);
 }
 
 /// Rows of weights whose blocks begin with their scale and their minimum; `gather` takes these of a group.
@@ -127,7 +119,6 @@ fn rows_with_min<B: Block>(
     codes: impl Fn([&B; GROUP]) -> Codes,
 ) {
     let n_blocks = blocks_of(n);
-    let weights = blocks::<B>(weights, n_blocks * out.len());
     let format = Format {
         codes,
         scales: |four: &[B; GROUP]| _mm256_cvtph_ps(gather(four)),
@@ -136,13 +127,27 @@ fn rows_with_min<B: Block>(
             _mm256_cvtph_ps(_mm_setr_epi32(a, b, c, d))
         },
     };
+    let groups = blocks::<BlockQ8_1>(activations, n_blocks).chunks(GROUP).map(|group| Group::with_sums(group));
+    rows::<B, true>(n_blocks, weights, groups, out, &format);
+}
+
+/// Rows of `n_blocks` blocks of weights, with minima or without, by the groups of a row of activations.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
+fn rows<B: Block, const MINS: bool>(
+    n_blocks: usize,
+    weights: &[u8],
+    groups: impl Iterator<Item = Group>,
+    out: &mut [f32],
+    format: &Format<impl Fn([&B; GROUP]) -> Codes, impl Fn(&[B; GROUP]) -> __m256, impl Fn([&B; GROUP]) -> __m256>,
+) {
+    let weights = blocks::<B>(weights, n_blocks * out.len());
     ROW.with_borrow_mut(|row| {
         row.clear();
-        let activations = blocks::<BlockQ8_1>(activations, n_blocks);
-        row.extend(activations.chunks(GROUP).map(|group| Group::with_sums(group)));
+        row.extend(groups);
         let (four, one) = (
-            |rows: [&[B]; FOUR], ahead| products::<B, FOUR, true>(row, rows, ahead, &format),
-            |rows: [&[B]; 1], ahead| products::<B, 1, true>(row, rows, ahead, &format),
+            |rows: [&[B]; FOUR], ahead| products::<B, FOUR, MINS>(row, rows, ahead, format),
+            |rows: [&[B]; 1], ahead| products::<B, 1, MINS>(row, rows, ahead, format),
         );
         in_fours(weights, n_blocks, out, four, one);
     });
