@@ -222,7 +222,8 @@ impl Model<'_> {
             s.routed.extend(s.chosen.iter().map(|&e| Routed { expert: e as usize, n_tokens: 1, place: Place::Hot }));
         } else {
             s.group(moe.n_experts);
-            let n_kept = (self.experts.share_of_experts() * moe.n_experts as f64) as usize;
+            let n_routed = s.starts.windows(2).filter(|w| w[0] < w[1]).count();
+            let n_kept = (self.experts.share_to_keep(layer.number, n_routed) * moe.n_experts as f64) as usize;
             s.list_batch(&moe, n_kept);
         }
         let tick = control.telemetry.ticks.get();
@@ -393,8 +394,7 @@ impl Model<'_> {
         let MoeScratch { routed, slots, starts, group, arrived, gate, up, slot_out, inner_acts, .. } = s;
         let slot_out = sized(slot_out, s.chosen.len() * n_embd);
         let mut wanted = self.experts.request(layer.number, x.n_rows(), routed)?;
-        if let Some(next) = layer.next.filter(|_| routed.len() * 10 >= 9 * (starts.len() - 1)) {
-            // As nearly all experts are used here, they will be there.
+        if let Some(next) = layer.next.filter(|_| self.experts.is_sweep(layer.number, routed.len())) {
             wanted.read_ahead(next);
         }
         wanted.take(arrived)?;

@@ -47,6 +47,8 @@ const CLASS_PREFERENCE: f64 = 1.0;
 pub struct ExpertCache {
     policy: Policy,
     budget: u64,
+    /// What insertions keep to as far as experts may leave: at most the budget.
+    limit: u64,
     used: u64,
     pinned: u64,
     /// The layer begun last.
@@ -125,7 +127,19 @@ impl ExpertCache {
             let slots: usize = layers.iter().filter(|l| l.slot_bytes == class.slot_bytes).map(|l| l.n_experts).sum();
             class.free.reserve(slots);
         }
-        ExpertCache { policy, budget, used: 0, pinned: 0, current: 0, steps: 0.0, layers, classes, experts, heaps }
+        ExpertCache {
+            policy,
+            budget,
+            limit: budget,
+            used: 0,
+            pinned: 0,
+            current: 0,
+            steps: 0.0,
+            layers,
+            classes,
+            experts,
+            heaps,
+        }
     }
 
     /// The layer is computed next, for `n_tokens` tokens: the clock of the policies.
@@ -186,7 +200,7 @@ impl ExpertCache {
         if self.pinned.saturating_add(wanted) > self.budget {
             return Err(NoRoom { budget: self.budget, pinned: self.pinned, wanted });
         }
-        self.evict_to(self.budget - wanted, Some(class), evicted);
+        self.evict_to(self.limit.saturating_sub(wanted), Some(class), evicted);
         let class = &mut self.classes[class];
         let slot = class.free.pop().unwrap_or_else(|| {
             class.n_slots += 1;
@@ -256,8 +270,19 @@ impl ExpertCache {
     /// Changes the budget; who has no room any more is appended to `evicted`. Pinned experts stay, even over the budget,
     /// until they are unpinned and the next insertion or change makes them leave.
     pub fn set_budget(&mut self, bytes: u64, evicted: &mut Vec<ExpertId>) {
-        self.budget = bytes;
+        (self.budget, self.limit) = (bytes, bytes);
         self.evict_to(bytes, None, evicted);
+    }
+
+    /// Has insertions make room within fewer bytes than the budget, as far as experts may leave, and fill slots of their
+    /// class where they can, until this or the budget is set again. Nobody leaves at once.
+    pub fn set_limit(&mut self, bytes: u64) {
+        self.limit = bytes.min(self.budget);
+    }
+
+    /// Whether insertions keep to less than the budget.
+    pub fn is_limited(&self) -> bool {
+        self.limit < self.budget
     }
 
     pub fn budget(&self) -> u64 {
@@ -312,6 +337,7 @@ impl ExpertCache {
         }
         let [other, same] = best;
         match (other, same) {
+            (Some(_), Some((_, _, same))) if self.is_limited() => Some(same),
             (Some((p, worth, other)), Some((place, of_same, same))) => {
                 let ahead = p < place || p == place && self.policy.tokens_apart(worth, of_same) > CLASS_PREFERENCE;
                 Some(if ahead { other } else { same })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::cache::{ExpertCache, ExpertId, Policy};
 use super::direct::{Arena, Reader};
 use super::mapping::{FileRange, ModelFile, StoreError};
-use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed, Warmed};
+use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed, Warmed, is_sweep};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::probe::{Speeds, probe};
 use super::system::System;
@@ -203,10 +203,17 @@ impl<'m> ExpertStore<'m> {
         self.lock().cache().budget()
     }
 
-    /// How many experts of each layer have room at the same time, beside those that are being read.
-    pub fn share_of_experts(&self) -> f64 {
-        let pager = self.lock();
-        let room = pager.cache().budget().saturating_sub(2 * pager.ahead_bytes()).saturating_sub(pager.kept_bytes());
+    /// Whether nearly all of a layer's experts are asked for, as by a prompt: then the next layer's will be, too.
+    pub fn is_sweep(&self, layer: usize, n_routed: usize) -> bool {
+        is_sweep(&self.places, layer, n_routed)
+    }
+
+    /// Which share of each layer's experts may stay when a batch that asks for so many of a layer has been computed, beside
+    /// those that are being read then.
+    pub fn share_to_keep(&self, layer: usize, n_routed: usize) -> f64 {
+        let mut pager = self.lock();
+        let bytes = pager.room(self.is_sweep(layer, n_routed));
+        let room = bytes.saturating_sub(2 * pager.ahead_bytes()).saturating_sub(pager.kept_bytes());
         room as f64 / self.places.total_bytes().max(1) as f64
     }
 

@@ -46,6 +46,11 @@ pub struct Routed {
     pub place: Place,
 }
 
+/// Whether nearly all of a layer's experts are asked for, as by a prompt: the next layer's will be, too.
+pub(super) fn is_sweep(places: &Places<'_>, layer: usize, n_routed: usize) -> bool {
+    n_routed * 10 >= 9 * places.layer(layer).n_experts()
+}
+
 /// The bookkeeping of one model's experts.
 #[derive(Debug)]
 pub(super) struct Pager {
@@ -186,6 +191,16 @@ impl Pager {
         &self.cache
     }
 
+    /// Bytes that experts may take while a layer is computed, one of a sweep or not.
+    pub(super) fn room(&mut self, is_sweep: bool) -> u64 {
+        self.slots.room(is_sweep, self.cache.budget())
+    }
+
+    #[cfg(test)]
+    pub(super) fn make_do_with(&mut self, bytes: u64) {
+        self.slots.make_do_with(bytes);
+    }
+
     pub(super) fn ahead_bytes(&self) -> u64 {
         self.ahead_bytes
     }
@@ -230,6 +245,8 @@ impl Pager {
     ) -> Result<(), PagingError> {
         self.layer = layer;
         self.cache.begin_layer(layer, n_tokens);
+        let room = self.room(is_sweep(places, layer, routed.len()));
+        self.cache.set_limit(room);
         self.candidates.clear();
         self.poll(places)?;
         self.ahead = None;
@@ -320,8 +337,10 @@ impl Pager {
     fn wait_counted(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
         let (began, arrived) = (Instant::now(), self.arrived_bytes());
         let waited = self.wait(places);
-        self.paging.add_stall(self.layer, began.elapsed());
-        self.paging.stall_read_bytes.add(self.arrived_bytes() - arrived);
+        let (time, n_bytes) = (began.elapsed(), self.arrived_bytes() - arrived);
+        self.paging.add_stall(self.layer, time);
+        self.paging.stall_read_bytes.add(n_bytes);
+        self.slots.note_wait(n_bytes, time);
         waited
     }
 
@@ -345,6 +364,7 @@ impl Pager {
 
     /// Ends the layer, finished or not: what is on its way comes in all the same, and stays as long as the policy says.
     pub(super) fn end(&mut self, places: &Places<'_>) {
+        self.cache.set_limit(u64::MAX);
         while let Some(id) = self.taken.pop() {
             self.put_back(places, id);
         }

@@ -323,6 +323,27 @@ fn pinned_experts_stay_and_a_budget_they_fill_is_refused_with_the_numbers() {
 }
 
 #[test]
+fn a_limit_below_the_budget_is_kept_where_experts_may_leave_in_slots_of_their_size() {
+    let mut cache = cache(Policy::Lru, &[(10, 4), (16, 4)], 100);
+    let mut evicted = Vec::new();
+    cache.insert(id(0, 0), Place::Hot, &mut evicted).unwrap();
+    cache.insert(id(1, 0), Place::Cold, &mut evicted).unwrap();
+    cache.set_limit(26);
+    assert!(cache.is_limited() && evicted.is_empty());
+    let slot = cache.slot(id(0, 0)).unwrap();
+    assert_eq!(cache.insert(id(0, 1), Place::Hot, &mut evicted), Ok(slot), "though a cold one was there");
+    assert_eq!(evicted, [id(0, 0)]);
+    // Who may not leave does not keep others from coming, up to the budget.
+    (0..2).for_each(|layer| cache.pin(id(layer, 1 - layer)));
+    cache.insert(id(0, 2), Place::Hot, &mut evicted).unwrap();
+    assert_eq!((cache.used_bytes(), evicted.len()), (36, 1));
+    cache.set_limit(u64::MAX);
+    assert!(!cache.is_limited());
+    cache.insert(id(0, 3), Place::Hot, &mut evicted).unwrap();
+    assert_eq!((cache.used_bytes(), evicted.len()), (46, 1));
+}
+
+#[test]
 fn tokens_of_a_batch_count_like_as_many_tokens_one_at_a_time() {
     for policy in Policy::all() {
         let mut single = cache(policy, &[(10, 3)], 30);

@@ -184,6 +184,41 @@ fn a_batch_of_all_experts_reads_each_once_under_any_budget() {
 }
 
 #[test]
+fn a_sweep_makes_do_with_less_than_the_budget_until_the_next_token() {
+    let file = three_layers();
+    let model = ModelFile::open(file.path()).unwrap();
+    let all: Vec<usize> = (0..N_EXPERTS).collect();
+    let total = store(&model, PagingChoice::Direct, 0).unwrap().total_bytes();
+    let store = store(&model, PagingChoice::Direct, total).unwrap();
+    let sweep = |layer: usize, n_cold: usize| {
+        let place = |expert: usize| if expert < n_cold { Place::Cold } else { Place::Hot };
+        let asked: Vec<_> = all.iter().map(|&e| Routed { expert: e, n_tokens: 5, place: place(e) }).collect();
+        let mut wanted = store.request(layer, 20, &asked).unwrap();
+        if layer < 2 {
+            wanted.read_ahead(layer + 1);
+        }
+        compute(wanted, layer, &all).unwrap();
+    };
+    store.lock().make_do_with(total / 2);
+    // A layer and the next one, all of whose experts are on their way together here, have room in any case.
+    let most = total - store.places.layer(2).slot_bytes * N_EXPERTS as u64;
+    for layer in [0, 1, 2, 0, 1, 2] {
+        sweep(layer, 12 - layer);
+        let resident = store.paging().snapshot().resident_bytes.unwrap();
+        assert!(resident <= most, "layer {layer}: {resident} of {total}");
+    }
+    let p = store.paging().snapshot();
+    check_sums(&p);
+    assert!(p.evicted_bytes > 0, "{p:?}");
+    // A token may have the budget again, and so may the sweep after it.
+    compute(store.request(0, 1, &routed(&[1])).unwrap(), 0, &[1]).unwrap();
+    let evicted = store.paging().snapshot().evicted_bytes;
+    (0..3).for_each(|layer| sweep(layer, 0));
+    let p = store.paging().snapshot();
+    assert_eq!((p.evicted_bytes, p.resident_bytes), (evicted, Some(total)));
+}
+
+#[test]
 fn what_was_kept_of_a_batch_is_there_for_the_next_token() {
     let file = three_layers();
     let model = ModelFile::open(file.path()).unwrap();

@@ -3,6 +3,7 @@
 //! was never taken is taken ahead, within the budget.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::store::cache::{ExpertCache, ExpertId};
 use crate::store::direct::Populator;
@@ -10,6 +11,8 @@ use crate::store::places::Places;
 
 /// Bytes that memory is taken for before they are needed, at the least a slot.
 const AHEAD_BYTES: u64 = 256 << 20;
+/// After so many bytes it is known how fast the disk is.
+const KNOWN_BYTES: u64 = 64 << 20;
 
 /// The slots of the arena that hold memory, by where they begin.
 #[derive(Debug)]
@@ -21,6 +24,10 @@ pub(super) struct Slots {
     free: Vec<u64>,
     /// `None` where there is no arena.
     populator: Option<Populator>,
+    /// What direct reads have brought while a pass could only wait for them, and in how long.
+    waited: (u64, Duration),
+    /// What the slots held when the sweep at hand was found to go faster with no more.
+    sweep_bytes: Option<u64>,
     /// By the cache's size class.
     classes: Vec<Class>,
 }
@@ -42,13 +49,55 @@ impl Slots {
             classes[class].n_slots += found.as_ref().map_or(0, |l| l.n_experts() as u32);
         }
         let populator = places.arena.as_ref().map(Populator::new);
-        Slots { held: HashMap::new(), held_bytes: 0, free: Vec::new(), populator, classes }
+        Slots {
+            held: HashMap::new(),
+            held_bytes: 0,
+            free: Vec::new(),
+            populator,
+            waited: (0, Duration::ZERO),
+            sweep_bytes: None,
+            classes,
+        }
     }
 
-    /// An expert is read into its slot. Memory is taken for those that come next.
+    /// A pass has waited for direct reads.
+    pub(super) fn note_wait(&mut self, n_bytes: u64, time: Duration) {
+        self.waited.0 += n_bytes;
+        self.waited.1 += time;
+    }
+
+    /// Bytes that experts may take while a layer is computed. Where the disk brings an expert back sooner than memory is
+    /// taken for one more, a sweep makes do with what it has by the time that this is known: it leaves the processors to
+    /// computing, and memory is taken when tokens wait for the disk.
+    pub(super) fn room(&mut self, is_sweep: bool, budget: u64) -> u64 {
+        if !is_sweep {
+            self.sweep_bytes = None;
+        } else if self.sweep_bytes.is_none() && self.are_dear() {
+            self.sweep_bytes = Some(self.held_bytes);
+        }
+        self.sweep_bytes.map_or(budget, |bytes| bytes.min(budget))
+    }
+
+    /// Whether memory is taken more slowly than the disk reads.
+    fn are_dear(&self) -> bool {
+        let (n_bytes, time) = self.waited;
+        let taken = self.populator.as_ref().and_then(Populator::bytes_per_second);
+        n_bytes >= KNOWN_BYTES && taken.is_some_and(|taken| n_bytes as f64 > taken * time.as_secs_f64())
+    }
+
+    /// As if what is held had been found to be enough for a sweep.
+    #[cfg(test)]
+    pub(super) fn make_do_with(&mut self, bytes: u64) {
+        self.sweep_bytes = Some(bytes);
+    }
+
+    /// An expert is read into its slot. Memory is taken for those that come next, where they are to have any.
     pub(super) fn fill(&mut self, places: &Places<'_>, cache: &ExpertCache, id: ExpertId, slot: u32) {
         let slot_bytes = places.of(id).slot_bytes;
         self.hold(places.slot_start(id, slot), slot_bytes);
+        if cache.is_limited() {
+            return;
+        }
         let class = cache.class(id.layer as usize);
         let Class { n_slots, untouched } = self.classes[class];
         let n_ahead = (AHEAD_BYTES / slot_bytes.max(1)).max(1) as u32;
