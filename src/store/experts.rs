@@ -235,11 +235,11 @@ impl<'m> ExpertStore<'m> {
         routed: &'s [Routed],
     ) -> Result<Wanted<'s>, PagingError> {
         if self.is_whole() {
-            self.ask(layer, routed);
-            return Ok(Wanted { places: &self.places, layer, pager: None, untaken: routed });
+            self.ask(layer, routed.iter().map(|r| r.expert));
+            return Ok(Wanted { store: self, layer, pager: None, untaken: routed });
         }
         // Made before anything is asked for, so that an error takes back what was.
-        let mut wanted = Wanted { places: &self.places, layer, pager: Some(self.lock()), untaken: &[] };
+        let mut wanted = Wanted { store: self, layer, pager: Some(self.lock()), untaken: &[] };
         if let Some(pager) = &mut wanted.pager {
             pager.request(&self.places, layer, n_tokens, routed)?;
         }
@@ -284,9 +284,10 @@ impl<'m> ExpertStore<'m> {
         }
     }
 
-    fn ask(&self, layer: usize, routed: &[Routed]) {
+    /// Has the kernel read in what is missing of a layer's experts, where every expert fits.
+    fn ask(&self, layer: usize, experts: impl Iterator<Item = usize>) {
         let found = self.places.layer(layer);
-        for &Routed { expert, .. } in routed {
+        for expert in experts {
             let now = self.asked_bytes.load(Relaxed);
             let asked = found.asked[expert].load(Relaxed);
             if asked != 0 && now.saturating_sub(asked - 1) < self.lasting_bytes {
@@ -349,7 +350,7 @@ fn direct(places: &mut Places<'_>, cache: &ExpertCache) -> Result<Backing, Store
 /// The experts that a layer asked for: they come as they are read, and stay in memory until they are released.
 #[derive(Debug)]
 pub struct Wanted<'s> {
-    places: &'s Places<'s>,
+    store: &'s ExpertStore<'s>,
     layer: usize,
     /// `None` where every expert fits.
     pager: Option<MutexGuard<'s, Pager>>,
@@ -375,7 +376,7 @@ impl Wanted<'_> {
     /// What keeps an expert from being read.
     pub fn take(&mut self, experts: &mut Vec<usize>) -> Result<(), PagingError> {
         if let Some(pager) = &mut self.pager {
-            return pager.take(self.places, experts);
+            return pager.take(&self.store.places, experts);
         }
         experts.clear();
         experts.extend(std::mem::take(&mut self.untaken).iter().map(|r| r.expert));
@@ -384,7 +385,7 @@ impl Wanted<'_> {
 
     /// The experts that were taken and not released.
     pub fn taken(&self) -> TakenExperts<'_> {
-        TakenExperts { places: self.places, layer: self.layer, whole: self.pager.is_none() }
+        TakenExperts { places: &self.store.places, layer: self.layer, whole: self.pager.is_none() }
     }
 
     /// The expert has been computed: it may leave for others.
@@ -392,7 +393,7 @@ impl Wanted<'_> {
     /// # Errors
     /// What keeps another expert from being read.
     pub fn release(&mut self, expert: usize) -> Result<(), PagingError> {
-        self.pager.as_mut().map_or(Ok(()), |pager| pager.release(self.places, expert))
+        self.pager.as_mut().map_or(Ok(()), |pager| pager.release(&self.store.places, expert))
     }
 
     /// Whether a prediction of another layer's experts, by what this one's router saw, is of use.
@@ -404,14 +405,15 @@ impl Wanted<'_> {
     /// they are read while the disk has nothing else to do.
     pub fn guess(&mut self, layer: usize, experts: &[usize]) {
         if let Some(pager) = &mut self.pager {
-            pager.guess(self.places, layer, Foresight::Early, experts);
+            pager.guess(&self.store.places, layer, Foresight::Early, experts);
         }
     }
 
     /// All experts of another layer are to be read, one after the other, while this one is computed.
     pub fn read_ahead(&mut self, layer: usize) {
-        if let Some(pager) = &mut self.pager {
-            pager.read_ahead(self.places, layer);
+        match &mut self.pager {
+            Some(pager) => pager.read_ahead(&self.store.places, layer),
+            None => self.store.ask(layer, 0..self.store.places.layer(layer).n_experts()),
         }
     }
 }
@@ -419,7 +421,7 @@ impl Wanted<'_> {
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
         if let Some(pager) = &mut self.pager {
-            pager.end(self.places);
+            pager.end(&self.store.places);
         }
     }
 }

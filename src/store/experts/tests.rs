@@ -401,26 +401,34 @@ fn a_model_in_memory_cannot_be_read_directly_and_auto_maps_it() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn where_all_fit_what_is_requested_comes_in_without_being_touched() {
+fn where_all_fit_what_is_requested_or_read_ahead_comes_in_without_being_touched() {
     let file = tempfile::NamedTempFile::new_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
-    write(file.as_file(), &[[&[1024, 1024, 3], &[1024, 1024, 3], &[1024, 1024, 3]]]);
+    write(file.as_file(), &[[&[1024, 1024, 3][..]; 3]; 2]);
     file.as_file().sync_all().unwrap();
     let model = ModelFile::open(&file).unwrap();
     let store = store(&model, PagingChoice::Auto, u64::MAX).unwrap();
-    let ranges = store.places.ranges(ExpertId { layer: 0, expert: 2 });
-    let resident = || ranges.iter().map(|&r| store.places.residency.resident_bytes(r)).sum::<Option<u64>>();
+    let resident = |layer, expert| -> Option<u64> {
+        let ranges = store.places.ranges(ExpertId { layer, expert });
+        ranges.iter().map(|&r| store.places.residency.resident_bytes(r)).sum()
+    };
+    let comes_in = |layer, expert| {
+        let start = Instant::now();
+        while resident(layer, expert) != Some(3 << 20) {
+            assert!(start.elapsed() < Duration::from_secs(10), "only {:?} bytes came in", resident(layer, expert));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
     rustix::fs::fadvise(file.as_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
-    if resident().is_none_or(|bytes| bytes > 0) {
+    if [0, 1].iter().any(|&layer| resident(layer, 2).is_none_or(|bytes| bytes > 0)) {
         println!("SKIP: this system does not say what is resident, or does not drop it");
         return;
     }
     drop(store.request(0, 1, &routed(&[2])).unwrap());
-    let start = Instant::now();
-    while resident() != Some(3 << 20) {
-        assert!(start.elapsed() < Duration::from_secs(10), "only {:?} bytes came in", resident());
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    comes_in(0, 2);
     assert_eq!(store.asked_bytes.load(Relaxed), 3 << 20);
     drop(store.request(0, 1, &routed(&[2])).unwrap());
     assert_eq!(store.asked_bytes.load(Relaxed), 3 << 20, "what is in memory is not asked for again");
+    store.request(0, 20, &routed(&[2])).unwrap().read_ahead(1);
+    (0..3).for_each(|expert| comes_in(1, expert));
+    assert!(store.asked_bytes.load(Relaxed) <= 12 << 20);
 }
