@@ -42,6 +42,11 @@ const NOWHERE: u32 = u32::MAX;
 /// How many tokens' wait another size class's victim must be ahead of one whose slot can be filled in place.
 const CLASS_PREFERENCE: f64 = 1.0;
 
+/// Whether a layer that wants so many of its experts is one of a sweep.
+pub fn is_sweep(n_routed: usize, n_experts: usize) -> bool {
+    n_routed * 10 >= 9 * n_experts
+}
+
 /// The experts that are resident, in slots of the arena of their size class.
 #[derive(Debug, Clone)]
 pub struct ExpertCache {
@@ -53,6 +58,8 @@ pub struct ExpertCache {
     pinned: u64,
     /// The layer begun last.
     current: usize,
+    /// The layers after it will want nearly all of their experts.
+    is_sweep: bool,
     /// Tokens times layers begun so far.
     steps: f64,
     layers: Vec<Layer>,
@@ -134,6 +141,7 @@ impl ExpertCache {
             used: 0,
             pinned: 0,
             current: 0,
+            is_sweep: false,
             steps: 0.0,
             layers,
             classes,
@@ -149,6 +157,12 @@ impl ExpertCache {
         let layer = &mut self.layers[layer];
         layer.clock += n_tokens as f64;
         layer.batch = n_tokens as f64;
+    }
+
+    /// Whether the layer that was begun is of a sweep over nearly all experts of every layer, as a prompt is: then cold experts
+    /// leave in the order of their layers, those of the layer at hand first, since the next layers will want theirs.
+    pub fn set_sweep(&mut self, n_routed: usize) {
+        self.is_sweep = is_sweep(n_routed, self.layers[self.current].n_experts);
     }
 
     /// `n_tokens` tokens of the layer that was begun were routed to the expert. Whether it is resident: then pin it before
@@ -329,7 +343,10 @@ impl ExpertCache {
         for (number, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.heap_len > 0) {
             let Expert { key, place, .. } = self.experts[self.heaps[layer.first] as usize];
             let passed = (self.current + n_layers - number) % n_layers;
-            let worth = self.policy.worth(key, layer.clock, passed as f64 / n_layers as f64);
+            let worth = match place {
+                Place::Cold if self.is_sweep => passed as f64,
+                _ => self.policy.worth(key, layer.clock, passed as f64 / n_layers as f64),
+            };
             let best = &mut best[usize::from(class == Some(layer.class))];
             if best.is_none_or(|(p, w, _)| (place, worth) < (p, w)) {
                 *best = Some((place, worth, number));

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::cache::{ExpertCache, ExpertId, Policy};
+use super::cache::{ExpertCache, ExpertId, Policy, is_sweep};
 use super::direct::{Arena, Reader};
 use super::mapping::{FileRange, ModelFile, StoreError};
-use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed, Warmed, is_sweep};
+use super::pager::{Backing, Foresight, Pager, PagingError, PinError, Routed, Warmed};
 use super::places::{ExpertBytes, LayerExperts, Places};
 use super::probe::{Speeds, probe};
 use super::system::System;
@@ -205,7 +205,7 @@ impl<'m> ExpertStore<'m> {
 
     /// Whether nearly all of a layer's experts are asked for, as by a prompt: then the next layer's will be, too.
     pub fn is_sweep(&self, layer: usize, n_routed: usize) -> bool {
-        is_sweep(&self.places, layer, n_routed)
+        is_sweep(n_routed, self.places.layer(layer).n_experts())
     }
 
     /// Which share of each layer's experts may stay when a batch that asks for so many of a layer has been computed, beside

@@ -18,7 +18,7 @@ use self::guesses::Forecasts;
 use self::kept::{Keep, Kept};
 use self::slots::Slots;
 use self::trial::Trial;
-use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
+use super::cache::{ExpertCache, ExpertId, NoRoom, Place, is_sweep};
 use super::direct::{Completion, ReadError, Reader, Ticket, Urgency};
 use super::mapping::FileRange;
 use super::places::Places;
@@ -44,11 +44,6 @@ pub struct Routed {
     pub n_tokens: usize,
     /// Where it goes when it has been used.
     pub place: Place,
-}
-
-/// Whether nearly all of a layer's experts are asked for, as by a prompt: the next layer's will be, too.
-pub(super) fn is_sweep(places: &Places<'_>, layer: usize, n_routed: usize) -> bool {
-    n_routed * 10 >= 9 * places.layer(layer).n_experts()
 }
 
 /// The bookkeeping of one model's experts.
@@ -245,7 +240,8 @@ impl Pager {
     ) -> Result<(), PagingError> {
         self.layer = layer;
         self.cache.begin_layer(layer, n_tokens);
-        let room = self.room(is_sweep(places, layer, routed.len()));
+        self.cache.set_sweep(routed.len());
+        let room = self.room(is_sweep(routed.len(), places.layer(layer).n_experts()));
         self.cache.set_limit(room);
         self.candidates.clear();
         self.poll(places)?;

@@ -323,6 +323,32 @@ fn pinned_experts_stay_and_a_budget_they_fill_is_refused_with_the_numbers() {
 }
 
 #[test]
+fn in_a_sweep_what_was_computed_leaves_before_what_the_next_layers_want() {
+    let fill = || {
+        let mut cache = cache(Policy::default(), &[(10, 2), (10, 2), (10, 2)], 40);
+        let mut evicted = Vec::new();
+        // Nobody has asked for these: they were read ahead.
+        (1..3).for_each(|layer| assert!(cache.insert(id(layer, 0), Place::Cold, &mut evicted).is_ok()));
+        cache.begin_layer(0, 9);
+        cache.set_sweep(2);
+        for expert in 0..2 {
+            cache.demand(id(0, expert), 9);
+            cache.insert(id(0, expert), Place::Cold, &mut evicted).unwrap();
+            cache.pin(id(0, expert));
+        }
+        cache.unpin(id(0, 0));
+        (cache, evicted)
+    };
+    let (mut cache, mut evicted) = fill();
+    cache.insert(id(1, 1), Place::Cold, &mut evicted).unwrap();
+    assert_eq!(evicted, [id(0, 0)]);
+    let (mut cache, mut evicted) = fill();
+    cache.set_sweep(1);
+    cache.insert(id(1, 1), Place::Cold, &mut evicted).unwrap();
+    assert_ne!(evicted, [id(0, 0)], "without a sweep what was never used leaves");
+}
+
+#[test]
 fn a_limit_below_the_budget_is_kept_where_experts_may_leave_in_slots_of_their_size() {
     let mut cache = cache(Policy::Lru, &[(10, 4), (16, 4)], 100);
     let mut evicted = Vec::new();
