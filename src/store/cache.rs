@@ -42,7 +42,7 @@ const NOWHERE: u32 = u32::MAX;
 /// How many tokens' wait another size class's victim must be ahead of one whose slot can be filled in place.
 const CLASS_PREFERENCE: f64 = 1.0;
 
-/// Whether a layer that wants so many of its experts is one of a sweep.
+/// Whether a layer that wants so many of its experts is one of a sweep over nearly all experts of every layer.
 pub fn is_sweep(n_routed: usize, n_experts: usize) -> bool {
     n_routed * 10 >= 9 * n_experts
 }
@@ -159,10 +159,15 @@ impl ExpertCache {
         layer.batch = n_tokens as f64;
     }
 
-    /// Whether the layer that was begun is of a sweep over nearly all experts of every layer, as a prompt is: then cold experts
-    /// leave in the order of their layers, those of the layer at hand first, since the next layers will want theirs.
-    pub fn set_sweep(&mut self, n_routed: usize) {
+    /// The layer that was begun wants so many of its experts. Where it is one of a sweep, as of a prompt, cold experts leave
+    /// in the order of their layers, those of the layer at hand first, since the next layers will want theirs.
+    pub fn note_routed(&mut self, n_routed: usize) {
         self.is_sweep = is_sweep(n_routed, self.layers[self.current].n_experts);
+    }
+
+    /// Whether the layer that was begun is one of a sweep.
+    pub fn is_sweep(&self) -> bool {
+        self.is_sweep
     }
 
     /// `n_tokens` tokens of the layer that was begun were routed to the expert. Whether it is resident: then pin it before
@@ -342,10 +347,11 @@ impl ExpertCache {
         let mut best: [Option<(Place, f64, usize)>; 2] = [None; 2];
         for (number, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.heap_len > 0) {
             let Expert { key, place, .. } = self.experts[self.heaps[layer.first] as usize];
-            let passed = (self.current + n_layers - number) % n_layers;
+            // A share of a token, as policies count: below the preference for slots of the same size.
+            let passed = ((self.current + n_layers - number) % n_layers) as f64 / n_layers as f64;
             let worth = match place {
-                Place::Cold if self.is_sweep => passed as f64,
-                _ => self.policy.worth(key, layer.clock, passed as f64 / n_layers as f64),
+                Place::Cold if self.is_sweep => passed,
+                _ => self.policy.worth(key, layer.clock, passed),
             };
             let best = &mut best[usize::from(class == Some(layer.class))];
             if best.is_none_or(|(p, w, _)| (place, worth) < (p, w)) {

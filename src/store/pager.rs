@@ -18,7 +18,7 @@ use self::guesses::Forecasts;
 use self::kept::{Keep, Kept};
 use self::slots::Slots;
 use self::trial::Trial;
-use super::cache::{ExpertCache, ExpertId, NoRoom, Place, is_sweep};
+use super::cache::{ExpertCache, ExpertId, NoRoom, Place};
 use super::direct::{Completion, ReadError, Reader, Ticket, Urgency};
 use super::mapping::FileRange;
 use super::places::Places;
@@ -240,8 +240,8 @@ impl Pager {
     ) -> Result<(), PagingError> {
         self.layer = layer;
         self.cache.begin_layer(layer, n_tokens);
-        self.cache.set_sweep(routed.len());
-        let room = self.room(is_sweep(routed.len(), places.layer(layer).n_experts()));
+        self.cache.note_routed(routed.len());
+        let room = self.room(self.cache.is_sweep());
         self.cache.set_limit(room);
         self.candidates.clear();
         self.poll(places)?;

@@ -282,7 +282,7 @@ pub fn serve(
 ) -> Vec<bool> {
     let id = |demand: &Demand| ExpertId { layer: layer as u32, expert: demand.expert };
     cache.begin_layer(layer, n_tokens as usize);
-    cache.set_sweep(demands.len());
+    cache.note_routed(demands.len());
     let mut pinned = Vec::with_capacity(demands.len());
     let mut found = Vec::with_capacity(demands.len());
     for demand in demands {

@@ -330,7 +330,7 @@ fn in_a_sweep_what_was_computed_leaves_before_what_the_next_layers_want() {
         // Nobody has asked for these: they were read ahead.
         (1..3).for_each(|layer| assert!(cache.insert(id(layer, 0), Place::Cold, &mut evicted).is_ok()));
         cache.begin_layer(0, 9);
-        cache.set_sweep(2);
+        cache.note_routed(2);
         for expert in 0..2 {
             cache.demand(id(0, expert), 9);
             cache.insert(id(0, expert), Place::Cold, &mut evicted).unwrap();
@@ -343,9 +343,22 @@ fn in_a_sweep_what_was_computed_leaves_before_what_the_next_layers_want() {
     cache.insert(id(1, 1), Place::Cold, &mut evicted).unwrap();
     assert_eq!(evicted, [id(0, 0)]);
     let (mut cache, mut evicted) = fill();
-    cache.set_sweep(1);
+    cache.note_routed(1);
     cache.insert(id(1, 1), Place::Cold, &mut evicted).unwrap();
     assert_ne!(evicted, [id(0, 0)], "without a sweep what was never used leaves");
+}
+
+#[test]
+fn a_sweep_fills_slots_of_the_size_it_needs_so_that_memory_need_not_be_taken_anew() {
+    let mut cache = cache(Policy::default(), &[(10, 2), (10, 2), (16, 2), (10, 2)], 26);
+    let mut evicted = Vec::new();
+    cache.insert(id(0, 0), Place::Cold, &mut evicted).unwrap();
+    cache.insert(id(2, 0), Place::Cold, &mut evicted).unwrap();
+    cache.begin_layer(2, 9);
+    cache.note_routed(2);
+    let slot = cache.slot(id(0, 0)).unwrap();
+    assert_eq!(cache.insert(id(3, 0), Place::Cold, &mut evicted), Ok(slot));
+    assert_eq!(evicted, [id(0, 0)]);
 }
 
 #[test]
