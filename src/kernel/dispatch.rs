@@ -92,7 +92,7 @@ pub(super) type RunFn = fn(&Operands<'_>, Range<usize>);
 #[derive(Debug)]
 pub(super) struct Operands<'a> {
     pub(super) weights: Matrix<'a>,
-    /// What is likely to be multiplied after the last rows of these weights.
+    /// The rows that are likely to be multiplied after the last of the range, of these weights or others.
     pub(super) next: &'a [u8],
     /// Rows of activations.
     pub(super) n_rows: usize,

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::Kernels;
-use super::dispatch::Operands;
+use super::dispatch::{Operands, Product};
 use super::output::Output;
 use super::tiled::{TILE_ROWS, TileCodes, TileScratch};
 use crate::pool::Pool;
@@ -67,13 +67,20 @@ impl<'a> Matrix<'a> {
 pub struct ActivationScratch {
     /// Indexed by [`ActivationForm`].
     forms: [Vec<u8>; ActivationForm::ALL.len()],
-    tiles: TileScratch,
-    /// The rows that the tiles are of, where they are not all.
-    tiled_rows: Vec<u32>,
-    /// Where the groups of the tiles begin.
-    tiled_groups: Vec<usize>,
+    /// Two, since matrices that are multiplied together may want different ones.
+    tiles: [TileSet; 2],
     /// The places of a product's rows that were met before, a bit each.
     seen: Vec<u64>,
+}
+
+/// Tiles, and what they are of.
+#[derive(Debug, Default)]
+struct TileSet {
+    tiles: TileScratch,
+    /// The rows, where they are not all.
+    rows: Vec<u32>,
+    /// Where the groups begin.
+    starts: Vec<usize>,
 }
 
 impl ActivationScratch {
@@ -84,12 +91,12 @@ impl ActivationScratch {
             let n_blocks = n_cols.div_ceil(form.block_len());
             form.row_bytes(n_blocks * form.block_len()) as u64
         };
-        forms.iter().map(quantized).sum::<u64>() + TileScratch::row_bytes(&forms, n_cols)
+        forms.iter().map(quantized).sum::<u64>() + 2 * TileScratch::row_bytes(&forms, n_cols)
     }
 
     /// The most bytes that `n` groups take beyond that where each has a few rows.
     pub fn group_bytes(formats: impl Iterator<Item = GgmlType>, n_cols: usize, n: usize) -> u64 {
-        TileScratch::row_bytes(&forms(formats), n_cols).saturating_mul((n * TILE_ROWS) as u64)
+        TileScratch::row_bytes(&forms(formats), n_cols).saturating_mul((2 * n * TILE_ROWS) as u64)
     }
 }
 
@@ -111,10 +118,13 @@ pub struct Activations<'a> {
     n_batch: usize,
     scratch: &'a mut ActivationScratch,
     ready: [bool; ActivationForm::ALL.len()],
-    tiled: Option<Tiled>,
+    /// What the tiles of the scratch hold.
+    tiled: [Option<Tiled>; 2],
+    /// Which of them were laid out last.
+    latest: usize,
 }
 
-/// What the tiles of the scratch hold.
+/// What tiles hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tiled {
     form: ActivationForm,
@@ -125,7 +135,7 @@ struct Tiled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TiledRows {
     All,
-    /// Those of the scratch's `tiled_rows`.
+    /// Those of the set's `rows`.
     Only,
 }
 
@@ -135,12 +145,36 @@ impl<'a> Activations<'a> {
         assert!(n_cols > 0 && rows.len() % n_cols == 0, "{} activations are not rows of {n_cols}", rows.len());
         let ready = [false; ActivationForm::ALL.len()];
         let n_rows = rows.len() / n_cols;
-        Activations { rows, n_rows, n_cols, n_batch: n_rows, scratch, ready, tiled: None }
+        Activations { rows, n_rows, n_cols, n_batch: n_rows, scratch, ready, tiled: [None; 2], latest: 0 }
+    }
+
+    /// `n_rows` rows of a batch of `n_batch` in `form` alone, with whatever was in the scratch; for who writes them next.
+    pub(super) fn in_form(
+        form: ActivationForm,
+        n_rows: usize,
+        n_cols: usize,
+        n_batch: usize,
+        scratch: &'a mut ActivationScratch,
+    ) -> Activations<'a> {
+        let n = form.row_bytes(n_cols) * n_rows;
+        let buffer = &mut scratch.forms[form as usize];
+        if buffer.len() < n {
+            buffer.resize(n, 0);
+        }
+        let mut ready = [false; ActivationForm::ALL.len()];
+        ready[form as usize] = true;
+        Activations { rows: &[], n_rows, n_cols, n_batch, scratch, ready, tiled: [None; 2], latest: 0 }
+    }
+
+    /// The bytes of all rows in a form that they are in.
+    pub(super) fn bytes_mut(&mut self, form: ActivationForm) -> &mut [u8] {
+        assert!(self.ready[form as usize], "activations that are not {form:?}");
+        &mut self.scratch.forms[form as usize][..form.row_bytes(self.n_cols) * self.n_rows]
     }
 
     /// These rows as a part of a batch of `n_batch`: their products are the same bits wherever the batch was cut.
-    #[must_use]
-    pub fn of_batch(self, n_batch: usize) -> Activations<'a> {
+    #[cfg(test)]
+    pub(super) fn of_batch(self, n_batch: usize) -> Activations<'a> {
         Activations { n_batch, ..self }
     }
 
@@ -148,9 +182,14 @@ impl<'a> Activations<'a> {
         self.n_rows
     }
 
+    pub(super) fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+
     /// Makes the rows in `form`.
     fn quantize(&mut self, form: ActivationForm, kernels: &Kernels, pool: &Pool) {
         if !self.ready[form as usize] {
+            assert_eq!(self.rows.len(), self.n_rows * self.n_cols, "activations that are only in another form");
             let row_bytes = form.row_bytes(self.n_cols);
             let buffer = &mut self.scratch.forms[form as usize];
             let n = row_bytes * self.n_rows;
@@ -171,28 +210,45 @@ impl<'a> Activations<'a> {
         (&self.scratch.forms[form as usize][..row_bytes * self.n_rows], row_bytes)
     }
 
-    /// The groups of rows that `rows` names as tiles of `form`, laid out anew where the last product took others.
-    fn tile(&mut self, form: ActivationForm, codes: TileCodes, rows: Grouped<'_>, kernels: &Kernels, pool: &Pool) {
+    /// The groups of rows that `rows` names as tiles of `form`, laid out anew where neither set has them. Returns which set does.
+    fn tile(
+        &mut self,
+        form: ActivationForm,
+        codes: TileCodes,
+        rows: Grouped<'_>,
+        kernels: &Kernels,
+        pool: &Pool,
+    ) -> usize {
         self.quantize(form, kernels, pool);
-        let (of, same_rows) = match rows.rows {
-            Rows::All => (TiledRows::All, true),
-            Rows::Only(indices) => (TiledRows::Only, self.scratch.tiled_rows == indices),
+        let (of, indices) = match rows.rows {
+            Rows::All => (TiledRows::All, None),
+            Rows::Only(indices) => (TiledRows::Only, Some(indices)),
         };
         let wanted = Tiled { form, codes, rows: of };
-        if self.tiled != Some(wanted) || !same_rows || self.scratch.tiled_groups != rows.starts {
-            let row_bytes = form.row_bytes(self.n_cols);
-            let ActivationScratch { forms, tiles, tiled_rows, tiled_groups, .. } = &mut *self.scratch;
-            let bytes = &forms[form as usize];
-            let row = |i: usize| &bytes[rows.rows.index(i) * row_bytes..][..row_bytes];
-            tiles.fill(pool, form, codes, rows.starts, self.n_cols, row, kernels);
-            tiled_rows.clear();
-            if let Rows::Only(indices) = rows.rows {
-                tiled_rows.extend_from_slice(indices);
-            }
-            tiled_groups.clear();
-            tiled_groups.extend_from_slice(rows.starts);
-            self.tiled = Some(wanted);
+        let sets = &self.scratch.tiles;
+        let has_them = |&set: &usize| {
+            let TileSet { rows: of, starts, .. } = &sets[set];
+            self.tiled[set] == Some(wanted) && indices.is_none_or(|indices| of == indices) && starts == rows.starts
+        };
+        if let Some(set) = (0..2).find(has_them) {
+            return set;
         }
+        // Other rows replace those laid out alike.
+        let alike = |&set: &usize| self.tiled[set].is_none_or(|t| (t.form, t.codes) == (form, codes));
+        let set = (0..2).find(alike).unwrap_or(1 - self.latest);
+        let row_bytes = form.row_bytes(self.n_cols);
+        let ActivationScratch { forms, tiles: sets, .. } = &mut *self.scratch;
+        let bytes = &forms[form as usize];
+        let row = |i: usize| &bytes[rows.rows.index(i) * row_bytes..][..row_bytes];
+        let TileSet { tiles, rows: of, starts } = &mut sets[set];
+        tiles.fill(pool, form, codes, rows.starts, self.n_cols, row, kernels);
+        of.clear();
+        of.extend_from_slice(indices.unwrap_or_default());
+        starts.clear();
+        starts.extend_from_slice(rows.starts);
+        self.tiled[set] = Some(wanted);
+        self.latest = set;
+        set
     }
 }
 
@@ -211,6 +267,22 @@ pub enum Rows<'a> {
     All,
     /// Row numbers; output row `i` is for activation row `indices[i]`.
     Only(&'a [u32]),
+}
+
+impl Grouped<'_> {
+    /// How many groups there are, which are all of `x`'s rows or of those named.
+    ///
+    /// # Panics
+    /// Where they are not, or a row is none of `x`.
+    pub(super) fn check(&self, x: &Activations<'_>) -> usize {
+        let Some((&n, _)) = self.starts.split_last() else { return 0 };
+        let is_all = self.starts[0] == 0 && self.starts.is_sorted() && n == self.rows.len(x.n_rows);
+        assert!(is_all, "groups are not all rows");
+        if let Rows::Only(indices) = self.rows {
+            assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
+        }
+        self.starts.len() - 1
+    }
 }
 
 impl Rows<'_> {
@@ -246,6 +318,36 @@ fn are_distinct(numbers: &[u32], seen: &mut Vec<u64>) -> bool {
 /// Rows of weights a thread takes at a time, so that a chunk is about 64 KiB of weights.
 fn grain(w: &Matrix<'_>) -> usize {
     ((64 << 10) / w.row_bytes.max(1)).clamp(1, 256)
+}
+
+/// Activations as products with matrices of one format take them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ready<'r> {
+    form: ActivationForm,
+    product: Option<Product>,
+    /// Which of the tiles.
+    set: usize,
+    rows: Grouped<'r>,
+}
+
+impl Ready<'_> {
+    /// How many rows of weights like `w` a thread takes at a time.
+    pub(super) fn range_rows(&self, w: &Matrix<'_>, pool: &Pool) -> usize {
+        let (n_groups, n) = (self.rows.starts.len() - 1, self.rows.starts[self.rows.starts.len() - 1]);
+        match self.product {
+            Some(product) => {
+                // As many that every thread has some ranges, so that they end together.
+                let fair = (w.n_rows * n_groups).div_ceil(4 * pool.n_threads());
+                grain(w).max(fair.min(product.range_rows)).next_multiple_of(product.panel_rows)
+            }
+            // Of many activations more rows at a time, as often as not all of them have to be read again.
+            None if n >= 16 * n_groups => {
+                let (least, fair) = (grain(w), (w.n_rows * n_groups).div_ceil(2 * pool.n_threads()));
+                fair.clamp(least, 4 * least).next_multiple_of(4)
+            }
+            None => grain(w),
+        }
+    }
 }
 
 impl Kernels {
@@ -289,71 +391,87 @@ impl Kernels {
         out: &mut [f32],
         places: Rows<'_>,
     ) {
-        let starts = rows.starts;
-        let n_groups = starts.len().saturating_sub(1);
+        let n_groups = rows.check(x);
         if n_groups == 0 {
             return;
         }
         let Matrix { ty, n_rows: n_out, n_cols, .. } = weight(0);
-        assert_eq!(n_cols, x.n_cols, "weights and activations differ in length");
-        let n = starts[n_groups];
-        assert!(starts[0] == 0 && starts.is_sorted() && n == rows.rows.len(x.n_rows), "groups are not all rows");
-        if let Rows::Only(indices) = rows.rows {
-            assert!(indices.iter().all(|&i| (i as usize) < x.n_rows), "a row number past the activations");
-        }
+        let starts = rows.starts;
         if let Rows::Only(places) = places {
             assert!(are_distinct(places, &mut x.scratch.seen), "two rows of a product have one place");
         }
-        let output = Output::new(out, n, n_out, places);
+        let output = Output::new(out, starts[n_groups], n_out, places);
         let checked = |group: usize| {
             let w = weight(group);
             assert!((w.ty, w.n_rows, w.n_cols) == (ty, n_out, n_cols), "matrices of groups differ");
             w
         };
-        let form = ty.activation_form().expect("the loader admits only formats with kernels");
-        let product = self.product(ty, x.n_batch, n_cols);
-        match product {
-            Some(product) => x.tile(form, product.codes, rows, self, pool),
-            None => x.quantize(form, self, pool),
-        }
+        let ready = self.make_ready(pool, &weight(0), x, rows);
         let x = &*x;
-        let (acts, act_bytes) = x.quantized(form);
-        let grain = match product {
-            Some(product) => {
-                // As many that every thread has some ranges, so that they end together.
-                let fair = (n_out * n_groups).div_ceil(4 * pool.n_threads());
-                grain(&weight(0)).max(fair.min(product.range_rows)).next_multiple_of(product.panel_rows)
-            }
-            // Of many activations more rows at a time, as often as not all of them have to be read again.
-            None if n >= 16 * n_groups => {
-                let (least, fair) = (grain(&weight(0)), (n_out * n_groups).div_ceil(2 * pool.n_threads()));
-                fair.clamp(least, 4 * least).next_multiple_of(4)
-            }
-            None => grain(&weight(0)),
-        };
+        let grain = ready.range_rows(&weight(0), pool);
         let pieces = n_out.div_ceil(grain);
         // Groups have rows of the output of their own, and pieces columns.
         pool.for_ranges(n_groups * pieces, 1, |range| {
             for piece in range {
                 let (group, first) = (piece / pieces, piece % pieces * grain);
                 let (group_rows, range) = (starts[group]..starts[group + 1], first..n_out.min(first + grain));
-                if group_rows.is_empty() {
-                    continue;
-                }
-                let (w, output) = (checked(group), output.part(group_rows.clone()));
-                // One row has nothing to share what a product decodes with.
-                let is_alone = group_rows.len() == 1 && x.n_batch < LEAST_BATCH;
-                let Some(product) = product.filter(|_| !is_alone) else {
-                    let act = |m: usize| &acts[rows.rows.index(group_rows.start + m) * act_bytes..][..act_bytes];
-                    self.dots(&w, range, group_rows.len(), act, &output);
-                    continue;
+                let (w, output) = (checked(group), output.part(group_rows));
+                let next = match w.row_range(range.end..n_out) {
+                    [] if group + 1 < n_groups => checked(group + 1).bytes,
+                    rest => rest,
                 };
-                let next = if group + 1 < n_groups { checked(group + 1).bytes } else { &[] };
-                let tiles = x.scratch.tiles.tiles(form, product.codes, starts, group, n_cols);
-                let operands = Operands { weights: w, next, n_rows: group_rows.len(), tiles, output: &output };
-                (product.run)(&operands, range);
+                self.compute(&ready, x, group, w, range, next, &output);
             }
         });
+    }
+
+    /// Makes what products of these rows with matrices like `w` take.
+    pub(super) fn make_ready<'r>(
+        &self,
+        pool: &Pool,
+        w: &Matrix<'_>,
+        x: &mut Activations<'_>,
+        rows: Grouped<'r>,
+    ) -> Ready<'r> {
+        assert_eq!(w.n_cols, x.n_cols, "weights and activations differ in length");
+        let form = w.ty.activation_form().expect("the loader admits only formats with kernels");
+        let product = self.product(w.ty, x.n_batch, w.n_cols);
+        let set = if let Some(product) = product {
+            x.tile(form, product.codes, rows, self, pool)
+        } else {
+            x.quantize(form, self, pool);
+            0
+        };
+        Ready { form, product, set, rows }
+    }
+
+    /// Computes the columns of a group's output that belong to a range of the rows of its weights; `next`: the rows that are
+    /// likely to come after it.
+    #[expect(clippy::too_many_arguments, reason = "what is multiplied, which part of it, and where it goes")]
+    pub(super) fn compute(
+        &self,
+        ready: &Ready<'_>,
+        x: &Activations<'_>,
+        group: usize,
+        w: Matrix<'_>,
+        range: Range<usize>,
+        next: &[u8],
+        output: &Output<'_>,
+    ) {
+        let Ready { form, product, set, rows } = *ready;
+        let group_rows = rows.starts[group]..rows.starts[group + 1];
+        if group_rows.is_empty() {
+            return;
+        }
+        // One row has nothing to share what a product decodes with.
+        let is_alone = group_rows.len() == 1 && x.n_batch < LEAST_BATCH;
+        let Some(product) = product.filter(|_| !is_alone) else {
+            let (acts, act_bytes) = x.quantized(form);
+            let act = |m: usize| &acts[rows.rows.index(group_rows.start + m) * act_bytes..][..act_bytes];
+            return self.dots(&w, range, group_rows.len(), act, output);
+        };
+        let tiles = x.scratch.tiles[set].tiles.tiles(form, product.codes, rows.starts, group, w.n_cols);
+        (product.run)(&Operands { weights: w, next, n_rows: group_rows.len(), tiles, output }, range);
     }
 
     /// Computes the columns of the output that belong to a range of the rows of weights, which stay in cache while the

@@ -9,56 +9,65 @@ use super::matmul::Rows;
 
 /// A product's output, written by several threads, each to its own columns of every row.
 #[derive(Debug)]
-pub(super) struct Output<'a> {
-    base: *mut f32,
+pub(super) struct Output<'a, T = f32> {
+    base: *mut T,
     n_rows: usize,
     n_cols: usize,
     /// Where the product's rows go.
     places: Rows<'a>,
     /// Which of the places has the first row.
     first: usize,
-    out: PhantomData<&'a mut [f32]>,
+    /// The number of the first column.
+    first_col: usize,
+    out: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: each (row, column) is written by one thread only, see `matmul_groups`.
-unsafe impl Sync for Output<'_> {}
+// SAFETY: each (row, column) is written by one thread only, see `matmul_groups` and `gated_groups`.
+unsafe impl<T: Send> Sync for Output<'_, T> {}
 
-impl<'a> Output<'a> {
+impl<'a, T> Output<'a, T> {
     /// For a product of `n_rows` rows, which go to the rows `places` of `out`.
-    pub(super) fn new(out: &'a mut [f32], n_rows: usize, n_cols: usize, places: Rows<'a>) -> Output<'a> {
+    pub(super) fn new(out: &'a mut [T], n_rows: usize, n_cols: usize, places: Rows<'a>) -> Output<'a, T> {
         let all = out.len() / n_cols.max(1);
         let fits = match places {
             Rows::All => out.len() == n_rows * n_cols,
             Rows::Only(places) => places.len() == n_rows && places.iter().all(|&place| (place as usize) < all),
         };
         assert!(fits, "output is not {n_rows} x {n_cols}");
-        Output { base: out.as_mut_ptr(), n_rows, n_cols, places, first: 0, out: PhantomData }
+        Output { base: out.as_mut_ptr(), n_rows, n_cols, places, first: 0, first_col: 0, out: PhantomData }
+    }
+
+    /// These columns numbered from `first_col` on, as those of a wider product.
+    pub(super) fn beginning_at(self, first_col: usize) -> Output<'a, T> {
+        Output { first_col, ..self }
+    }
+
+    pub(super) fn n_rows(&self) -> usize {
+        self.n_rows
     }
 
     /// The part that has these rows of the product.
-    pub(super) fn part(&self, rows: Range<usize>) -> Output<'a> {
+    pub(super) fn part(&self, rows: Range<usize>) -> Output<'a, T> {
         assert!(rows.start <= rows.end && rows.end <= self.n_rows, "rows past the output");
         Output { n_rows: rows.len(), first: self.first + rows.start, ..*self }
     }
 
     /// Where an element of the product goes.
-    fn at(&self, row: usize, col: usize) -> *mut f32 {
+    fn at(&self, row: usize, col: usize) -> *mut T {
         // SAFETY: the row is one of `places`, all of which lie in the slice, and the callers have checked the columns.
-        unsafe { self.base.add(self.places.index(self.first + row) * self.n_cols + col) }
+        unsafe { self.base.add(self.places.index(self.first + row) * self.n_cols + (col - self.first_col)) }
+    }
+
+    /// Whether there is a row with these columns; both ends may be past the last one.
+    fn has(&self, row: usize, columns: Range<usize>) -> bool {
+        let all = self.first_col..=self.first_col + self.n_cols;
+        row < self.n_rows && columns.start <= columns.end && all.contains(&columns.start) && all.contains(&columns.end)
     }
 
     /// Where a row goes, from a column on.
-    pub(super) fn place(&self, row: usize, col: usize) -> *const f32 {
-        assert!(row < self.n_rows && col <= self.n_cols, "past the output");
+    pub(super) fn place(&self, row: usize, col: usize) -> *const T {
+        assert!(self.has(row, col..col), "past the output");
         self.at(row, col)
-    }
-
-    /// # Safety
-    /// No other thread writes or reads this element during the product.
-    pub(super) unsafe fn write(&self, row: usize, col: usize, value: f32) {
-        debug_assert!(row < self.n_rows && col < self.n_cols);
-        // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
-        unsafe { *self.at(row, col) = value };
     }
 
     /// Some columns of a row.
@@ -66,10 +75,20 @@ impl<'a> Output<'a> {
     /// # Safety
     /// No other thread writes or reads these elements while the slice lives, nor is there another reference to them.
     #[allow(clippy::mut_from_ref, reason = "the caller promises that the parts are disjoint")]
-    pub(super) unsafe fn columns(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
-        assert!(row < self.n_rows && columns.start <= columns.end && columns.end <= self.n_cols, "past the output");
+    pub(super) unsafe fn columns(&self, row: usize, columns: Range<usize>) -> &mut [T] {
+        assert!(self.has(row, columns.clone()), "past the output");
         // SAFETY: in bounds as just checked; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.at(row, columns.start), columns.len()) }
+    }
+}
+
+impl Output<'_> {
+    /// # Safety
+    /// No other thread writes or reads this element during the product.
+    pub(super) unsafe fn write(&self, row: usize, col: usize, value: f32) {
+        debug_assert!(self.has(row, col..col + 1));
+        // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
+        unsafe { *self.at(row, col) = value };
     }
 
     /// Writes sixteen columns of a row from `first` on, or as many as there are.
@@ -93,8 +112,8 @@ impl<'a> Output<'a> {
         first: usize,
         values: impl Iterator<Item = &'v [f32; 16]>,
     ) {
-        assert!(row < self.n_rows && first <= self.n_cols, "columns past the output");
-        let mut left = self.n_cols - first;
+        assert!(self.has(row, first..first), "columns past the output");
+        let mut left = self.first_col + self.n_cols - first;
         let mut out = self.at(row, first);
         for values in values {
             // SAFETY: what is written lies within the columns that are left; exclusive by the caller's promise.

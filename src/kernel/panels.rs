@@ -147,7 +147,7 @@ impl Pass {
             let n_groups = (range.end - first_row).div_ceil(PANELS * ROWS).min(GROUPS);
             let rows = first_row..(first_row + n_groups * PANELS * ROWS).min(range.end);
             // A thread mostly goes on where its range ends, or with the next matrix.
-            let next = match weights.row_range(rows.end..rows.end + rows.len()) {
+            let next = match weights.row_range(rows.end..range.end.min(rows.end + rows.len())) {
                 [] => &operands.next[..operands.next.len().min(weights.row_range(rows.clone()).len())],
                 rest => rest,
             };
@@ -184,8 +184,7 @@ impl Pass {
         }
     }
 
-    /// So many bytes from the block at `at` of `row_blocks` of each of a panel's rows; where the rows end there, the beginning
-    /// of those that lie as many further as the pass has, or in the next matrix.
+    /// A panel's rows from the block at `at` of `row_blocks` on; where they end there, those in their place among the next.
     #[inline]
     pub(super) fn following<'o>(
         &self,
@@ -193,17 +192,16 @@ impl Pass {
         row: usize,
         at: usize,
         row_blocks: usize,
-        n_bytes: usize,
     ) -> Following<'o> {
         let weights = &operands.weights;
         let row_bytes = weights.row_range(0..1).len();
-        let pass_rows = self.n_groups * PANELS * ROWS;
-        let (row, at) = if at < row_blocks { (row, at * (row_bytes / row_blocks)) } else { (row + pass_rows, 0) };
-        let rows = match weights.row_range(row..row + ROWS) {
-            [] if at == 0 => operands.next.get(row % pass_rows * row_bytes..).unwrap_or_default(),
-            rest => rest,
+        let (rows, at) = if at < row_blocks {
+            (weights.row_range(row..row + ROWS), at * (row_bytes / row_blocks))
+        } else {
+            (operands.next.get((row - self.first_row) * row_bytes..).unwrap_or_default(), 0)
         };
-        Following { rows, row_bytes, at, n_bytes }
+        let n_rows = if rows.len() >= ROWS * row_bytes { ROWS } else { rows.len() / row_bytes };
+        Following { from: &rows[at.min(rows.len())..], row_bytes, n_rows }
     }
 
     /// Where a panel's rows begin.
@@ -228,25 +226,26 @@ impl Pass {
     }
 }
 
-/// A part of each of some rows of weights, which are going to be read.
+/// Rows of weights, of each of which a part is going to be read.
 pub(super) struct Following<'o> {
-    rows: &'o [u8],
+    /// From that part of the first on.
+    from: &'o [u8],
     row_bytes: usize,
-    at: usize,
-    n_bytes: usize,
+    /// As far as they exist, those of a panel at the most.
+    n_rows: usize,
 }
 
 impl Following<'_> {
-    /// Asks for those of some of the rows, as far as they exist.
-    #[inline]
-    pub(super) fn ask(&self, rows: Range<usize>) {
+    /// Asks for `n_bytes` of some of the rows.
+    #[inline(always)]
+    pub(super) fn ask(&self, rows: Range<usize>, n_bytes: usize) {
+        if rows.end > self.n_rows {
+            return;
+        }
         for row in rows {
-            if (row + 1) * self.row_bytes > self.rows.len() {
-                break;
-            }
             // The line of the first byte has been read with the block before.
-            let from = self.rows.as_ptr().wrapping_add(row * self.row_bytes + self.at + LINE_BYTES - 1);
-            for line in 0..self.n_bytes.div_ceil(LINE_BYTES) {
+            let from = self.from.as_ptr().wrapping_add(row * self.row_bytes + LINE_BYTES - 1);
+            for line in 0..n_bytes.div_ceil(LINE_BYTES) {
                 // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line * LINE_BYTES).cast()) }
             }

@@ -300,6 +300,32 @@ fn groups_have_the_bits_of_products_of_their_own() {
 }
 
 #[test]
+fn rows_that_take_several_passes_have_the_bits_of_one_after_the_other() {
+    // More than a pass takes of tiles, and a last pass with hardly any.
+    const N: usize = 2 * 512 + 17;
+    let pool = Pool::new(Some(2)).unwrap();
+    let mut random = Random(29);
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::new).filter(|kernels| kernels.isa() != Isa::Scalar) {
+        for ty in formats() {
+            let case = Case::new(ty, whole_tiles(ty, 1), 70, Scales::Usual, &[Values::Usual; 16], &mut random);
+            let matrix = Matrix::new(ty, case.n_rows, case.n_cols, &case.weights);
+            let product = |x: &[f32]| {
+                let mut scratch = ActivationScratch::default();
+                let mut acts = Activations::new(x, case.n_cols, &mut scratch).of_batch(N);
+                let mut out = vec![f32::NAN; x.len() / case.n_cols * case.n_rows];
+                kernels.matmul(&pool, &matrix, &mut acts, Rows::All, &mut out);
+                out
+            };
+            let x: Vec<f32> = case.x.iter().copied().cycle().take(N * case.n_cols).collect();
+            let (all, of_sixteen) = (product(&x), product(&case.x));
+            for (i, rows) in all.chunks(of_sixteen.len()).enumerate() {
+                assert!(rows == &of_sixteen[..rows.len()], "{ty} on {}, from row {}", kernels.isa(), 16 * i);
+            }
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "one place")]
 fn two_rows_with_one_place_are_refused() {
     let case = Case::new(GgmlType::Q8_0, 1, 3, Scales::One, &[Values::Integers; 2], &mut Random(1));

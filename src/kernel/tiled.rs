@@ -137,11 +137,15 @@ impl Tile<BlockQ8K> for Tile256 {
             self.codes[step][row] = fours.map(|four| codes.four(four));
         }
         self.d[row] = block.d.get();
-        let of_16 = block.bsums.map(|sum| sum.get());
-        let of_32 = |i: usize| of_16[2 * i] + of_16[2 * i + 1];
-        self.sums_of_32[row] = std::array::from_fn(|i| pair(of_32(2 * i), of_32(2 * i + 1)));
-        let pair_of_16 = |i: usize| pair(of_16[2 * i], of_16[2 * i + 1]);
-        self.sums_of_16[row] = [[0, 1, 2, 3], [4, 5, 6, 7]].map(|half| half.map(pair_of_16));
+        // Loops, since closures in maps of arrays become calls here.
+        let of_16 = |i: usize| block.bsums[i].get();
+        for i in 0..4 {
+            let of_32 = |i: usize| of_16(2 * i) + of_16(2 * i + 1);
+            self.sums_of_32[row][i] = pair(of_32(2 * i), of_32(2 * i + 1));
+            for half in 0..2 {
+                self.sums_of_16[row][half][i] = pair(of_16(8 * half + 2 * i), of_16(8 * half + 2 * i + 1));
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::kernel::{ActivationScratch, Activations, Kernels, Matrix, Projection, RowScratch, Rows, TokenRows, sized};
 use crate::pool::Pool;
+use crate::quant::{ActivationForm, GgmlType};
 
 use super::weights::Linear;
 
@@ -18,7 +19,11 @@ pub struct Compute {
 pub(super) struct ProductScratch {
     pub token: RowScratch,
     pub batch: ActivationScratch,
-    /// `[n, n_out]`: what is added to the residual stream, or multiplied with a gate.
+    /// The input of the down matrix.
+    inner: ActivationScratch,
+    /// `[n_ff]`, of one token.
+    gated: Vec<f32>,
+    /// `[n, n_out]`: what is added to the residual stream.
     out: Vec<f32>,
 }
 
@@ -31,6 +36,11 @@ impl<'a> Linear<'a> {
 /// A matrix without a bias.
 pub(super) fn unbiased(weight: Matrix<'_>) -> Projection<'_> {
     Projection { weight, bias: None }
+}
+
+/// The form that activations take for weights of a format.
+pub(super) fn activation_form(weights: GgmlType) -> ActivationForm {
+    weights.activation_form().expect("the loader admits only formats with kernels")
 }
 
 impl Compute {
@@ -64,25 +74,32 @@ impl Compute {
         assert!(rest.is_empty(), "output of the products");
     }
 
-    /// `out = silu(gate x) · (up x)`, `[rows of x, n_ff]`.
-    pub(super) fn project_gated(
+    /// `hidden += down (silu(gate x) · (up x))` (SwiGLU, Shazeer 2020).
+    pub(super) fn add_gated(
         &self,
-        [gate, up]: [&Linear<'_>; 2],
+        [gate, up, down]: [&Linear<'_>; 3],
         x: &[f32],
         scratch: &mut ProductScratch,
-        out: &mut [f32],
+        hidden: &mut [f32],
     ) {
         let (n_in, n_ff) = (gate.weight.n_cols(), gate.weight.n_rows());
+        let both = [gate.projection(), up.projection()];
         if x.len() == n_in {
-            let mut x = TokenRows::new(x, n_in, &mut scratch.token);
-            let both = [gate.projection(), up.projection()];
-            return self.kernels.project_gated(&self.pool, &mut x, 1, |_| both, out);
+            let gated = sized(&mut scratch.gated, n_ff);
+            self.kernels.project_gated(
+                &self.pool,
+                &mut TokenRows::new(x, n_in, &mut scratch.token),
+                1,
+                |_| both,
+                gated,
+            );
+            let mut gated = TokenRows::new(gated, n_ff, &mut scratch.token);
+            return self.kernels.add_projected(&self.pool, &mut gated, &[1.0], |_| down.projection(), hidden);
         }
-        let mut x = Activations::new(x, n_in, &mut scratch.batch);
-        let ups = sized(&mut scratch.out, out.len());
-        self.product(gate, &mut x, out);
-        self.product(up, &mut x, ups);
-        self.pool.for_rows(out, n_ff, |t, row| self.kernels.swiglu(row, &ups[t * n_ff..][..n_ff]));
+        let ProductScratch { batch, inner, out, .. } = scratch;
+        let mut x = Activations::new(x, n_in, batch);
+        let mut gated = self.kernels.gated(&self.pool, both, &mut x, activation_form(down.weight.ty()), inner);
+        self.add_product(down, &mut gated, out, hidden);
     }
 
     /// `hidden += W x + b`, `[rows of x, n_out]`.
@@ -98,9 +115,13 @@ impl Compute {
             let mut x = TokenRows::new(x, n_in, &mut scratch.token);
             return self.kernels.add_projected(&self.pool, &mut x, &[1.0], |_| linear.projection(), hidden);
         }
-        let mut x = Activations::new(x, n_in, &mut scratch.batch);
-        let out = sized(&mut scratch.out, hidden.len());
-        self.product(linear, &mut x, out);
+        self.add_product(linear, &mut Activations::new(x, n_in, &mut scratch.batch), &mut scratch.out, hidden);
+    }
+
+    /// `hidden += W x + b` for a batch.
+    fn add_product(&self, linear: &Linear<'_>, x: &mut Activations<'_>, out: &mut Vec<f32>, hidden: &mut [f32]) {
+        let out = sized(out, hidden.len());
+        self.product(linear, x, out);
         let n_out = linear.weight.n_rows();
         self.pool.for_rows(hidden, n_out, |t, row| self.kernels.add(row, &out[t * n_out..][..n_out]));
     }

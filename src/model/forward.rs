@@ -86,8 +86,6 @@ pub(super) struct Scratch {
     angles: Vec<f32>,
     /// `[n, n_heads, n_rot]`: queries against the rotated bias of the keys.
     bias_queries: Vec<f32>,
-    /// `[n, n_ff]`
-    gate: Vec<f32>,
     /// `[n, n_vocab]`
     logits: Vec<f32>,
     attention: AttentionScratch,
@@ -111,8 +109,8 @@ pub struct ScratchBytes {
     expert_row: u64,
     /// Such rows of a token.
     n_used: usize,
-    /// For the tiles of experts that have few rows each.
-    group: u64,
+    /// For the tiles of experts that have few rows each, and for the FFN of a single token.
+    fixed: u64,
     /// For each row of logits.
     logit_row: u64,
 }
@@ -133,30 +131,31 @@ impl ScratchBytes {
         let n_ff = h.n_ff.iter().copied().max().filter(|_| !is_routed).unwrap_or(0).min(WIDEST);
         let (n_q, n_attn) = (product(h.n_heads, h.head_dim_k), product(h.n_heads, h.head_dim_v));
         let n_kv = product(h.n_kv_heads, h.head_dim_k).saturating_add(product(h.n_kv_heads, h.head_dim_v));
-        let widest = h.n_embd.max(n_attn).max(n_ff).min(WIDEST);
+        let widest = h.n_embd.max(n_attn).min(WIDEST);
         // Queries once more as attention wants them: in f32 or rotated, in bytes, and those that meet the keys' bias.
         let queries = [n_q, n_q, n_q / 2, product(h.n_heads, h.n_rot), product(h.n_heads, h.n_rot)];
-        let residual = [h.n_embd, h.n_embd, n_q, n_kv, n_attn, h.n_rot, n_ff, n_ff.max(h.n_embd)];
+        let residual = [h.n_embd, h.n_embd, n_q, n_kv, n_attn, h.n_rot, h.n_embd];
         let mut token = floats(&residual).saturating_add(floats(&queries));
         token = token.saturating_add(ActivationScratch::row_bytes(formats(false).chain(formats(true)), widest));
-        let (mut expert_row, mut group) = (0, 0);
+        token = token.saturating_add(ActivationScratch::row_bytes(formats(false), n_ff));
+        let (mut expert_row, mut fixed) = (0, floats(&[product(3, n_ff)]));
         if let Some(moe) = h.moe {
             let routing = [moe.n_experts, product(5, moe.n_used), product(moe.n_used, h.n_embd)];
             token = token.saturating_add(floats(&routing));
-            let acts = ActivationScratch::row_bytes(formats(true), moe.n_ff.min(WIDEST));
-            expert_row = floats(&[moe.n_ff, moe.n_ff]).saturating_add(acts);
+            expert_row = ActivationScratch::row_bytes(formats(true), moe.n_ff.min(WIDEST));
             let tiles = |n_cols: usize| ActivationScratch::group_bytes(formats(true), n_cols.min(WIDEST), MAX_GROUP);
-            group = tiles(h.n_embd).saturating_add(tiles(moe.n_ff));
+            fixed = floats(&[product(3, product(moe.n_used, moe.n_ff))]);
+            fixed = fixed.saturating_add(tiles(h.n_embd)).saturating_add(tiles(moe.n_ff));
         }
         let n_used = h.moe.map_or(0, |moe| moe.n_used);
-        ScratchBytes { token, expert_row, n_used, group, logit_row: floats(&[h.n_vocab]) }
+        ScratchBytes { token, expert_row, n_used, fixed, logit_row: floats(&[h.n_vocab]) }
     }
 
     /// Bytes of a pass of `n` tokens.
     pub fn of(&self, n: usize) -> u64 {
         let expert_rows = n.saturating_mul(self.n_used).min(MAX_EXPERT_ROWS);
         let parts = [(self.token, n), (self.expert_row, expert_rows), (self.logit_row, n.min(LOGIT_ROWS))];
-        parts.into_iter().fold(self.group, |sum, (bytes, n)| bytes.saturating_mul(n as u64).saturating_add(sum))
+        parts.into_iter().fold(self.fixed, |sum, (bytes, n)| bytes.saturating_mul(n as u64).saturating_add(sum))
     }
 }
 
@@ -274,7 +273,9 @@ impl Model<'_> {
         match &layer.ffn {
             FeedForward::Dense { gate, up, down } => {
                 control.experts.mark_used(i, 0, control.telemetry.ticks.get(), n as u64);
-                self.dense_ffn(compute, scratch, [gate, up, down], n);
+                let Scratch { hidden, normed, products, .. } = &mut *scratch;
+                let n_embd = self.hyperparameters.n_embd;
+                compute.add_gated([gate, up, down], &normed[..n * n_embd], products, &mut hidden[..n * n_embd]);
             }
             FeedForward::Moe { router, formats } => {
                 let next = Some(i + 1).filter(|&next| self.weights.experts.get(next).is_some_and(Option::is_some));
@@ -405,14 +406,5 @@ impl Model<'_> {
         let h = &self.hyperparameters;
         let normed = sized(&mut scratch.normed, n * h.n_embd);
         compute.norm(&scratch.hidden[..n * h.n_embd], &layer.ffn_norm, h.norm_eps, normed);
-    }
-
-    /// `hidden += down(silu(gate(x)) · up(x))`; `x` is in `scratch.normed`.
-    fn dense_ffn(&self, compute: &Compute, scratch: &mut Scratch, [gate, up, down]: [&Linear<'_>; 3], n: usize) {
-        let n_embd = self.hyperparameters.n_embd;
-        let Scratch { hidden, normed, gate: gated, products, .. } = scratch;
-        let gated = sized(gated, n * gate.weight.n_rows());
-        compute.project_gated([gate, up], &normed[..n * n_embd], products, gated);
-        compute.add_projected(down, gated, products, &mut hidden[..n * n_embd]);
     }
 }

@@ -2,10 +2,13 @@
 //! grouped by expert, each expert's weights are used for all of its tokens at once, and the results are summed in the
 //! router's order, so that neither batching nor the order in which experts arrive changes a bit of the output.
 
-use crate::kernel::{ActivationScratch, Activations, Grouped, Kernels, Matrix, RowScratch, Rows, TokenRows, sized};
+use crate::kernel::{
+    ActivationScratch, Activations, Grouped, Kernels, MAX_GATED_ROWS, Matrix, Projection, RowScratch, Rows, TokenRows,
+    sized,
+};
 
 use super::Model;
-use super::compute::{Compute, unbiased};
+use super::compute::{Compute, activation_form, unbiased};
 use super::forward::{Control, ForwardError, Prefetch, Scratch};
 use super::hyperparameters::MoeParams;
 use super::weights::{ExpertFormats, FeedForward, Layer, Linear};
@@ -37,10 +40,8 @@ pub(super) struct MoeScratch {
     computed: Vec<usize>,
     /// The experts that are computed together.
     group: Group,
-    /// `[rows of the group, n_ff]`, or `[n_used, n_ff]` where there is one token.
-    gate: Vec<f32>,
-    /// `[rows of the group, n_ff]`
-    up: Vec<f32>,
+    /// `[n_used, n_ff]`, of one token.
+    gated: Vec<f32>,
     /// `[n, n_used, n_embd]`; of one token's experts in the order in which they came.
     slot_out: Vec<f32>,
     /// The quantized inputs of the down matrices, apart from those of gate and up, which all experts share.
@@ -50,7 +51,7 @@ pub(super) struct MoeScratch {
 }
 
 /// Tokens that an expert is computed for at a time, so that its buffers stay small in a pass of thousands.
-pub(super) const MAX_EXPERT_ROWS: usize = 512;
+pub(super) const MAX_EXPERT_ROWS: usize = MAX_GATED_ROWS;
 
 /// Experts with few tokens that are computed together, so that threads meet less often; their rows are at most
 /// [`MAX_EXPERT_ROWS`] too.
@@ -181,6 +182,12 @@ struct ExpertMatrices<'e> {
     up: Matrix<'e>,
     /// `[n_embd, n_ff]`
     down: Matrix<'e>,
+}
+
+impl<'e> ExpertMatrices<'e> {
+    fn gate_and_up(&self) -> [Projection<'e>; 2] {
+        [unbiased(self.gate), unbiased(self.up)]
+    }
 }
 
 /// A layer whose FFN is routed.
@@ -315,9 +322,7 @@ impl Model<'_> {
         rows: &mut RowScratch,
         control: Control<'_>,
     ) -> Result<(), ForwardError> {
-        let MoeScratch {
-            routed, chosen, weights, gate: gated, arrived, computed, slot_out, inner_rows, forecast, ..
-        } = s;
+        let MoeScratch { routed, chosen, weights, gated, arrived, computed, slot_out, inner_rows, forecast, .. } = s;
         let (kernels, pool) = (&compute.kernels, &compute.pool);
         let (n_embd, n_ff) = (x.len(), self.hyperparameters.moe.map_or(0, |moe| moe.n_ff));
         let gated = sized(gated, chosen.len() * n_ff);
@@ -339,10 +344,7 @@ impl Model<'_> {
         if all_are_there {
             let taken = wanted.taken();
             let matrices = |slot: usize| self.expert_matrices(*layer.formats, taken.bytes(chosen[slot] as usize));
-            let gate_and_up = |slot| {
-                let ExpertMatrices { gate, up, .. } = matrices(slot);
-                [unbiased(gate), unbiased(up)]
-            };
+            let gate_and_up = |slot: usize| matrices(slot).gate_and_up();
             kernels.project_gated(pool, &mut x, chosen.len(), gate_and_up, gated);
             let down = |slot| unbiased(matrices(slot).down);
             kernels.add_projected(pool, &mut TokenRows::new(gated, n_ff, inner_rows), weights, down, hidden);
@@ -354,10 +356,7 @@ impl Model<'_> {
             control.check()?;
             let taken = wanted.taken();
             let matrices = |slot: usize| self.expert_matrices(*layer.formats, taken.bytes(arrived[slot]));
-            let gate_and_up = |slot| {
-                let ExpertMatrices { gate, up, .. } = matrices(slot);
-                [unbiased(gate), unbiased(up)]
-            };
+            let gate_and_up = |slot: usize| matrices(slot).gate_and_up();
             let gated = &mut gated[..arrived.len() * n_ff];
             kernels.project_gated(pool, &mut x, arrived.len(), gate_and_up, gated);
             let mut inner = TokenRows::new(gated, n_ff, inner_rows);
@@ -391,7 +390,8 @@ impl Model<'_> {
         let n_used = s.chosen.len() / (x.len() / n_embd);
         let (kernels, pool) = (&compute.kernels, &compute.pool);
         let mut x = Activations::new(x, n_embd, acts);
-        let MoeScratch { routed, slots, starts, group, arrived, gate, up, slot_out, inner_acts, .. } = s;
+        let MoeScratch { routed, slots, starts, group, arrived, slot_out, inner_acts, .. } = s;
+        let inner_form = activation_form(layer.formats.down);
         let slot_out = sized(slot_out, s.chosen.len() * n_embd);
         let mut wanted = self.experts.request(layer.number, x.n_rows(), routed)?;
         if let Some(next) = layer.next.filter(|_| self.experts.is_sweep(layer.number, routed.len())) {
@@ -412,13 +412,9 @@ impl Model<'_> {
                 let Group { experts, slots, tokens, starts } = &*group;
                 let taken = wanted.taken();
                 let matrices = |i: usize| self.expert_matrices(*layer.formats, taken.bytes(experts[i]));
-                let n_ff = matrices(0).gate.n_rows();
-                let (gate, up) = (sized(gate, slots.len() * n_ff), sized(up, slots.len() * n_ff));
+                let gate_and_up = |i: usize| matrices(i).gate_and_up();
                 let rows = Grouped { rows: Rows::Only(tokens), starts };
-                kernels.matmul_groups(pool, |i| matrices(i).gate, &mut x, rows, gate, Rows::All);
-                kernels.matmul_groups(pool, |i| matrices(i).up, &mut x, rows, up, Rows::All);
-                pool.for_rows(gate, n_ff, |i, row| kernels.swiglu(row, &up[i * n_ff..][..n_ff]));
-                let mut activated = Activations::new(gate, n_ff, inner_acts).of_batch(x.n_rows());
+                let mut activated = kernels.gated_groups(pool, gate_and_up, &mut x, rows, inner_form, inner_acts);
                 let (rows, places) = (Grouped { rows: Rows::All, starts }, Rows::Only(slots));
                 kernels.matmul_groups(pool, |i| matrices(i).down, &mut activated, rows, slot_out, places);
                 let unfinished = parts.peek().map(|&(expert, _)| expert);

@@ -35,7 +35,7 @@ const LARGE_CONTEXT: usize = 8192;
 const PROGRAM_BYTES: u64 = 20 << 20;
 /// What it takes for each token of the vocabulary (text, merges and their tables), and for each thread; measured.
 const VOCABULARY_BYTES: u64 = 416;
-const THREAD_BYTES: u64 = 1 << 20;
+const THREAD_BYTES: u64 = 2 << 20;
 /// The share of the budget that the kernel's own tables take: page tables and the page cache's index.
 const KERNEL_SHARE: u64 = 256;
 

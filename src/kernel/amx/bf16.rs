@@ -60,7 +60,7 @@ pub(super) fn product<B: Block>(
                     for (panel, steps) in panels.iter_mut().enumerate() {
                         let first_row = pass.row(group, panel);
                         let n_bytes = part_steps * size_of::<B>();
-                        pass.following(operands, first_row, first + n_steps, row_blocks, n_bytes).ask(0..ROWS);
+                        pass.following(operands, first_row, first + n_steps, row_blocks).ask(0..ROWS, n_bytes);
                         for (b, tile) in steps[..n_steps].iter_mut().enumerate() {
                             with_panel(pass, rows, row_blocks, first_row, first + b, |blocks| decode(blocks, tile));
                         }

@@ -37,6 +37,10 @@ type Sets = [[Scales; PANELS]; 3];
 /// How often there is time for something else in a step.
 const TIMES: usize = 4;
 
+/// From so many steps on a visit decodes between them: few pieces fall to each, and a step that calls for none has its factors
+/// in registers.
+const LONG_VISIT: usize = 3;
+
 thread_local! {
     static SCRATCH: RefCell<Box<Scratch>> = RefCell::default();
 }
@@ -61,6 +65,10 @@ struct Step {
     tile: usize,
     /// Where its results go, one tile after the other.
     place: usize,
+}
+
+impl Step {
+    const NONE: Step = Step { visit: Visit::FIRST, n_tiles: 0, tile: 0, place: 0 };
 }
 
 /// Steps on their way through the unit: while it multiplies for one, the sums of the one before are scaled.
@@ -141,6 +149,7 @@ struct Ahead<'a, B, D> {
 
 impl<B: Block, const PIECES: usize, Begin, Piece> Source<'_, B, Decoder<PIECES, Begin, Piece>> {
     /// Begins what a visit of some panels needs.
+    #[inline(always)]
     fn begin<'s>(
         &'s self,
         visit: Visit,
@@ -155,7 +164,7 @@ impl<B: Block, const PIECES: usize, Begin, Piece> Source<'_, B, Decoder<PIECES, 
         for (p, padded) in padded.iter_mut().enumerate().take(n_panels) {
             let row = pass.row(visit.group, visit.panel + p);
             let blocks = panel(pass, rows, n_blocks, row, visit.block, padded);
-            let following = pass.following(operands, row, visit.block + 1, n_blocks, size_of::<B>());
+            let following = pass.following(operands, row, visit.block + 1, n_blocks);
             panels[p] = Some((blocks, following));
         }
         let n_pieces = n_panels * PIECES;
@@ -169,11 +178,11 @@ where
     Begin: Fn(&Blocks<'_, B>, &mut Factors, &mut Scales),
     Piece: Fn(&Blocks<'_, B>, usize, &Factors, &mut [Part]),
 {
-    /// There is time for a piece.
+    /// There is time for a piece, `n` times.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
-    fn advance(&mut self, scales: &mut Sets) {
-        self.due += self.n_pieces;
+    fn advance(&mut self, n: usize, scales: &mut Sets) {
+        self.due += n * self.n_pieces;
         while self.due >= self.n_times {
             self.due -= self.n_times;
             self.decode(scales);
@@ -190,7 +199,7 @@ where
         }
         (self.decoder.piece)(blocks, piece, self.factors, &mut self.parts.0[panel..]);
         let n_rows = ROWS / PIECES;
-        following.ask(piece * n_rows..(piece + 1) * n_rows);
+        following.ask(piece * n_rows..(piece + 1) * n_rows, size_of::<B>());
         (self.piece, self.panel) = if piece + 1 == PIECES { (0, panel + 1) } else { (piece + 1, panel) };
     }
 }
@@ -229,14 +238,13 @@ pub(super) fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MI
         let mut padded = <[[B; ROWS]; PANELS]>::new_zeroed();
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured() };
-        let mut pipeline: Pipeline<'_, UNSIGNED, SHIFT, MINS> =
-            Pipeline { unit, tiles, sums, last: Step { visit: Visit::FIRST, n_tiles: 0, tile: 0, place: 0 } };
+        let mut pipeline: Pipeline<'_, UNSIGNED, SHIFT, MINS> = Pipeline { unit, tiles, sums, last: Step::NONE };
         Pass::for_whole_range(operands, &range, out, |pass, out| {
             let n_steps = pass.n_tiles.div_ceil(2);
             let (mut parts, mut next_parts) = (&mut *even, &mut *odd);
             let source = Source { operands, rows, n_blocks, pass, decoder };
             let mut visit = Visit::FIRST;
-            source.begin(visit, n_panels, parts, factors, &mut padded, 1).advance(scales);
+            source.begin(visit, n_panels, parts, factors, &mut padded, 1).advance(1, scales);
             while visit.block < n_blocks {
                 let next = visit.next(pass.n_groups, n_panels);
                 let mut ahead = (next.block < n_blocks)
@@ -253,12 +261,16 @@ pub(super) fn product<B: Block, const UNSIGNED: bool, const SHIFT: u32, const MI
                         place: visit.group * pass.n_tiles + first,
                     };
                     let next = n_left.saturating_sub(2).min(2);
-                    let advance = |scales: &mut Sets| {
+                    let mut advance = |n: usize, scales: &mut Sets| {
                         if let Some(ahead) = &mut ahead {
-                            ahead.advance(scales);
+                            ahead.advance(n, scales);
                         }
                     };
                     match (step.n_tiles, pipeline.last.n_tiles) {
+                        (2, 2) if n_steps >= LONG_VISIT => {
+                            pipeline.step::<2, 2>(parts, scales, step, next, out, |_, _| ());
+                            advance(TIMES, scales);
+                        }
                         (2, 2) => pipeline.step::<2, 2>(parts, scales, step, next, out, advance),
                         (2, 1) => pipeline.step::<2, 1>(parts, scales, step, next, out, advance),
                         (2, _) => pipeline.step::<2, 0>(parts, scales, step, next, out, advance),
@@ -298,7 +310,7 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
         step: Step,
         next: usize,
         out: &mut [Out],
-        mut advance: impl FnMut(&mut Sets),
+        mut advance: impl FnMut(usize, &mut Sets),
     ) {
         let operands: [ByteOperands; 4] = std::array::from_fn(|k| self.operands(parts, step.tile, M, k));
         let after = (next > 0).then(|| self.operands(parts, step.tile + M, next, 0));
@@ -336,7 +348,7 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
                 piece!(1);
                 piece!(2);
                 piece!(3);
-                advance(scales);
+                advance(1, scales);
             }};
         }
         quarter!(0);
@@ -349,8 +361,8 @@ impl<const UNSIGNED: bool, const SHIFT: u32, const MINS: usize> Pipeline<'_, UNS
     /// Scales what is still on its way.
     #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
     fn drain(&mut self, scales: &Sets, out: &mut [Out]) {
-        let last = self.last;
-        self.last.n_tiles = 0;
+        // What comes next may have fewer places than there were here.
+        let last = std::mem::replace(&mut self.last, Step::NONE);
         self.unit.store(self.sums);
         let is_added = if last.visit.block == 0 { 0 } else { 0xFFFF };
         for result in 0..last.n_tiles * Self::OF_TILE {

@@ -149,9 +149,35 @@ fn quantize_256(x: &[f32; 256], out: &mut BlockQ8K) {
     };
     let inverse = _mm512_set1_ps(inverse);
     let (qs, _) = out.qs.as_mut_bytes().as_chunks_mut::<16>();
+    let mut q = [_mm512_setzero_si512(); 16];
     for i in 0..16 {
-        let q = _mm512_cvtps_epi32(_mm512_mul_ps(x[i], inverse));
-        store_128(&mut qs[i], _mm512_cvtsepi32_epi8(q));
-        out.bsums[i].set(_mm512_reduce_add_epi32(q) as i16);
+        q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(x[i], inverse));
+        store_128(&mut qs[i], _mm512_cvtsepi32_epi8(q[i]));
     }
+    let (sums, _) = out.bsums.as_mut_bytes().as_chunks_mut::<32>();
+    store_256(&mut sums[0], _mm512_cvtepi32_epi16(sums_of_sixteen(q)));
+}
+
+/// The sum of the lanes of each of sixteen registers.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn sums_of_sixteen(v: [__m512i; 16]) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    // Neighbours are added up crosswise: first within 128 bits, where four registers become one, then across them.
+    let (mut pairs, mut fours, mut eights) = ([zero; 8], [zero; 4], [zero; 2]);
+    for i in 0..8 {
+        let [a, b] = [v[2 * i], v[2 * i + 1]];
+        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    }
+    for i in 0..4 {
+        let [a, b] = [pairs[2 * i], pairs[2 * i + 1]];
+        fours[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    }
+    for i in 0..2 {
+        let [a, b] = [fours[2 * i], fours[2 * i + 1]];
+        let [low, high] = [_mm512_shuffle_i32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b)];
+        eights[i] = _mm512_add_epi32(low, high);
+    }
+    let [a, b] = eights;
+    _mm512_add_epi32(_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b))
 }

@@ -1,0 +1,278 @@
+//! The gated half of an FFN for a batch: `silu(W_gate x) · (W_up x)` (SwiGLU, Shazeer 2020). A thread makes some columns of
+//! both products, gates them and quantizes the result while it has them in cache, so that none of it passes through memory
+//! in f32. Every number is to the bit what the products one after the other give.
+
+#![allow(unsafe_code, reason = "threads write disjoint columns of one output")]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::Kernels;
+use super::fused::{Projection, sized};
+use super::matmul::{ActivationScratch, Activations, Grouped, Matrix, Ready, Rows};
+use super::output::Output;
+use crate::pool::Pool;
+use crate::quant::ActivationForm;
+
+/// Rows of activations that are gated at a time: with as many columns as a thread takes, both products are a megabyte, about
+/// what a second level of cache holds.
+pub const MAX_GATED_ROWS: usize = 512;
+
+thread_local! {
+    /// Columns of both products, `[rows of a group, columns]` each.
+    static COLUMNS: RefCell<Vec<f32>> = RefCell::default();
+}
+
+/// In which order threads take the columns of groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// All of a group, whose matrices are its own, then those of the next.
+    Groups,
+    /// The same of all groups, which share their matrices, then the next ones.
+    Columns,
+}
+
+impl Kernels {
+    /// `silu(W_gate x + b) · (W_up x + b)` in `form`, for each group of rows of `x` with the gate and up matrices that
+    /// `gate_and_up` gives for it, all of one shape and, of gate and up each, one format. Row `i` is that of row `i` of `rows`.
+    ///
+    /// # Panics
+    /// Where the shapes do not fit or a format cannot be computed with (the model's loader refuses those).
+    pub fn gated_groups<'w, 's>(
+        &self,
+        pool: &Pool,
+        gate_and_up: impl Fn(usize) -> [Projection<'w>; 2] + Sync,
+        x: &mut Activations<'_>,
+        rows: Grouped<'_>,
+        form: ActivationForm,
+        scratch: &'s mut ActivationScratch,
+    ) -> Activations<'s> {
+        self.gated_in_order(Order::Groups, pool, gate_and_up, x, rows, form, scratch)
+    }
+
+    /// As [`Kernels::gated_groups`], for all rows with the same matrices.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn gated<'s>(
+        &self,
+        pool: &Pool,
+        gate_and_up: [Projection<'_>; 2],
+        x: &mut Activations<'_>,
+        form: ActivationForm,
+        scratch: &'s mut ActivationScratch,
+    ) -> Activations<'s> {
+        let n = x.n_rows();
+        let starts: Vec<usize> = (0..n).step_by(MAX_GATED_ROWS).chain([n]).collect();
+        let rows = Grouped { rows: Rows::All, starts: &starts };
+        self.gated_in_order(Order::Columns, pool, |_| gate_and_up, x, rows, form, scratch)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what is multiplied, in which order, and where it goes")]
+    fn gated_in_order<'w, 's>(
+        &self,
+        order: Order,
+        pool: &Pool,
+        gate_and_up: impl Fn(usize) -> [Projection<'w>; 2] + Sync,
+        x: &mut Activations<'_>,
+        rows: Grouped<'_>,
+        form: ActivationForm,
+        scratch: &'s mut ActivationScratch,
+    ) -> Activations<'s> {
+        let n_groups = rows.check(x);
+        if n_groups == 0 {
+            return Activations::in_form(form, 0, 1, x.n_batch(), scratch);
+        }
+        let shape = |w: &Matrix<'_>| (w.ty(), w.n_rows(), w.n_cols());
+        let first = gate_and_up(0).map(|p| p.weight);
+        let n_ff = first[0].n_rows();
+        assert_eq!(n_ff, first[1].n_rows(), "gate and up differ in length");
+        let shapes = first.each_ref().map(shape);
+        let checked = |group: usize| {
+            let both = gate_and_up(group);
+            assert_eq!(both.each_ref().map(|p| shape(&p.weight)), shapes, "matrices of groups differ");
+            both
+        };
+        let ready = first.each_ref().map(|w| self.make_ready(pool, w, x, rows));
+        let x = &*x;
+        let range_rows = |i: usize| ready[i].range_rows(&first[i], pool);
+        let block_len = form.block_len();
+        let len = range_rows(0).max(range_rows(1)).next_multiple_of(block_len);
+        let n_pieces = n_ff.div_ceil(len);
+        let starts = rows.starts;
+        let mut gated = Activations::in_form(form, starts[n_groups], n_ff, x.n_batch(), scratch);
+        let output = Output::new(gated.bytes_mut(form), starts[n_groups], form.row_bytes(n_ff), Rows::All);
+        pool.for_ranges(n_groups * n_pieces, 1, |range| {
+            for i in range {
+                let (group, piece) = match order {
+                    Order::Groups => (i / n_pieces, i % n_pieces),
+                    Order::Columns => (i % n_groups, i / n_groups),
+                };
+                let columns = piece * len..n_ff.min((piece + 1) * len);
+                let both = checked(group);
+                let after = match both[0].weight.row_range(columns.end..n_ff) {
+                    [] if group + 1 < n_groups => checked(group + 1)[0].weight.bytes(),
+                    rest => rest,
+                };
+                let next = [both[1].weight.row_range(columns.start..n_ff), after];
+                let output = output.part(starts[group]..starts[group + 1]);
+                self.gate_columns(&ready, x, group, both, next, columns, form, &output);
+            }
+        });
+        gated
+    }
+
+    /// Makes some columns of a group.
+    #[expect(clippy::too_many_arguments, reason = "as above, of one group")]
+    fn gate_columns(
+        &self,
+        ready: &[Ready<'_>; 2],
+        x: &Activations<'_>,
+        group: usize,
+        gate_and_up: [Projection<'_>; 2],
+        next: [&[u8]; 2],
+        columns: Range<usize>,
+        form: ActivationForm,
+        output: &Output<'_, u8>,
+    ) {
+        let len = columns.len();
+        let bytes = form.row_bytes(columns.start)..form.row_bytes(columns.end);
+        COLUMNS.with_borrow_mut(|both| {
+            let n = output.n_rows();
+            let (gates, ups) = sized(both, 2 * n * len).split_at_mut(n * len);
+            for (i, out) in [&mut *gates, &mut *ups].into_iter().enumerate() {
+                let out = Output::new(out, n, len, Rows::All).beginning_at(columns.start);
+                self.compute(&ready[i], x, group, gate_and_up[i].weight, columns.clone(), next[i], &out);
+            }
+            let biases = gate_and_up.map(|p| p.bias.map(|bias| &bias[columns.clone()]));
+            for (row, (gate, up)) in gates.chunks_exact_mut(len).zip(ups.chunks_exact_mut(len)).enumerate() {
+                for (values, bias) in [&mut *gate, &mut *up].into_iter().zip(biases) {
+                    if let Some(bias) = bias {
+                        self.add(values, bias);
+                    }
+                }
+                self.swiglu(gate, up);
+                // SAFETY: every piece of work has columns of its own, and blocks of the form do not reach over their ends.
+                self.quantize(form, gate, unsafe { output.columns(row, bytes.clone()) });
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Isa;
+    use crate::quant::GgmlType;
+    use crate::quant::testing::{Random, Scales, Values, values, weights};
+
+    const N_IN: usize = 512;
+
+    /// The matrices of a format, one a group, and their bias.
+    struct Linears {
+        ty: GgmlType,
+        n_ff: usize,
+        matrices: Vec<Vec<u8>>,
+        bias: Option<Vec<f32>>,
+    }
+
+    impl Linears {
+        fn new(ty: GgmlType, n_ff: usize, n_groups: usize, is_biased: bool, random: &mut Random) -> Linears {
+            let rows = |random: &mut Random| {
+                (0..n_ff).flat_map(|_| weights(ty, N_IN / ty.block_len(), Scales::Usual, random)).collect()
+            };
+            let matrices = (0..n_groups).map(|_| rows(random)).collect();
+            Linears { ty, n_ff, matrices, bias: is_biased.then(|| values(n_ff, Values::Usual, random)) }
+        }
+
+        fn of(&self, group: usize) -> Projection<'_> {
+            let weight = Matrix::new(self.ty, self.n_ff, N_IN, &self.matrices[group]);
+            Projection { weight, bias: self.bias.as_deref() }
+        }
+
+        /// `W x + b` of each group.
+        fn products(&self, kernels: &Kernels, pool: &Pool, x: &mut Activations<'_>, rows: Grouped<'_>) -> Vec<f32> {
+            let n = rows.starts[rows.starts.len() - 1];
+            let mut out = vec![f32::NAN; n * self.n_ff];
+            kernels.matmul_groups(pool, |group| self.of(group).weight, x, rows, &mut out, Rows::All);
+            if let Some(bias) = &self.bias {
+                out.chunks_exact_mut(self.n_ff).for_each(|row| kernels.add(row, bias));
+            }
+            out
+        }
+    }
+
+    /// What the steps one after the other give.
+    fn expected(
+        kernels: &Kernels,
+        pool: &Pool,
+        linears: &[Linears; 2],
+        x: &[f32],
+        rows: Grouped<'_>,
+        form: ActivationForm,
+    ) -> Vec<u8> {
+        let mut scratch = ActivationScratch::default();
+        let mut x = Activations::new(x, N_IN, &mut scratch);
+        let [mut gate, up] = linears.each_ref().map(|l| l.products(kernels, pool, &mut x, rows));
+        let n_ff = linears[0].n_ff;
+        let quantized = |(gate, up): (&mut [f32], &[f32])| {
+            let mut out = vec![0; form.row_bytes(n_ff)];
+            kernels.swiglu(gate, up);
+            kernels.quantize(form, gate, &mut out);
+            out
+        };
+        gate.chunks_exact_mut(n_ff).zip(up.chunks_exact(n_ff)).flat_map(quantized).collect()
+    }
+
+    #[test]
+    fn gated_rows_are_those_of_the_steps_one_after_the_other() {
+        use GgmlType::{F32, Q4_0, Q4_K, Q5_1, Q6_K, Q8_0};
+        let mut random = Random(7);
+        let x = values(90 * N_IN, Values::Usual, &mut random);
+        let indices: Vec<u32> = (0..90).map(|i| i * 37 % 90).collect();
+        let (pool, starts) = (Pool::new(Some(3)).unwrap(), [0, 1, 34, 34, 71, 90]);
+        let some = Grouped { rows: Rows::Only(&indices), starts: &starts };
+        for (types, n_ff, form) in [
+            ([Q4_K, Q4_K], 768, ActivationForm::Q8_K),
+            ([Q4_K, Q6_K], 512, ActivationForm::F16),
+            // Of different forms, and of different forms whose tiles have one place.
+            ([Q4_K, Q8_0], 256, ActivationForm::Q8_0),
+            ([Q4_0, Q5_1], 288, ActivationForm::Q8_1),
+            ([F32, Q4_0], 77, ActivationForm::F32),
+        ] {
+            let linears =
+                [true, false].map(|biased| Linears::new(types[usize::from(biased)], n_ff, 5, biased, &mut random));
+            for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+                let what = format!("{types:?} on {}", kernels.isa());
+                let both = |group: usize| linears.each_ref().map(|l| l.of(group));
+                let (mut outer, mut inner) = Default::default();
+                let mut acts = Activations::new(&x, N_IN, &mut outer);
+                let mut gated = kernels.gated_groups(&pool, both, &mut acts, some, form, &mut inner);
+                let steps = expected(&kernels, &pool, &linears, &x, some, form);
+                assert!(gated.bytes_mut(form) == steps, "groups, {what}");
+                let all = Grouped { rows: Rows::All, starts: &[0, 90] };
+                let mut gated = kernels.gated(&pool, both(0), &mut acts, form, &mut inner);
+                assert!(
+                    gated.bytes_mut(form) == expected(&kernels, &pool, &linears, &x, all, form),
+                    "all rows, {what}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn more_rows_than_are_gated_at_a_time_are_all_made() {
+        let mut random = Random(8);
+        let n = MAX_GATED_ROWS + 3;
+        let x = values(n * N_IN, Values::Usual, &mut random);
+        let (pool, kernels) = (Pool::new(Some(2)).unwrap(), Kernels::detect());
+        let linears = [false, true].map(|biased| Linears::new(GgmlType::Q4_K, 512, 1, biased, &mut random));
+        let (mut outer, mut inner) = Default::default();
+        let mut acts = Activations::new(&x, N_IN, &mut outer);
+        let both = linears.each_ref().map(|l| l.of(0));
+        let mut gated = kernels.gated(&pool, both, &mut acts, ActivationForm::Q8_K, &mut inner);
+        let all = Grouped { rows: Rows::All, starts: &[0, n] };
+        let steps = expected(&kernels, &pool, &linears, &x, all, ActivationForm::Q8_K);
+        assert!(gated.bytes_mut(ActivationForm::Q8_K) == steps);
+    }
+}
