@@ -8,8 +8,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Kernels;
+use super::activations::{ActivationScratch, Activations, Grouped, Rows};
 use super::fused::{Projection, sized};
-use super::matmul::{ActivationScratch, Activations, Grouped, Matrix, Ready, Rows};
+use super::matmul::{Matrix, Ready};
 use super::output::Output;
 use crate::pool::Pool;
 use crate::quant::ActivationForm;
@@ -81,7 +82,7 @@ impl Kernels {
     ) -> Activations<'s> {
         let n_groups = rows.check(x);
         if n_groups == 0 {
-            return Activations::in_form(form, 0, 1, x.n_batch(), scratch);
+            return Activations::in_form(form, 0, 1, x.n_batch, scratch);
         }
         let shape = |w: &Matrix<'_>| (w.ty(), w.n_rows(), w.n_cols());
         let first = gate_and_up(0).map(|p| p.weight);
@@ -100,7 +101,7 @@ impl Kernels {
         let len = range_rows(0).max(range_rows(1)).next_multiple_of(block_len);
         let n_pieces = n_ff.div_ceil(len);
         let starts = rows.starts;
-        let mut gated = Activations::in_form(form, starts[n_groups], n_ff, x.n_batch(), scratch);
+        let mut gated = Activations::in_form(form, starts[n_groups], n_ff, x.n_batch, scratch);
         let output = Output::new(gated.bytes_mut(form), starts[n_groups], form.row_bytes(n_ff), Rows::All);
         pool.for_ranges(n_groups * n_pieces, 1, |range| {
             for i in range {

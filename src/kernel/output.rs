@@ -5,7 +5,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::matmul::Rows;
+use super::activations::Rows;
 
 /// A product's output, written by several threads, each to its own columns of every row.
 #[derive(Debug)]
