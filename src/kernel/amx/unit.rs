@@ -364,13 +364,6 @@ impl Unit {
     }
 }
 
-/// Which factor's tiles come from the second level of cache and pass by the first, which is the other's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::kernel) enum Far {
-    First,
-    Second,
-}
-
 impl Unit {
     /// `c[i][j] += a[i] · b[j]`, or, where nothing `precedes`, `=`: the sum of the products of all parts. Of `a` a tile is
     /// [rows, 32 elements], of `b` [elements / 2, columns, 2].
@@ -381,37 +374,7 @@ impl Unit {
         b: [&[SplitTile]; 2],
         c: &mut [[FloatTile; 2]; 2],
         precedes: bool,
-        far: Far,
     ) {
-        match far {
-            Far::First => self.multiply_split_from::<true>(a, b, c, precedes),
-            Far::Second => self.multiply_split_from::<false>(a, b, c, precedes),
-        }
-    }
-
-    fn multiply_split_from<const FAR_FIRST: bool>(
-        &self,
-        a: [&[SplitTile]; 2],
-        b: [&[SplitTile]; 2],
-        c: &mut [[FloatTile; 2]; 2],
-        precedes: bool,
-    ) {
-        /// Loads a tile of one factor.
-        macro_rules! load_of {
-            ($is_far:expr, $tile:tt, $from:expr) => {
-                if $is_far { load!("tileloaddt1", $tile, $from) } else { load!("tileloadd", $tile, $from) }
-            };
-        }
-        macro_rules! load_a {
-            ($tile:tt, $from:expr) => {
-                load_of!(FAR_FIRST, $tile, $from)
-            };
-        }
-        macro_rules! load_b {
-            ($tile:tt, $from:expr) => {
-                load_of!(!FAR_FIRST, $tile, $from)
-            };
-        }
         let n_steps = a[0].len();
         assert!(n_steps > 0 && [a[1], b[0], b[1]].iter().all(|tiles| tiles.len() == n_steps), "steps differ");
         let near = |tiles: &[SplitTile], step: usize| (&raw const tiles[step].near).cast::<u8>();
@@ -419,45 +382,45 @@ impl Unit {
         let [[c00, c01], [c10, c11]] = c.each_mut().map(|row| row.each_mut().map(|tile| &raw mut *tile));
         // SAFETY: a tile of sums is sixteen rows of sixteen floats, one of an operand sixteen lines of 64 bytes.
         unsafe {
-            load_a!("tmm4", near(a[0], 0));
-            load_b!("tmm6", rest(b[0], 0));
+            load!("tileloadd", "tmm4", near(a[0], 0));
+            load!("tileloadd", "tmm6", rest(b[0], 0));
             begin!("tmm0", c00, precedes);
-            load_a!("tmm5", near(a[1], 0));
+            load!("tileloadd", "tmm5", near(a[1], 0));
             begin!("tmm2", c10, precedes);
-            load_b!("tmm7", rest(b[1], 0));
+            load!("tileloadd", "tmm7", rest(b[1], 0));
             begin!("tmm1", c01, precedes);
             begin!("tmm3", c11, precedes);
             for step in 0..n_steps {
                 multiply_bf16!("tmm0", "tmm4", "tmm6");
                 multiply_bf16!("tmm2", "tmm5", "tmm6");
-                load_b!("tmm6", near(b[0], step));
+                load!("tileloadd", "tmm6", near(b[0], step));
                 multiply_bf16!("tmm1", "tmm4", "tmm7");
                 multiply_bf16!("tmm3", "tmm5", "tmm7");
-                load_b!("tmm7", near(b[1], step));
+                load!("tileloadd", "tmm7", near(b[1], step));
                 multiply_bf16!("tmm0", "tmm4", "tmm6");
                 multiply_bf16!("tmm1", "tmm4", "tmm7");
-                load_a!("tmm4", rest(a[0], step));
+                load!("tileloadd", "tmm4", rest(a[0], step));
                 multiply_bf16!("tmm2", "tmm5", "tmm6");
                 multiply_bf16!("tmm3", "tmm5", "tmm7");
-                load_a!("tmm5", rest(a[1], step));
+                load!("tileloadd", "tmm5", rest(a[1], step));
                 multiply_bf16!("tmm0", "tmm4", "tmm6");
                 multiply_bf16!("tmm1", "tmm4", "tmm7");
                 multiply_bf16!("tmm2", "tmm5", "tmm6");
-                load_b!("tmm6", rest(b[0], step));
+                load!("tileloadd", "tmm6", rest(b[0], step));
                 multiply_bf16!("tmm3", "tmm5", "tmm7");
-                load_b!("tmm7", rest(b[1], step));
+                load!("tileloadd", "tmm7", rest(b[1], step));
                 multiply_bf16!("tmm0", "tmm4", "tmm6");
                 multiply_bf16!("tmm1", "tmm4", "tmm7");
                 let next = step + 1;
                 if next == n_steps {
                     break;
                 }
-                load_a!("tmm4", near(a[0], next));
+                load!("tileloadd", "tmm4", near(a[0], next));
                 multiply_bf16!("tmm2", "tmm5", "tmm6");
-                load_b!("tmm6", rest(b[0], next));
+                load!("tileloadd", "tmm6", rest(b[0], next));
                 multiply_bf16!("tmm3", "tmm5", "tmm7");
-                load_a!("tmm5", near(a[1], next));
-                load_b!("tmm7", rest(b[1], next));
+                load!("tileloadd", "tmm5", near(a[1], next));
+                load!("tileloadd", "tmm7", rest(b[1], next));
             }
             store!("tmm0", c00);
             multiply_bf16!("tmm2", "tmm5", "tmm6");

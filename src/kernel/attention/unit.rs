@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::cache::{PLANE_POSITIONS, padded};
 use super::{Isa, Job, KvFormat, Planes, Tile, UNIT_PAIR_ROWS as PAIR_ROWS, grown};
-use crate::kernel::amx::unit::{Far, FloatTile, SplitTile, Unit};
+use crate::kernel::amx::unit::{FloatTile, SplitTile, Unit};
 use crate::kernel::avx512::load_f32x16;
 use crate::kernel::avx512::registers::{store_line, turned};
 use crate::quant::{Half, LANES, blocks};
@@ -187,7 +187,7 @@ impl Scratch {
             for (i, pair) in pairs.iter_mut().enumerate().filter(|(_, pair)| pair.steps.contains(&step)) {
                 let (a, b) = queries[2 * i * n_steps..][..2 * n_steps].split_at(n_steps);
                 let sums = &mut scores[i * all_steps.len() + step - all_steps.start];
-                unit.multiply_split([a, b], [first, second], sums, false, Far::First);
+                unit.multiply_split([a, b], [first, second], sums, false);
                 for row in 0..PAIR_ROWS {
                     let max = &mut pair.maxima[row];
                     let mut v = load_f32x16(max);
@@ -284,7 +284,7 @@ impl Scratch {
             for (tiles, sums) in tiles.chunks_exact(2 * PLANE_STEPS).zip(sums) {
                 let (c, d) = tiles.split_at(PLANE_STEPS);
                 let [a, b, c, d] = [a, b, c, d].map(|tiles| &tiles[steps.clone()]);
-                unit.multiply_split([a, b], [c, d], sums, true, Far::Second);
+                unit.multiply_split([a, b], [c, d], sums, true);
             }
         }
     }
