@@ -55,8 +55,8 @@ impl FromStr for Isa {
 /// The dot products of a row of `n` weights with four rows of activations.
 pub(super) type Dot4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4]) -> [f32; 4];
 
-/// Those of four rows of weights: `[weights][activations]`.
-pub(super) type Dot4x4Fn = fn(n: usize, weights: [&[u8]; 4], activations: [&[u8]; 4]) -> [[f32; 4]; 4];
+/// Those of as many rows of `n` weights, one after the other in memory, as `out` has fours.
+pub(super) type Rows4Fn = fn(n: usize, weights: &[u8], activations: [&[u8]; 4], out: &mut [[f32; 4]]);
 
 /// The dot products of as many rows of `n` weights, one after the other in memory, as `out` has numbers, with one row of
 /// activations.
@@ -108,7 +108,7 @@ pub(super) struct Table {
     /// Indexed likewise; `None` where four dot products one after the other are the best there is.
     pub(super) dot4s: [Option<Dot4Fn>; GgmlType::ALL.len()],
     /// Indexed likewise; `None` where rows of weights are best taken one after the other.
-    pub(super) dot4x4s: [Option<Dot4x4Fn>; GgmlType::ALL.len()],
+    pub(super) rows4: [Option<Rows4Fn>; GgmlType::ALL.len()],
     /// Indexed likewise; `None` where rows share nothing.
     pub(super) rows: [Option<RowsFn>; GgmlType::ALL.len()],
     /// Indexed likewise: products by the number of rows that they are for, the most first.
@@ -162,11 +162,15 @@ impl Kernels {
         }
     }
 
-    /// As [`Kernels::dot4`], of four rows of weights: `[weights][activations]`.
-    pub fn dot4x4(&self, ty: GgmlType, n: usize, weights: [&[u8]; 4], activations: [&[u8]; 4]) -> [[f32; 4]; 4] {
-        match self.table.dot4x4s[ty as usize] {
-            Some(dot4x4) => dot4x4(n, weights, activations),
-            None => weights.map(|weights| self.dot4(ty, n, weights, activations)),
+    /// As [`Kernels::dot4`], of as many rows of weights, one after the other in memory, as `out` has fours.
+    pub fn dot4_rows(&self, ty: GgmlType, n: usize, weights: &[u8], activations: [&[u8]; 4], out: &mut [[f32; 4]]) {
+        if let Some(rows4) = self.table.rows4[ty as usize] {
+            return rows4(n, weights, activations, out);
+        }
+        let row_bytes = ty.row_bytes(n as u64).map_or(0, |bytes| bytes as usize);
+        assert_eq!(row_bytes * out.len(), weights.len(), "{} rows of {n} elements of {ty}", out.len());
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = self.dot4(ty, n, &weights[i * row_bytes..][..row_bytes], activations);
         }
     }
 

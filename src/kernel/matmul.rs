@@ -74,6 +74,9 @@ fn are_distinct(numbers: &[u32], seen: &mut Vec<u64>) -> bool {
     })
 }
 
+/// Rows of weights that meet four rows of activations at a time.
+const ROWS_AT_ONCE: usize = 32;
+
 /// Rows of weights a thread takes at a time, so that a chunk is about 64 KiB of weights.
 fn grain(w: &Matrix<'_>) -> usize {
     ((64 << 10) / w.row_bytes.max(1)).clamp(1, 256)
@@ -251,14 +254,12 @@ impl Kernels {
                     unsafe { output.write(m + i, r, sum) };
                 }
             };
-            let fours = range.start + range.len() / 4 * 4;
-            for r in (range.start..fours).step_by(4) {
-                let weights = [w.row(r), w.row(r + 1), w.row(r + 2), w.row(r + 3)];
-                let sums = self.dot4x4(w.ty, w.n_cols, weights, acts);
-                (r..).zip(sums).for_each(|(r, sums)| write(r, sums));
-            }
-            for r in fours..range.end {
-                write(r, self.dot4(w.ty, w.n_cols, w.row(r), acts));
+            for first in range.clone().step_by(ROWS_AT_ONCE) {
+                let rows = first..range.end.min(first + ROWS_AT_ONCE);
+                let mut sums = [[0.0; 4]; ROWS_AT_ONCE];
+                let sums = &mut sums[..rows.len()];
+                self.dot4_rows(w.ty, w.n_cols, w.row_range(rows.clone()), acts, sums);
+                rows.zip(sums).for_each(|(r, sums)| write(r, *sums));
             }
         }
         for m in n / 4 * 4..n {

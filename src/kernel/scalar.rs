@@ -7,7 +7,7 @@ pub(super) fn table() -> Table {
     Table {
         dots: std::array::from_fn(|i| GgmlType::ALL[i].scalar_dot()),
         dot4s: [None; GgmlType::ALL.len()],
-        dot4x4s: [None; GgmlType::ALL.len()],
+        rows4: [None; GgmlType::ALL.len()],
         rows: [None; GgmlType::ALL.len()],
         products: [[None; 2]; GgmlType::ALL.len()],
         quantize: quantize_activations,

@@ -81,7 +81,9 @@ fn four_rows_of_activations_give_the_bits_of_one_after_the_other() {
     let mut random = Random(14);
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
         for ty in GgmlType::ALL.into_iter().filter(|ty| ty.is_computable()) {
-            for n_blocks in [0, 1, 2, 3, 16, 33] {
+            // Of floats more than is taken of a row at a time.
+            let most = if ty.block_len() == 1 { 1300 } else { 5 };
+            for n_blocks in [0, 1, 2, 3, 16, 33, most] {
                 let n = n_blocks * ty.block_len();
                 let row = Guarded::new(&weights(ty, n_blocks, Scales::Usual, &mut random));
                 let a = [Values::Usual, Values::Outlier, Values::Tiny, Values::Integers].map(|kind| {
@@ -92,16 +94,20 @@ fn four_rows_of_activations_give_the_bits_of_one_after_the_other() {
                 let expected = a.each_ref().map(|a| dot(n, row.bytes(), a.bytes()).to_bits());
                 let got = kernels.dot4(ty, n, row.bytes(), a.each_ref().map(Guarded::bytes)).map(f32::to_bits);
                 assert_eq!(got, expected, "{ty} on {}, {n_blocks} blocks", kernels.isa());
-                let others = [(); 3].map(|()| Guarded::new(&weights(ty, n_blocks, Scales::Usual, &mut random)));
-                let rows = [&row, &others[0], &others[1], &others[2]].map(Guarded::bytes);
-                let expected = rows.map(|row| a.each_ref().map(|a| dot(n, row, a.bytes()).to_bits()));
-                let got = kernels.dot4x4(ty, n, rows, a.each_ref().map(Guarded::bytes));
-                assert_eq!(
-                    got.map(|got| got.map(f32::to_bits)),
-                    expected,
-                    "{ty} on {}, {n_blocks} blocks",
-                    kernels.isa()
-                );
+                // Fewer than four, more than are taken at a time, and none.
+                for n_rows in [0, 3, 37] {
+                    let rows: Vec<u8> =
+                        (0..n_rows).flat_map(|_| weights(ty, n_blocks, Scales::Usual, &mut random)).collect();
+                    let rows = Guarded::new(&rows);
+                    let row_bytes = rows.bytes().len() / n_rows.max(1);
+                    let row = |i: usize| &rows.bytes()[i * row_bytes..][..row_bytes];
+                    let expected: Vec<_> =
+                        (0..n_rows).map(|i| a.each_ref().map(|a| dot(n, row(i), a.bytes()))).collect();
+                    let mut got = vec![[f32::NAN; 4]; n_rows];
+                    kernels.dot4_rows(ty, n, rows.bytes(), a.each_ref().map(Guarded::bytes), &mut got);
+                    let bits = |sums: Vec<[f32; 4]>| sums.into_iter().map(|s| s.map(f32::to_bits)).collect::<Vec<_>>();
+                    assert_eq!(bits(got), bits(expected), "{ty} on {}, {n_rows} of {n_blocks} blocks", kernels.isa());
+                }
             }
         }
     }

@@ -52,17 +52,17 @@ macro_rules! proven4 {
 }
 pub(super) use proven4;
 
-/// Makes a [`Dot4x4Fn`](super::dispatch::Dot4x4Fn) of sixteen dot products that need CPU features.
-macro_rules! proven4x4 {
-    ($dot4x4:expr) => {{
-        fn dot4x4(n: usize, weights: [&[u8]; 4], activations: [&[u8]; 4]) -> [[f32; 4]; 4] {
+/// Makes a [`Rows4Fn`](super::dispatch::Rows4Fn) of sixteen dot products that need CPU features.
+macro_rules! proven_rows4 {
+    ($rows4:expr) => {{
+        fn rows4(n: usize, weights: &[u8], activations: [&[u8]; 4], out: &mut [[f32; 4]]) {
             // SAFETY: as for `proven`.
-            unsafe { $dot4x4(n, weights, activations) }
+            unsafe { $rows4(n, weights, activations, out) }
         }
-        Some(dot4x4 as crate::kernel::dispatch::Dot4x4Fn)
+        Some(rows4 as crate::kernel::dispatch::Rows4Fn)
     }};
 }
-pub(super) use proven4x4;
+pub(super) use proven_rows4;
 
 /// Makes a [`RowsFn`](super::dispatch::RowsFn) of dot products that need CPU features.
 macro_rules! proven_rows {

@@ -59,7 +59,7 @@ pub(super) fn table() -> Table {
     Table {
         dots,
         dot4s,
-        dot4x4s: [None; GgmlType::ALL.len()],
+        rows4: [None; GgmlType::ALL.len()],
         rows: [None; GgmlType::ALL.len()],
         products: products(),
         quantize: quantize::quantize,

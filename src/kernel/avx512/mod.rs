@@ -19,7 +19,7 @@ use super::dispatch::{Product, Table};
 use super::panels::{PANELS, ROWS};
 use super::scalar;
 use super::tiled::TileCodes;
-use super::x86::{has_large_second_level, proven, proven_product, proven_rows, proven4, proven4x4};
+use super::x86::{has_large_second_level, proven, proven_product, proven_rows, proven_rows4, proven4};
 use crate::quant::GgmlType;
 
 /// The table of this instruction set, for a CPU that has it, and for no other.
@@ -51,10 +51,10 @@ pub(super) fn table() -> Table {
     dot4s[GgmlType::Q5_K as usize] = proven4!(super_blocks::dot4_q5_k);
     dot4s[GgmlType::Q6_K as usize] = proven4!(super_blocks::dot4_q6_k);
     dot4s[GgmlType::IQ4_XS as usize] = proven4!(super_blocks::dot4_iq4_xs);
-    let mut dot4x4s = [None; GgmlType::ALL.len()];
-    dot4x4s[GgmlType::F32 as usize] = proven4x4!(floats::dot4x4_f32);
-    dot4x4s[GgmlType::F16 as usize] = proven4x4!(floats::dot4x4_f16);
-    dot4x4s[GgmlType::BF16 as usize] = proven4x4!(floats::dot4x4_bf16);
+    let mut rows4 = [None; GgmlType::ALL.len()];
+    rows4[GgmlType::F32 as usize] = proven_rows4!(floats::rows4_f32);
+    rows4[GgmlType::F16 as usize] = proven_rows4!(floats::rows4_f16);
+    rows4[GgmlType::BF16 as usize] = proven_rows4!(floats::rows4_bf16);
     let mut rows = [None; GgmlType::ALL.len()];
     rows[GgmlType::Q4_0 as usize] = proven_rows!(blocks::rows_q4_0);
     rows[GgmlType::Q4_1 as usize] = proven_rows!(blocks::rows_q4_1);
@@ -77,7 +77,7 @@ pub(super) fn table() -> Table {
     Table {
         dots,
         dot4s,
-        dot4x4s,
+        rows4,
         rows,
         products: products(),
         quantize: quantize::quantize,
