@@ -24,6 +24,8 @@ pub(super) struct Slots {
     free: Vec<u64>,
     /// `None` where there is no arena.
     populator: Option<Populator>,
+    /// Of all experts.
+    total_bytes: u64,
     /// What direct reads have brought while a pass could only wait for them, and in how long.
     waited: (u64, Duration),
     /// What the slots held when the sweep at hand was found to go faster with no more.
@@ -54,6 +56,7 @@ impl Slots {
             held_bytes: 0,
             free: Vec::new(),
             populator,
+            total_bytes: places.total_bytes(),
             waited: (0, Duration::ZERO),
             sweep_bytes: None,
             classes,
@@ -66,23 +69,25 @@ impl Slots {
         self.waited.1 += time;
     }
 
-    /// Bytes that experts may take while a layer is computed. Where the disk brings an expert back sooner than memory is
-    /// taken for one more, a sweep makes do with what it has by the time that this is known: it leaves the processors to
-    /// computing, and memory is taken when tokens wait for the disk.
+    /// Bytes that experts may take while a layer is computed. Where memory costs more than it saves, a sweep makes do with what
+    /// it has by the time that this is known: it leaves the processors to computing, and memory is taken when tokens wait for
+    /// the disk.
     pub(super) fn room(&mut self, is_sweep: bool, budget: u64) -> u64 {
         if !is_sweep {
             self.sweep_bytes = None;
-        } else if self.sweep_bytes.is_none() && self.are_dear() {
+        } else if self.sweep_bytes.is_none() && self.are_dear(budget) {
             self.sweep_bytes = Some(self.held_bytes);
         }
         self.sweep_bytes.map_or(budget, |bytes| bytes.min(budget))
     }
 
-    /// Whether memory is taken more slowly than the disk reads.
-    fn are_dear(&self) -> bool {
+    /// Whether it takes longer to take memory for an expert than the disk will take to bring it back, as often as it is asked for
+    /// again, which is at least as often as the budget has room for one of all.
+    fn are_dear(&self, budget: u64) -> bool {
         let (n_bytes, time) = self.waited;
         let taken = self.populator.as_ref().and_then(Populator::bytes_per_second);
-        n_bytes >= KNOWN_BYTES && taken.is_some_and(|taken| n_bytes as f64 > taken * time.as_secs_f64())
+        let chance = (budget as f64 / self.total_bytes.max(1) as f64).min(1.0);
+        n_bytes >= KNOWN_BYTES && taken.is_some_and(|taken| n_bytes as f64 > chance * taken * time.as_secs_f64())
     }
 
     /// As if what is held had been found to be enough for a sweep.
