@@ -15,9 +15,10 @@ use super::output::Output;
 use crate::pool::Pool;
 use crate::quant::ActivationForm;
 
-/// Rows of activations that are gated at a time: with as many columns as a thread takes, both products are a megabyte, about
-/// what a second level of cache holds.
+/// Rows of activations that are gated at a time, and columns at the most: both products are a megabyte then, about what a second
+/// level of cache holds.
 pub const MAX_GATED_ROWS: usize = 512;
+const MAX_COLUMNS: usize = 256;
 
 thread_local! {
     /// Columns of both products, `[rows of a group, columns]` each.
@@ -97,8 +98,7 @@ impl Kernels {
         let ready = first.each_ref().map(|w| self.make_ready(pool, w, x, rows));
         let x = &*x;
         let range_rows = |i: usize| ready[i].range_rows(&first[i], pool);
-        let block_len = form.block_len();
-        let len = range_rows(0).max(range_rows(1)).next_multiple_of(block_len);
+        let len = range_rows(0).max(range_rows(1)).min(MAX_COLUMNS).next_multiple_of(form.block_len());
         let n_pieces = n_ff.div_ceil(len);
         let starts = rows.starts;
         let mut gated = Activations::in_form(form, starts[n_groups], n_ff, x.n_batch, scratch);
