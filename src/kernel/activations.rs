@@ -37,6 +37,16 @@ impl ActivationScratch {
         forms.iter().map(quantized).sum::<u64>() + 2 * TileScratch::row_bytes(&forms, n_cols)
     }
 
+    /// Room for `n_rows` rows of `n_cols` activations in a form.
+    fn rows_mut(&mut self, form: ActivationForm, n_rows: usize, n_cols: usize) -> &mut [u8] {
+        let n = form.row_bytes(n_cols) * n_rows;
+        let buffer = &mut self.forms[form as usize];
+        if buffer.len() < n {
+            buffer.resize(n, 0);
+        }
+        &mut buffer[..n]
+    }
+
     /// The most bytes that `n` groups take beyond that where each has a few rows.
     pub fn group_bytes(formats: impl Iterator<Item = GgmlType>, n_cols: usize, n: usize) -> u64 {
         TileScratch::row_bytes(&forms(formats), n_cols).saturating_mul((2 * n * TILE_ROWS) as u64)
@@ -99,11 +109,7 @@ impl<'a> Activations<'a> {
         n_batch: usize,
         scratch: &'a mut ActivationScratch,
     ) -> Activations<'a> {
-        let n = form.row_bytes(n_cols) * n_rows;
-        let buffer = &mut scratch.forms[form as usize];
-        if buffer.len() < n {
-            buffer.resize(n, 0);
-        }
+        scratch.rows_mut(form, n_rows, n_cols);
         let mut ready = [false; ActivationForm::ALL.len()];
         ready[form as usize] = true;
         Activations { rows: &[], n_rows, n_cols, n_batch, scratch, ready, tiled: [None; 2], latest: 0 }
@@ -112,7 +118,7 @@ impl<'a> Activations<'a> {
     /// The bytes of all rows in a form that they are in.
     pub(super) fn bytes_mut(&mut self, form: ActivationForm) -> &mut [u8] {
         assert!(self.ready[form as usize], "activations that are not {form:?}");
-        &mut self.scratch.forms[form as usize][..form.row_bytes(self.n_cols) * self.n_rows]
+        self.scratch.rows_mut(form, self.n_rows, self.n_cols)
     }
 
     /// These rows as a part of a batch of `n_batch`: their products are the same bits wherever the batch was cut.
@@ -129,14 +135,9 @@ impl<'a> Activations<'a> {
     pub(super) fn quantize(&mut self, form: ActivationForm, kernels: &Kernels, pool: &Pool) {
         if !self.ready[form as usize] {
             assert_eq!(self.rows.len(), self.n_rows * self.n_cols, "activations that are only in another form");
-            let row_bytes = form.row_bytes(self.n_cols);
-            let buffer = &mut self.scratch.forms[form as usize];
-            let n = row_bytes * self.n_rows;
-            if buffer.len() < n {
-                buffer.resize(n, 0);
-            }
             let (rows, n_cols) = (self.rows, self.n_cols);
-            pool.for_rows(&mut buffer[..n], row_bytes, |i, out| {
+            let quantized = self.scratch.rows_mut(form, self.n_rows, n_cols);
+            pool.for_rows(quantized, form.row_bytes(n_cols), |i, out| {
                 kernels.quantize(form, &rows[i * n_cols..][..n_cols], out);
             });
             self.ready[form as usize] = true;

@@ -25,15 +25,6 @@ thread_local! {
     static COLUMNS: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// In which order threads take the columns of groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    /// All of a group, whose matrices are its own, then those of the next.
-    Groups,
-    /// The same of all groups, which share their matrices, then the next ones.
-    Columns,
-}
-
 impl Kernels {
     /// `silu(W_gate x + b) · (W_up x + b)` in `form`, for each group of rows of `x` with the gate and up matrices that
     /// `gate_and_up` gives for it, all of one shape and, of gate and up each, one format. Row `i` is that of row `i` of `rows`.
@@ -42,38 +33,6 @@ impl Kernels {
     /// Where the shapes do not fit or a format cannot be computed with (the model's loader refuses those).
     pub fn gated_groups<'w, 's>(
         &self,
-        pool: &Pool,
-        gate_and_up: impl Fn(usize) -> [Projection<'w>; 2] + Sync,
-        x: &mut Activations<'_>,
-        rows: Grouped<'_>,
-        form: ActivationForm,
-        scratch: &'s mut ActivationScratch,
-    ) -> Activations<'s> {
-        self.gated_in_order(Order::Groups, pool, gate_and_up, x, rows, form, scratch)
-    }
-
-    /// As [`Kernels::gated_groups`], for all rows with the same matrices.
-    ///
-    /// # Panics
-    /// As there.
-    pub fn gated<'s>(
-        &self,
-        pool: &Pool,
-        gate_and_up: [Projection<'_>; 2],
-        x: &mut Activations<'_>,
-        form: ActivationForm,
-        scratch: &'s mut ActivationScratch,
-    ) -> Activations<'s> {
-        let n = x.n_rows();
-        let starts: Vec<usize> = (0..n).step_by(MAX_GATED_ROWS).chain([n]).collect();
-        let rows = Grouped { rows: Rows::All, starts: &starts };
-        self.gated_in_order(Order::Columns, pool, |_| gate_and_up, x, rows, form, scratch)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what is multiplied, in which order, and where it goes")]
-    fn gated_in_order<'w, 's>(
-        &self,
-        order: Order,
         pool: &Pool,
         gate_and_up: impl Fn(usize) -> [Projection<'w>; 2] + Sync,
         x: &mut Activations<'_>,
@@ -105,17 +64,12 @@ impl Kernels {
         let output = Output::new(gated.bytes_mut(form), starts[n_groups], form.row_bytes(n_ff), Rows::All);
         pool.for_ranges(n_groups * n_pieces, 1, |range| {
             for i in range {
-                let (group, piece) = match order {
-                    Order::Groups => (i / n_pieces, i % n_pieces),
-                    Order::Columns => (i % n_groups, i / n_groups),
-                };
+                let (group, piece) = (i / n_pieces, i % n_pieces);
                 let columns = piece * len..n_ff.min((piece + 1) * len);
                 let both = checked(group);
-                let after = match both[0].weight.row_range(columns.end..n_ff) {
-                    [] if group + 1 < n_groups => checked(group + 1)[0].weight.bytes(),
-                    rest => rest,
-                };
-                let next = [both[1].weight.row_range(columns.start..n_ff), after];
+                let [gate, up] = both.map(|p| p.weight);
+                let after = || (group + 1 < n_groups).then(|| checked(group + 1)[0].weight);
+                let next = [up.row_range(columns.start..n_ff), gate.rows_from(columns.end, after)];
                 let output = output.part(starts[group]..starts[group + 1]);
                 self.gate_columns(&ready, x, group, both, next, columns, form, &output);
             }
@@ -123,8 +77,26 @@ impl Kernels {
         gated
     }
 
+    /// As [`Kernels::gated_groups`], for all rows with the same matrices.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn gated<'s>(
+        &self,
+        pool: &Pool,
+        gate_and_up: [Projection<'_>; 2],
+        x: &mut Activations<'_>,
+        form: ActivationForm,
+        scratch: &'s mut ActivationScratch,
+    ) -> Activations<'s> {
+        let n = x.n_rows();
+        let starts: Vec<usize> = (0..n).step_by(MAX_GATED_ROWS).chain([n]).collect();
+        let rows = Grouped { rows: Rows::All, starts: &starts };
+        self.gated_groups(pool, |_| gate_and_up, x, rows, form, scratch)
+    }
+
     /// Makes some columns of a group.
-    #[expect(clippy::too_many_arguments, reason = "as above, of one group")]
+    #[expect(clippy::too_many_arguments, reason = "what is multiplied, which part of it, and where it goes")]
     fn gate_columns(
         &self,
         ready: &[Ready<'_>; 2],

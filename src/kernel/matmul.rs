@@ -60,6 +60,14 @@ impl<'a> Matrix<'a> {
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
+
+    /// The rows from `row` on, or, where there are none, all of the matrix that comes after this one.
+    pub(super) fn rows_from(&self, row: usize, after: impl FnOnce() -> Option<Matrix<'a>>) -> &'a [u8] {
+        match self.row_range(row..self.n_rows) {
+            [] => after().map_or(&[], |matrix| matrix.bytes),
+            rest => rest,
+        }
+    }
 }
 
 /// Whether no number is there twice. `seen` is a buffer.
@@ -178,10 +186,7 @@ impl Kernels {
                 let (group, first) = (piece / pieces, piece % pieces * grain);
                 let (group_rows, range) = (starts[group]..starts[group + 1], first..n_out.min(first + grain));
                 let (w, output) = (checked(group), output.part(group_rows));
-                let next = match w.row_range(range.end..n_out) {
-                    [] if group + 1 < n_groups => checked(group + 1).bytes,
-                    rest => rest,
-                };
+                let next = w.rows_from(range.end, || (group + 1 < n_groups).then(|| checked(group + 1)));
                 self.compute(&ready, x, group, w, range, next, &output);
             }
         });
