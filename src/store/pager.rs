@@ -336,7 +336,6 @@ impl Pager {
         let (time, n_bytes) = (began.elapsed(), self.arrived_bytes() - arrived);
         self.paging.add_stall(self.layer, time);
         self.paging.stall_read_bytes.add(n_bytes);
-        self.slots.note_wait(n_bytes, time);
         waited
     }
 

@@ -52,6 +52,7 @@ impl Pager {
     pub(super) fn poll(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
         if let Backing::Direct(reader) = &mut self.backing {
             reader.poll(&mut self.done);
+            self.slots.note_read(reader.read_bytes());
         }
         self.settle(places)?;
         self.read_candidates(places);
@@ -63,6 +64,7 @@ impl Pager {
         match &mut self.backing {
             Backing::Direct(reader) => {
                 reader.wait(&mut self.done);
+                self.slots.note_read(reader.read_bytes());
                 self.settle(places)
             }
             Backing::Mapped => {

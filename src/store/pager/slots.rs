@@ -3,7 +3,7 @@
 //! was never taken is taken ahead, within the budget.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::store::cache::{ExpertCache, ExpertId};
 use crate::store::direct::Populator;
@@ -11,8 +11,8 @@ use crate::store::places::Places;
 
 /// Bytes that memory is taken for before they are needed, at the least a slot.
 const AHEAD_BYTES: u64 = 256 << 20;
-/// After so many bytes it is known how fast the disk is.
-const KNOWN_BYTES: u64 = 64 << 20;
+/// Over so many bytes it is measured how fast the disk is: some of them were on their way before.
+const MEASURED_BYTES: u64 = 128 << 20;
 
 /// The slots of the arena that hold memory, by where they begin.
 #[derive(Debug)]
@@ -26,8 +26,10 @@ pub(super) struct Slots {
     populator: Option<Populator>,
     /// Of all experts.
     total_bytes: u64,
-    /// What direct reads have brought while a pass could only wait for them, and in how long.
-    waited: (u64, Duration),
+    /// When the measurement at hand began, and what direct reads had brought by then.
+    measured_from: (Instant, u64),
+    /// The most that they have brought in a second. The disk may be faster: it is not always asked for enough.
+    disk_rate: f64,
     /// What the slots held when the sweep at hand was found to go faster with no more.
     sweep_bytes: Option<u64>,
     /// By the cache's size class.
@@ -57,16 +59,21 @@ impl Slots {
             free: Vec::new(),
             populator,
             total_bytes: places.total_bytes(),
-            waited: (0, Duration::ZERO),
+            measured_from: (Instant::now(), 0),
+            disk_rate: 0.0,
             sweep_bytes: None,
             classes,
         }
     }
 
-    /// A pass has waited for direct reads.
-    pub(super) fn note_wait(&mut self, n_bytes: u64, time: Duration) {
-        self.waited.0 += n_bytes;
-        self.waited.1 += time;
+    /// Direct reads have brought so many bytes by now.
+    pub(super) fn note_read(&mut self, n_bytes: u64) {
+        let (from, before) = self.measured_from;
+        if n_bytes - before >= MEASURED_BYTES {
+            let now = Instant::now();
+            self.disk_rate = self.disk_rate.max((n_bytes - before) as f64 / (now - from).as_secs_f64().max(1e-6));
+            self.measured_from = (now, n_bytes);
+        }
     }
 
     /// Bytes that experts may take while a layer is computed. Where memory costs more than it saves, a sweep makes do with what
@@ -84,10 +91,9 @@ impl Slots {
     /// Whether it takes longer to take memory for an expert than the disk will take to bring it back, as often as it is asked for
     /// again, which is at least as often as the budget has room for one of all.
     fn are_dear(&self, budget: u64) -> bool {
-        let (n_bytes, time) = self.waited;
         let taken = self.populator.as_ref().and_then(Populator::bytes_per_second);
         let chance = (budget as f64 / self.total_bytes.max(1) as f64).min(1.0);
-        n_bytes >= KNOWN_BYTES && taken.is_some_and(|taken| n_bytes as f64 > chance * taken * time.as_secs_f64())
+        taken.is_some_and(|taken| self.disk_rate > chance * taken)
     }
 
     /// As if what is held had been found to be enough for a sweep.
