@@ -11,7 +11,7 @@ use std::path::Path;
 
 use wayinfer::gguf::writer::{TensorPlan, Writer};
 use wayinfer::gguf::{Metadata, Value};
-use wayinfer::kernel::{Isa, Kernels};
+use wayinfer::kernel::{Isa, Kernels, KvFormat};
 use wayinfer::quant::GgmlType;
 use wayinfer::sampler::{Sampler, SamplingParams};
 use wayinfer::session::{EngineOptions, ReplyRequest, Session, Watch, Words, bind_model, open_file};
@@ -143,6 +143,37 @@ fn threads_change_no_bit_and_batches_only_the_rounding() {
             // Products of many rows may sum floats in another order than dot products; nothing else may differ.
             let bound = if isa == Isa::Scalar { 0.0 } else { 2e-4 };
             assert!(kl.abs() <= bound, "{isa}, batches of {batch}: KL {kl:.1e} to one batch");
+        }
+    }
+}
+
+/// The logits after the last of 600 ids, which take two passes, alone and as the last of all.
+fn logits_alone_and_among_all(name: &str, isa: Isa, kv: KvFormat) -> [Vec<f32>; 2] {
+    let path = common::data(&format!("{name}.gguf"));
+    let ids: Vec<u32> = (0..600).map(|i| i * 37 % 500).collect();
+    let options = EngineOptions { isa: Some(isa), context: Some(640), kv, ..EngineOptions::default() };
+    let compute = options.compute().unwrap();
+    let file = open_file(&path).unwrap();
+    let model = bind_model(&path, &file, &options).unwrap();
+    let watch = Watch::unattended(&file, &model, options.prefetch);
+    let mut session = Session::new(&model, &compute, options.kv_for(&model)).unwrap();
+    let alone = session.feed(&ids, watch.control()).unwrap().to_vec();
+    let mut among_all = Vec::new();
+    let mut keep_last = |_: usize, rows: &[f32]| among_all = rows[rows.len() - alone.len()..].to_vec();
+    session.all_logits(&ids, watch.control(), &mut keep_last).unwrap();
+    [alone, among_all]
+}
+
+#[test]
+fn the_last_layer_gives_the_last_token_alone_what_it_gives_it_among_all() {
+    for name in ["mixtral-Q4_K_M", "qwen2-Q4_K_M"] {
+        for isa in Isa::ALL.into_iter().filter(|&isa| Kernels::new(isa).is_some()) {
+            for kv in KvFormat::ALL {
+                let [alone, among_all] = logits_alone_and_among_all(name, isa, kv);
+                let kl = common::mean_kl(&among_all, &alone, alone.len());
+                let bound = if isa == Isa::Scalar { 0.0 } else { 2e-4 };
+                assert!(kl.abs() <= bound, "{name} on {isa} with {kv}: KL {kl:.1e} to all logits");
+            }
         }
     }
 }

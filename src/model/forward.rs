@@ -73,11 +73,13 @@ pub struct State {
 pub(super) struct Scratch {
     /// Tokens of the largest pass that these buffers were used for.
     n_tokens: usize,
-    /// `[n, n_embd]`: the residual stream; after a pass, the last layer's output.
+    /// Of the tokens of the last pass, how many at its end have been through all of the last layer.
+    n_outputs: usize,
+    /// `[n, n_embd]`: the residual stream; after a pass, the last layer's output, `[n_outputs, n_embd]`.
     pub hidden: Vec<f32>,
     /// `[n, n_embd]`
     pub normed: Vec<f32>,
-    /// Queries `[n, n_heads · head_dim_k]`, then keys `[n, n_kv_heads · head_dim_k]`, then values
+    /// Queries `[n, n_heads · head_dim_k]`, of the last layer `[n_outputs, …]`, then keys `[n, n_kv_heads · head_dim_k]`, then values
     /// `[n, n_kv_heads · head_dim_v]`.
     qkv: Vec<f32>,
     /// `[n, n_heads · head_dim_v]`
@@ -201,15 +203,18 @@ impl Model<'_> {
     }
 
     /// Computes `tokens` (1 to [`Model::max_batch`]) at the positions after those in the cache. Afterwards
-    /// [`Model::logits`] gives the logits of any of these positions.
+    /// [`Model::logits`] gives the logits of the last `n_outputs` of them: of the others the last layer has keys and values
+    /// only.
     pub fn forward(
         &self,
         compute: &Compute,
         state: &mut State,
         tokens: &[u32],
+        n_outputs: usize,
         control: Control<'_>,
     ) -> Result<(), ForwardError> {
         assert!((1..=MAX_PAGED_BATCH).contains(&tokens.len()), "a pass takes 1 to {MAX_PAGED_BATCH} tokens");
+        assert!(n_outputs <= tokens.len(), "{n_outputs} outputs of {} tokens", tokens.len());
         let h = &self.hyperparameters;
         let start = state.kv.len();
         if let Some(&token) = tokens.iter().find(|&&t| t as usize >= h.n_vocab) {
@@ -227,7 +232,7 @@ impl Model<'_> {
         }
         let computed = compute.pool.enter(|| {
             self.embed(compute, state, tokens);
-            (0..h.n_layers).try_for_each(|i| self.layer(compute, state, i, tokens.len(), control))
+            (0..h.n_layers).try_for_each(|i| self.layer(compute, state, i, tokens.len(), n_outputs, control))
         });
         if let Some(trace) = control.trace {
             trace.end_pass(if computed.is_ok() { Outcome::Whole } else { Outcome::Cancelled });
@@ -244,8 +249,14 @@ impl Model<'_> {
                 self.experts.note_token(wall);
             }
         }
+        state.scratch.n_outputs = n_outputs;
         state.kv.commit(start + tokens.len());
         Ok(())
+    }
+
+    /// How many of the `n` tokens of a pass leave a layer, those at its end: no other layer asks for the last one's.
+    fn n_leaving(&self, layer: usize, n: usize, n_outputs: usize) -> usize {
+        if layer + 1 == self.hyperparameters.n_layers { n_outputs } else { n }
     }
 
     fn layer(
@@ -254,6 +265,7 @@ impl Model<'_> {
         state: &mut State,
         i: usize,
         n: usize,
+        n_outputs: usize,
         control: Control<'_>,
     ) -> Result<(), ForwardError> {
         control.check()?;
@@ -267,20 +279,23 @@ impl Model<'_> {
         if let Some(stream) = &self.stream {
             stream.begin(i);
         }
-        self.attention(compute, state, i, layer, n);
+        let n_leaving = self.n_leaving(i, n, n_outputs);
+        self.attention(compute, state, i, layer, n, n_leaving);
         let scratch = &mut state.scratch;
-        self.norm_ffn_input(compute, scratch, layer, n);
+        self.norm_ffn_input(compute, scratch, layer, n_leaving);
         match &layer.ffn {
+            _ if n_leaving == 0 => {}
             FeedForward::Dense { gate, up, down } => {
-                control.experts.mark_used(i, 0, control.telemetry.ticks.get(), n as u64);
+                control.experts.mark_used(i, 0, control.telemetry.ticks.get(), n_leaving as u64);
                 let Scratch { hidden, normed, products, .. } = &mut *scratch;
-                let n_embd = self.hyperparameters.n_embd;
-                compute.add_gated([gate, up, down], &normed[..n * n_embd], products, &mut hidden[..n * n_embd]);
+                let n_all = n_leaving * self.hyperparameters.n_embd;
+                compute.add_gated([gate, up, down], &normed[..n_all], products, &mut hidden[..n_all]);
             }
             FeedForward::Moe { router, formats } => {
                 let next = Some(i + 1).filter(|&next| self.weights.experts.get(next).is_some_and(Option::is_some));
-                let layer = RoutedLayer { number: i, router, formats, next };
-                self.moe_ffn(compute, scratch, layer, n, control)?;
+                let next = next.filter(|&next| self.n_leaving(next, n, n_outputs) == n);
+                let layer = RoutedLayer { number: i, router, formats, next, n_passing: n };
+                self.moe_ffn(compute, scratch, layer, n_leaving, control)?;
             }
         }
         let stall = paging.layer_stall(i).saturating_sub(stall);
@@ -312,10 +327,13 @@ impl Model<'_> {
         control.telemetry.prompt_in_pass.set((n as f32 * done) as u64);
     }
 
-    /// The logits of `rows` of the last pass: `[rows, n_vocab]`.
+    /// The logits of `rows` of the outputs of the last pass: `[rows, n_vocab]`.
     ///
     /// # Errors
     /// [`ForwardError::File`] where the weights could not be read.
+    ///
+    /// # Panics
+    /// Where the pass had fewer outputs.
     pub fn logits<'s>(
         &self,
         compute: &Compute,
@@ -324,7 +342,8 @@ impl Model<'_> {
     ) -> Result<&'s [f32], ForwardError> {
         let h = &self.hyperparameters;
         let n = rows.len();
-        let Scratch { hidden, normed, logits, products, .. } = &mut state.scratch;
+        let Scratch { n_outputs, hidden, normed, logits, products, .. } = &mut state.scratch;
+        assert!(rows.end <= *n_outputs, "logits of {rows:?} of {n_outputs} outputs");
         let hidden = &hidden[rows.start * h.n_embd..rows.end * h.n_embd];
         let normed = sized(normed, n * h.n_embd);
         let logits = sized(logits, n * h.n_vocab);
@@ -354,25 +373,37 @@ impl Model<'_> {
         }
     }
 
-    /// `hidden += attention(norm(hidden))`.
-    fn attention(&self, compute: &Compute, state: &mut State, i: usize, layer: &Layer<'_>, n: usize) {
+    /// `hidden += attention(norm(hidden))` for the last `n_leaving` of `n` tokens, which move to the front of `hidden`; keys and
+    /// values are kept of all.
+    fn attention(&self, compute: &Compute, state: &mut State, i: usize, layer: &Layer<'_>, n: usize, n_leaving: usize) {
         let h = &self.hyperparameters;
         let State { kv, scratch } = state;
         let Scratch { hidden, normed, qkv, attn, angles, bias_queries, attention, products, .. } = scratch;
-        let hidden = &mut hidden[..n * h.n_embd];
+        let n_staying = n - n_leaving;
         let normed = sized(normed, n * h.n_embd);
         let (n_q, n_k, n_v) = (h.n_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_k, h.n_kv_heads * h.head_dim_v);
-        let qkv = sized(qkv, n * (n_q + n_k + n_v));
+        let qkv = sized(qkv, n_leaving * n_q + n * (n_k + n_v));
 
-        compute.norm(hidden, &layer.attn_norm, h.norm_eps, normed);
+        compute.norm(&hidden[..n * h.n_embd], &layer.attn_norm, h.norm_eps, normed);
         // Keys that are quantized leave their bias to the scores.
         let key_bias = layer.turned_key_bias().filter(|_| kv.is_unbiased());
         let unbiased = key_bias.map(|_| Linear { weight: layer.k.weight, bias: None });
-        compute.project([&layer.q, unbiased.as_ref().unwrap_or(&layer.k), &layer.v], normed, products, qkv);
-        let (q, kv_rows) = qkv.split_at_mut(n * n_q);
+        let k_proj = unbiased.as_ref().unwrap_or(&layer.k);
+        if n_staying == 0 {
+            compute.project([&layer.q, k_proj, &layer.v], normed, products, qkv);
+        } else {
+            let (q, kv_rows) = qkv.split_at_mut(n_leaving * n_q);
+            compute.project([k_proj, &layer.v], normed, products, kv_rows);
+            if n_leaving > 0 {
+                compute.project([&layer.q], &normed[n_staying * h.n_embd..], products, q);
+                hidden.copy_within(n_staying * h.n_embd..n * h.n_embd, 0);
+            }
+        }
+        let (q, kv_rows) = qkv.split_at_mut(n_leaving * n_q);
         let (k, v) = kv_rows.split_at_mut(n * n_k);
         let n_angles = self.rope.n_angles();
-        let turn = |rows: &mut [f32], n_row: usize, norm: Option<&Vec<f32>>| {
+        let (of_all, of_leaving) = (&angles[..], &angles[n_staying * n_angles..]);
+        let turn = |rows: &mut [f32], n_row: usize, norm: Option<&Vec<f32>>, angles: &[f32]| {
             compute.pool.for_rows(rows, n_row, |t, row| {
                 for head in row.chunks_exact_mut(h.head_dim_k) {
                     if let Some(norm) = norm {
@@ -382,12 +413,15 @@ impl Model<'_> {
                 }
             });
         };
-        turn(q, n_q, layer.q_norm.as_ref());
-        turn(k, n_k, layer.k_norm.as_ref());
+        turn(k, n_k, layer.k_norm.as_ref(), of_all);
         kv.store(compute, i, k, v);
+        if n_leaving == 0 {
+            return;
+        }
+        turn(q, n_q, layer.q_norm.as_ref(), of_leaving);
         let key_bias = key_bias.map(|bias| {
             let (dim, group) = (h.head_dim_k, h.n_heads / h.n_kv_heads);
-            let queries = sized(bias_queries, n * h.n_heads * n_angles);
+            let queries = sized(bias_queries, n_leaving * h.n_heads * n_angles);
             compute.pool.for_rows(queries, h.n_heads * n_angles, |t, row| {
                 for (i, out) in row.chunks_exact_mut(n_angles).enumerate() {
                     self.rope.against(&q[t * n_q + i * dim..][..dim], &bias[i / group * dim..][..dim], out);
@@ -395,11 +429,12 @@ impl Model<'_> {
             });
             KeyBias { dim: n_angles, queries }
         });
-        let attn = sized(attn, n * h.n_heads * h.head_dim_v);
+        let attn = sized(attn, n_leaving * h.n_heads * h.head_dim_v);
         let (kv, shape) = (&*kv, h.attention_shape(kv.format()));
         let planes = |head, plane| kv.planes(i, head, plane);
-        compute.kernels.attend(&compute.pool, &shape, kv.len(), q, key_bias, planes, attention, attn);
-        compute.add_projected(&layer.attn_out, attn, products, hidden);
+        let start = kv.len() + n_staying;
+        compute.kernels.attend(&compute.pool, &shape, start, q, key_bias, planes, attention, attn);
+        compute.add_projected(&layer.attn_out, attn, products, &mut hidden[..n_leaving * h.n_embd]);
     }
 
     fn norm_ffn_input(&self, compute: &Compute, scratch: &mut Scratch, layer: &Layer<'_>, n: usize) {

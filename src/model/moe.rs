@@ -197,8 +197,10 @@ pub(super) struct RoutedLayer<'l> {
     /// `[n_experts, n_embd]`
     pub router: &'l Linear<'l>,
     pub formats: &'l ExpertFormats,
-    /// The number of the next layer, where it is routed.
+    /// The number of the next layer, where it is routed and as many tokens will ask for its experts.
     pub next: Option<usize>,
+    /// The tokens of the pass, of which the last layer is computed only for those whose logits are wanted.
+    pub n_passing: usize,
 }
 
 impl Model<'_> {
@@ -238,12 +240,14 @@ impl Model<'_> {
             control.experts.mark_used(layer.number, expert, tick, n_tokens as u64);
         }
         if let Some(trace) = control.trace {
-            if n == 1 {
+            if layer.n_passing == 1 {
                 let mut demanded: Vec<_> = s.routed.iter().map(|r| r.expert).zip(s.weights.iter().copied()).collect();
                 demanded.sort_unstable_by_key(|&(expert, _)| expert);
                 trace.token_layer(layer.number, demanded.into_iter());
             } else {
-                trace.layer(layer.number, s.routed.iter().map(|routed| (routed.expert, routed.n_tokens)));
+                let mut demanded: Vec<_> = s.routed.iter().map(|r| (r.expert, r.n_tokens)).collect();
+                demanded.sort_unstable();
+                trace.layer(layer.number, demanded.into_iter());
             }
         }
         if n == 1 {
@@ -332,7 +336,9 @@ impl Model<'_> {
             weight: Some(weight),
             found: wanted.found(expert as usize),
         });
-        control.tokens.choose(layer.number, choices);
+        if layer.n_passing == 1 {
+            control.tokens.choose(layer.number, choices);
+        }
         if let Some(next) = layer.next.filter(|_| control.prefetch == Prefetch::On && wanted.wants_forecast())
             && let Some(likely) = self.foresee(compute, next, hidden, forecast, rows)
         {

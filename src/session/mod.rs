@@ -151,29 +151,28 @@ impl<'m> Session<'m> {
         said::respelled(prompt, &self.cached, &self.replies, bytes_of)
     }
 
-    /// Computes `tokens` after what is cached, in passes; on an error, whole passes stay cached. Returns how many tokens
-    /// the last pass had: the logits of these can be asked for.
-    fn compute(&mut self, tokens: &[u32], control: Control<'_>) -> Result<usize, ForwardError> {
-        let mut last = 0;
+    /// Computes `tokens` after what is cached, in passes; on an error, whole passes stay cached. The logits of the last
+    /// `n_outputs`, at most a pass, can be asked for then.
+    fn compute(&mut self, tokens: &[u32], n_outputs: usize, control: Control<'_>) -> Result<(), ForwardError> {
         let mut rest = tokens;
         while !rest.is_empty() {
             let batch;
             (batch, rest) = rest.split_at(pass_of(rest.len(), self.model.max_batch(self.cached.len())));
-            self.model.forward(self.compute, &mut self.state, batch, control)?;
+            let n_outputs = if rest.is_empty() { n_outputs } else { 0 };
+            self.model.forward(self.compute, &mut self.state, batch, n_outputs, control)?;
             self.cached.extend_from_slice(batch);
-            last = batch.len();
             let t = control.telemetry;
             t.prompt_in_pass.clear();
             t.prompt_done.set(t.prompt_done.get().unwrap_or(0) + batch.len() as u64);
             t.kv_used.set(self.state.kv.len() as u64);
             t.kv_bytes.set(self.state.kv.bytes() as u64);
         }
-        Ok(last)
+        Ok(())
     }
 
     /// Makes the cache hold exactly `prompt`, computing only what follows the longest common prefix (at least the last
     /// token, whose logits come next).
-    fn prefill(&mut self, prompt: &[u32], control: Control<'_>) -> Result<(usize, PromptStats), SessionError> {
+    fn prefill(&mut self, prompt: &[u32], control: Control<'_>) -> Result<PromptStats, SessionError> {
         if prompt.is_empty() {
             return Err(SessionError::EmptyPrompt);
         }
@@ -186,13 +185,13 @@ impl<'m> Session<'m> {
         t.kv_capacity.set(self.capacity() as u64);
         t.begin_prompt(common as u64, prompt.len() as u64);
         let began = Instant::now();
-        let outcome = self.compute(&prompt[common..], control);
+        let outcome = self.compute(&prompt[common..], 1, control);
         t.end_prompt();
-        let last = outcome?;
+        outcome?;
         let seconds = began.elapsed().as_secs_f64();
         let stats = PromptStats { reused: common, computed: prompt.len() - common, seconds };
         t.prompt_milli_tok_s.set((stats.computed as f64 / seconds.max(1e-9) * 1000.0) as u64);
-        Ok((last, stats))
+        Ok(stats)
     }
 
     /// Computes `tokens` after what is cached and returns the logits of the last one.
@@ -204,8 +203,8 @@ impl<'m> Session<'m> {
         if needed > self.capacity() {
             return Err(SessionError::ContextFull { needed, capacity: self.capacity() });
         }
-        let last = self.compute(tokens, control)? - 1;
-        Ok(self.model.logits(self.compute, &mut self.state, last..last + 1)?)
+        self.compute(tokens, 1, control)?;
+        Ok(self.model.logits(self.compute, &mut self.state, 0..1)?)
     }
 
     /// The logits of every token of `tokens`, from an empty context, given to `each` as `(first position, [n, n_vocab])`.
@@ -225,7 +224,7 @@ impl<'m> Session<'m> {
         while self.cached.len() < tokens.len() {
             let done = self.cached.len();
             let n = pass_of(tokens.len() - done, self.model.max_batch(done));
-            self.compute(&tokens[done..done + n], control)?;
+            self.compute(&tokens[done..done + n], n, control)?;
             for first in (0..n).step_by(LOGIT_ROWS) {
                 let rows = first..n.min(first + LOGIT_ROWS);
                 each(done + first, self.model.logits(self.compute, &mut self.state, rows)?);
@@ -241,7 +240,7 @@ impl<'m> Session<'m> {
         sampler: &mut Sampler,
         control: Control<'_>,
     ) -> Result<(StopReason, ReplyStats), SessionError> {
-        let (last, prompt) = match self.prefill(request.prompt, control) {
+        let prompt = match self.prefill(request.prompt, control) {
             Err(SessionError::Forward(ForwardError::Cancelled)) => {
                 return Ok((StopReason::Cancelled, ReplyStats::default()));
             }
@@ -252,14 +251,13 @@ impl<'m> Session<'m> {
         let mut stats =
             ReplyStats { prompt_tokens: prompt.computed, prompt_seconds: prompt.seconds, ..ReplyStats::default() };
         let began = Instant::now();
-        let mut row = last - 1;
         let start = self.cached.len();
         let mut last_said = None;
         let stop = loop {
             if request.max_tokens.is_some_and(|max| stats.generated_tokens >= max) {
                 break StopReason::MaxTokens;
             }
-            let logits = self.model.logits(self.compute, &mut self.state, row..row + 1);
+            let logits = self.model.logits(self.compute, &mut self.state, 0..1);
             let token = sampler.sample(logits.map_err(SessionError::Forward)?);
             sampler.accept(token);
             if (request.is_end)(token) {
@@ -279,9 +277,9 @@ impl<'m> Session<'m> {
             if request.max_tokens == Some(stats.generated_tokens) {
                 break StopReason::MaxTokens;
             }
-            match self.compute(&[token], control) {
+            match self.compute(&[token], 1, control) {
                 Err(ForwardError::Cancelled) => break StopReason::Cancelled,
-                other => row = other? - 1,
+                other => other?,
             }
         };
         stats.generate_seconds = began.elapsed().as_secs_f64();

@@ -167,7 +167,8 @@ impl Replay {
             for visit in pass.first..end {
                 let demands = self.demands_of(visit);
                 let layer = self.visits[visit].layer as usize;
-                let served = residents.serve(layer, pass.n_tokens, &self.demands[demands.clone()], &self.next[demands]);
+                let n_tokens = self.tokens_of(&self.demands[demands.clone()]);
+                let served = residents.serve(layer, n_tokens, &self.demands[demands.clone()], &self.next[demands]);
                 full |= served.evicted;
                 let more = served.counts(self.shape.layers[layer].slot_bytes);
                 *counts = counts.plus(more);
@@ -181,6 +182,12 @@ impl Replay {
 
     fn demands_of(&self, visit: usize) -> std::ops::Range<usize> {
         self.visits[visit].first..self.visits.get(visit + 1).map_or(self.demands.len(), |next| next.first)
+    }
+
+    /// The tokens that a layer was computed for: of a prompt's the last layer has but those whose logits were wanted.
+    fn tokens_of(&self, demands: &[Demand]) -> u32 {
+        let uses: u64 = demands.iter().map(|demand| u64::from(demand.n_tokens)).sum();
+        u32::try_from(uses / u64::from(self.shape.n_used.max(1))).unwrap_or(u32::MAX).max(1)
     }
 
     fn next_uses(&self) -> Vec<u32> {
