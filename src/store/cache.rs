@@ -299,7 +299,12 @@ impl ExpertCache {
         self.limit = bytes.min(self.budget);
     }
 
-    /// Whether insertions keep to less than the budget.
+    /// What insertions keep to.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Whether that is less than the budget.
     pub fn is_limited(&self) -> bool {
         self.limit < self.budget
     }

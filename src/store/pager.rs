@@ -336,6 +336,7 @@ impl Pager {
         let (time, n_bytes) = (began.elapsed(), self.arrived_bytes() - arrived);
         self.paging.add_stall(self.layer, time);
         self.paging.stall_read_bytes.add(n_bytes);
+        self.slots.note_wait(time);
         waited
     }
 

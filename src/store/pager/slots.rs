@@ -3,7 +3,7 @@
 //! was never taken is taken ahead, within the budget.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::store::cache::{ExpertCache, ExpertId};
 use crate::store::direct::Populator;
@@ -30,10 +30,23 @@ pub(super) struct Slots {
     measured_from: (Instant, u64),
     /// The most that they have brought in a second. The disk may be faster: it is not always asked for enough.
     disk_rate: f64,
-    /// What the slots held when the sweep at hand was found to go faster with no more.
-    sweep_bytes: Option<u64>,
+    /// The sweep at hand, once it is known what memory costs.
+    sweep: Option<Sweep>,
     /// By the cache's size class.
     classes: Vec<Class>,
+}
+
+/// The share of its computing time that a sweep gives to taking memory.
+const SWEEP_SHARE: f64 = 0.05;
+
+/// Memory that a sweep may use: what there was, and what was taken with time that computing did not need.
+#[derive(Debug, Clone, Copy)]
+struct Sweep {
+    bytes: f64,
+    /// When that was found.
+    at: Instant,
+    /// In which the pass has waited for the disk since.
+    waited: Duration,
 }
 
 /// Slots of one size, which are used in their order.
@@ -61,7 +74,7 @@ impl Slots {
             total_bytes: places.total_bytes(),
             measured_from: (Instant::now(), 0),
             disk_rate: 0.0,
-            sweep_bytes: None,
+            sweep: None,
             classes,
         }
     }
@@ -76,44 +89,55 @@ impl Slots {
         }
     }
 
-    /// Bytes that experts may take while a layer is computed. Where memory costs more than it saves, a sweep makes do with what
-    /// it has by the time that this is known: it leaves the processors to computing, and memory is taken when tokens wait for
-    /// the disk.
-    pub(super) fn room(&mut self, is_sweep: bool, budget: u64) -> u64 {
-        if !is_sweep {
-            self.sweep_bytes = None;
-        } else if self.sweep_bytes.is_none() && self.are_dear(budget) {
-            self.sweep_bytes = Some(self.held_bytes);
+    /// A pass has waited for reads.
+    pub(super) fn note_wait(&mut self, time: Duration) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.waited += time;
         }
-        self.sweep_bytes.map_or(budget, |bytes| bytes.min(budget))
     }
 
-    /// Whether it takes longer to take memory for an expert than the disk will take to bring it back, as often as it is asked for
-    /// again, which is at least as often as the budget has room for one of all.
-    fn are_dear(&self, budget: u64) -> bool {
-        let taken = self.populator.as_ref().and_then(Populator::bytes_per_second);
-        let chance = (budget as f64 / self.total_bytes.max(1) as f64).min(1.0);
-        taken.is_some_and(|taken| self.disk_rate > chance * taken)
+    /// Bytes that experts may take while a layer is computed. A sweep leaves the processors to computing: memory is taken while
+    /// it waits for the disk, and with little of the rest of its time; where memory costs more than it saves, none is. Tokens,
+    /// which wait more, may take all.
+    pub(super) fn room(&mut self, is_sweep: bool, budget: u64) -> u64 {
+        if !is_sweep {
+            self.sweep = None;
+            return budget;
+        }
+        let now = Instant::now();
+        if let Some(taken) = self.populator.as_ref().and_then(Populator::bytes_per_second) {
+            let begun = Sweep { bytes: self.held_bytes as f64, at: now, waited: Duration::ZERO };
+            let Sweep { mut bytes, at, waited } = self.sweep.unwrap_or(begun);
+            if !self.are_dear(budget, taken) {
+                bytes += taken * (waited.as_secs_f64() + SWEEP_SHARE * (now - at).as_secs_f64());
+            }
+            self.sweep = Some(Sweep { bytes, at: now, waited: Duration::ZERO });
+        }
+        self.sweep.map_or(budget, |sweep| budget.min(sweep.bytes as u64))
     }
 
     /// As if what is held had been found to be enough for a sweep.
     #[cfg(test)]
     pub(super) fn make_do_with(&mut self, bytes: u64) {
-        self.sweep_bytes = Some(bytes);
+        self.sweep = Some(Sweep { bytes: bytes as f64, at: Instant::now(), waited: Duration::ZERO });
+    }
+
+    /// Whether it takes longer to take memory for an expert, `taken` bytes a second, than the disk will take to bring it back, as
+    /// often as it is asked for again, which is at least as often as the budget has room for one of all.
+    fn are_dear(&self, budget: u64, taken: f64) -> bool {
+        let chance = (budget as f64 / self.total_bytes.max(1) as f64).min(1.0);
+        self.disk_rate > chance * taken
     }
 
     /// An expert is read into its slot. Memory is taken for those that come next, where they are to have any.
     pub(super) fn fill(&mut self, places: &Places<'_>, cache: &ExpertCache, id: ExpertId, slot: u32) {
         let slot_bytes = places.of(id).slot_bytes;
         self.hold(places.slot_start(id, slot), slot_bytes);
-        if cache.is_limited() {
-            return;
-        }
         let class = cache.class(id.layer as usize);
         let Class { n_slots, untouched } = self.classes[class];
         let n_ahead = (AHEAD_BYTES / slot_bytes.max(1)).max(1) as u32;
         let mut next = untouched.max(slot + 1);
-        while next < n_slots.min(slot.saturating_add(n_ahead + 1)) && self.held_bytes + slot_bytes <= cache.budget() {
+        while next < n_slots.min(slot.saturating_add(n_ahead + 1)) && self.held_bytes + slot_bytes <= cache.limit() {
             let start = places.slot_start(id, next);
             self.hold(start, slot_bytes);
             self.free(start);
