@@ -118,6 +118,32 @@ impl Ready<'_> {
             None => grain(w),
         }
     }
+
+    /// Where the rows of weights like `w` are cut into ranges, from 0 to their number. Of a single matrix the ranges of each
+    /// thread become shorter towards the end of its share: a thread that is slower than others is then never far behind.
+    fn cuts(&self, w: &Matrix<'_>, pool: &Pool) -> Vec<usize> {
+        let most = self.range_rows(w, pool);
+        match self.product {
+            Some(product) if self.rows.starts.len() == 2 => {
+                tapered(w.n_rows, most, product.panel_rows, pool.n_threads())
+            }
+            _ => (0..w.n_rows).step_by(most).chain([w.n_rows]).collect(),
+        }
+    }
+}
+
+/// Cuts `0..n` into a share for each thread, and each share into ranges of a third of what is left of it, but no more than
+/// `most`, in multiples of `unit`.
+fn tapered(n: usize, most: usize, unit: usize, n_threads: usize) -> Vec<usize> {
+    let (mut cuts, mut at) = (vec![0], 0);
+    for thread in 1..=n_threads {
+        let end = n.min((thread * n / n_threads).next_multiple_of(unit));
+        while at < end {
+            at = end.min(at + ((end - at) / 3).next_multiple_of(unit).clamp(unit, most.max(unit)));
+            cuts.push(at);
+        }
+    }
+    cuts
 }
 
 impl Kernels {
@@ -178,13 +204,13 @@ impl Kernels {
         };
         let ready = self.make_ready(pool, &weight(0), x, rows);
         let x = &*x;
-        let grain = ready.range_rows(&weight(0), pool);
-        let pieces = n_out.div_ceil(grain);
+        let cuts = ready.cuts(&weight(0), pool);
+        let pieces = cuts.len() - 1;
         // Groups have rows of the output of their own, and pieces columns.
         pool.for_ranges(n_groups * pieces, 1, |range| {
             for piece in range {
-                let (group, first) = (piece / pieces, piece % pieces * grain);
-                let (group_rows, range) = (starts[group]..starts[group + 1], first..n_out.min(first + grain));
+                let (group, piece) = (piece / pieces, piece % pieces);
+                let (group_rows, range) = (starts[group]..starts[group + 1], cuts[piece]..cuts[piece + 1]);
                 let (w, output) = (checked(group), output.part(group_rows));
                 let next = w.rows_from(range.end, || (group + 1 < n_groups).then(|| checked(group + 1)));
                 self.compute(&ready, x, group, w, range, next, &output);
@@ -271,6 +297,22 @@ impl Kernels {
             // SAFETY: as above.
             let sums = unsafe { output.columns(m, range.clone()) };
             self.dot_rows(w.ty, w.n_cols, w.row_range(range.clone()), act(m), sums);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_cut_into_ranges_that_become_shorter() {
+        assert_eq!(tapered(1536, 256, 32, 2)[..7], [0, 256, 448, 576, 640, 704, 736]);
+        for (n, most, unit, n_threads) in [(0, 32, 32, 2), (77, 64, 32, 3), (1536, 192, 32, 2), (100, 16, 32, 64)] {
+            let cuts = tapered(n, most, unit, n_threads);
+            assert_eq!((cuts[0], cuts[cuts.len() - 1]), (0, n));
+            assert!(cuts.windows(2).all(|c| c[0] < c[1] && c[1] - c[0] <= most.max(unit)), "{cuts:?}");
+            assert!(cuts[..cuts.len() - 1].iter().all(|at| at % unit == 0), "{cuts:?}");
         }
     }
 }
