@@ -230,6 +230,8 @@ impl Model<'_> {
         if tokens.len() == 1 {
             control.tokens.begin();
         }
+        // A pass that fails has none.
+        state.scratch.n_outputs = 0;
         let computed = compute.pool.enter(|| {
             self.embed(compute, state, tokens);
             (0..h.n_layers).try_for_each(|i| self.layer(compute, state, i, tokens.len(), n_outputs, control))
@@ -294,7 +296,7 @@ impl Model<'_> {
             FeedForward::Moe { router, formats } => {
                 let next = Some(i + 1).filter(|&next| self.weights.experts.get(next).is_some_and(Option::is_some));
                 let next = next.filter(|&next| self.n_leaving(next, n, n_outputs) == n);
-                let layer = RoutedLayer { number: i, router, formats, next, n_passing: n };
+                let layer = RoutedLayer { number: i, router, formats, next, is_token_pass: n == 1 };
                 self.moe_ffn(compute, scratch, layer, n_leaving, control)?;
             }
         }

@@ -199,8 +199,8 @@ pub(super) struct RoutedLayer<'l> {
     pub formats: &'l ExpertFormats,
     /// The number of the next layer, where it is routed and as many tokens will ask for its experts.
     pub next: Option<usize>,
-    /// The tokens of the pass, of which the last layer is computed only for those whose logits are wanted.
-    pub n_passing: usize,
+    /// Whether the pass has a single token, whose choices are recorded. The last layer may have one of a prompt's.
+    pub is_token_pass: bool,
 }
 
 impl Model<'_> {
@@ -240,7 +240,7 @@ impl Model<'_> {
             control.experts.mark_used(layer.number, expert, tick, n_tokens as u64);
         }
         if let Some(trace) = control.trace {
-            if layer.n_passing == 1 {
+            if layer.is_token_pass {
                 let mut demanded: Vec<_> = s.routed.iter().map(|r| r.expert).zip(s.weights.iter().copied()).collect();
                 demanded.sort_unstable_by_key(|&(expert, _)| expert);
                 trace.token_layer(layer.number, demanded.into_iter());
@@ -336,7 +336,7 @@ impl Model<'_> {
             weight: Some(weight),
             found: wanted.found(expert as usize),
         });
-        if layer.n_passing == 1 {
+        if layer.is_token_pass {
             control.tokens.choose(layer.number, choices);
         }
         if let Some(next) = layer.next.filter(|_| control.prefetch == Prefetch::On && wanted.wants_forecast())

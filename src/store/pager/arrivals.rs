@@ -52,7 +52,6 @@ impl Pager {
     pub(super) fn poll(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
         if let Backing::Direct(reader) = &mut self.backing {
             reader.poll(&mut self.done);
-            self.slots.note_read(reader.read_bytes());
         }
         self.settle(places)?;
         self.read_candidates(places);
@@ -64,7 +63,6 @@ impl Pager {
         match &mut self.backing {
             Backing::Direct(reader) => {
                 reader.wait(&mut self.done);
-                self.slots.note_read(reader.read_bytes());
                 self.settle(places)
             }
             Backing::Mapped => {
@@ -82,7 +80,9 @@ impl Pager {
         }
     }
 
+    /// Sees to what has ended.
     fn settle(&mut self, places: &Places<'_>) -> Result<(), PagingError> {
+        self.slots.note_read(self.arrived_bytes());
         let mut failed = None;
         while let Some(Completion { ticket: Ticket(ticket), outcome }) = self.done.pop() {
             let Some(at) = self.flights.iter().position(|&(other, _)| other == ticket) else { continue };

@@ -1,6 +1,6 @@
 //! Which memory of the arena is in use beyond its experts. What an expert leaves behind is filled again as it is: memory
 //! that is given back and taken anew is cleared by the kernel first, which costs as much as computing with it. Memory that
-//! was never taken is taken ahead, within the budget.
+//! was never taken is taken ahead, as far as experts may use it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -47,6 +47,19 @@ struct Sweep {
     at: Instant,
     /// In which the pass has waited for the disk since.
     waited: Duration,
+}
+
+impl Sweep {
+    fn new(bytes: u64, at: Instant) -> Sweep {
+        Sweep { bytes: bytes as f64, at, waited: Duration::ZERO }
+    }
+
+    /// As it stands at `now`, where `taken` bytes of memory can be taken in a second.
+    fn until(self, now: Instant, taken: f64) -> Sweep {
+        let computed = (now - self.at).saturating_sub(self.waited);
+        let seconds = self.waited.as_secs_f64() + SWEEP_SHARE * computed.as_secs_f64();
+        Sweep { bytes: self.bytes + taken * seconds, at: now, waited: Duration::ZERO }
+    }
 }
 
 /// Slots of one size, which are used in their order.
@@ -106,12 +119,8 @@ impl Slots {
         }
         let now = Instant::now();
         if let Some(taken) = self.populator.as_ref().and_then(Populator::bytes_per_second) {
-            let begun = Sweep { bytes: self.held_bytes as f64, at: now, waited: Duration::ZERO };
-            let Sweep { mut bytes, at, waited } = self.sweep.unwrap_or(begun);
-            if !self.are_dear(budget, taken) {
-                bytes += taken * (waited.as_secs_f64() + SWEEP_SHARE * (now - at).as_secs_f64());
-            }
-            self.sweep = Some(Sweep { bytes, at: now, waited: Duration::ZERO });
+            let sweep = self.sweep.unwrap_or(Sweep::new(self.held_bytes, now));
+            self.sweep = Some(sweep.until(now, if self.are_dear(budget, taken) { 0.0 } else { taken }));
         }
         self.sweep.map_or(budget, |sweep| budget.min(sweep.bytes as u64))
     }
@@ -119,7 +128,7 @@ impl Slots {
     /// As if what is held had been found to be enough for a sweep.
     #[cfg(test)]
     pub(super) fn make_do_with(&mut self, bytes: u64) {
-        self.sweep = Some(Sweep { bytes: bytes as f64, at: Instant::now(), waited: Duration::ZERO });
+        self.sweep = Some(Sweep::new(bytes, Instant::now()));
     }
 
     /// Whether it takes longer to take memory for an expert, `taken` bytes a second, than the disk will take to bring it back, as
@@ -175,5 +184,20 @@ impl Slots {
             n_given += 1;
         }
         self.free.drain(..n_given);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_may_use_what_is_taken_while_it_waits_and_in_a_twentieth_of_the_rest() {
+        let began = Instant::now();
+        let sweep = Sweep { waited: Duration::from_secs(2), ..Sweep::new(1000, began) };
+        let later = sweep.until(began + Duration::from_secs(10), 100.0);
+        assert!((later.bytes - (1000.0 + 200.0 + 40.0)).abs() < 1e-6, "{later:?}");
+        assert_eq!(later.waited, Duration::ZERO);
+        assert!((later.until(later.at + Duration::from_secs(10), 0.0).bytes - later.bytes).abs() < 1e-6);
     }
 }
