@@ -70,6 +70,12 @@ impl Pool {
     pub fn for_chunks<T: Send>(&self, slice: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
         self.crew.for_chunks(slice, len, work);
     }
+
+    /// Calls `work(start, part)` for parts of `slice` on all threads, each at most `most` long, which begin at multiples of
+    /// `unit` and become shorter towards the end.
+    pub fn for_parts<T: Send>(&self, slice: &mut [T], unit: usize, most: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+        self.crew.for_parts(slice, unit, most, work);
+    }
 }
 
 impl Drop for Pool {

@@ -32,6 +32,22 @@ type Work<'w> = &'w (dyn Fn(usize) + Sync);
 #[repr(align(128))]
 struct Line<T>(T);
 
+/// A slice whose elements go to several threads, each to one of them.
+struct Elements<T>(*mut T);
+
+// SAFETY: it is used to give every element to one thread only.
+unsafe impl<T: Send> Sync for Elements<T> {}
+
+impl<T> Elements<T> {
+    /// # Safety
+    /// The range is within the slice, and no other reference to its elements is alive.
+    #[allow(clippy::mut_from_ref, reason = "the caller promises that the parts are disjoint")]
+    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+}
+
 /// Parts of the state word: members at work on the job, whether more may join, whether the leader sleeps until they are
 /// done, and above these the job's number.
 const AT_WORK: u64 = 0xFFFF;
@@ -99,25 +115,40 @@ impl Crew {
     /// Calls `work` over `0..n`, cut into ranges of `grain` (the last one shorter), each once. A call from within a job,
     /// or while another thread leads, does all of it alone.
     pub fn for_ranges(&self, n: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
-        assert!(grain > 0, "ranges of no length");
-        let pieces = n.div_ceil(grain);
+        self.for_lens(n, grain, |_| grain, work);
+    }
+
+    /// Calls `work` over `0..n`, cut at multiples of `unit` where every member's share is cut into ranges of `len(what is
+    /// left of it)`, which is a multiple of `unit`.
+    fn for_lens(&self, n: usize, unit: usize, len: impl Fn(usize) -> usize + Sync, work: impl Fn(Range<usize>) + Sync) {
+        assert!(unit > 0, "ranges of no length");
         let members = self.n_members();
-        let range = |piece: usize| piece * grain..n.min((piece + 1) * grain);
-        if pieces < 2 || members == 1 || self.is_led.swap(true, Acquire) {
-            return (0..pieces).for_each(|piece| work(range(piece)));
+        if n <= unit || members == 1 || self.is_led.swap(true, Acquire) {
+            let mut at = 0;
+            while at < n {
+                let end = n.min(at + len(n - at));
+                work(at..end);
+                at = end;
+            }
+            return;
         }
-        let share = |member: usize| member * pieces / members;
+        let share = |member: usize| n.min(member * n.div_ceil(unit) / members * unit);
         for (member, next) in self.shares.iter().enumerate() {
             next.0.store(share(member), Relaxed);
         }
         let outcome = self.lead(&|member| {
             for owner in (member..members).chain(0..member) {
-                loop {
-                    let piece = self.shares[owner].0.fetch_add(1, Relaxed);
-                    if piece >= share(owner + 1) {
-                        break;
+                let (next, end) = (&self.shares[owner].0, share(owner + 1));
+                let mut at = next.load(Relaxed);
+                while at < end {
+                    let stop = end.min(at + len(end - at));
+                    match next.compare_exchange_weak(at, stop, Relaxed, Relaxed) {
+                        Ok(_) => {
+                            work(at..stop);
+                            at = next.load(Relaxed);
+                        }
+                        Err(now) => at = now,
                     }
-                    work(range(piece));
                 }
             }
         });
@@ -129,24 +160,25 @@ impl Crew {
 
     /// Calls `work(i, chunk)` for every chunk `i` of `len` elements of `slice` (the last one shorter), each once.
     pub fn for_chunks<T: Send>(&self, slice: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-        struct Base<T>(*mut T);
-        // SAFETY: it is used to give every element to one thread only.
-        unsafe impl<T: Send> Sync for Base<T> {}
-        impl<T> Base<T> {
-            /// # Safety
-            /// The range is within the slice, and no other reference to its elements is alive.
-            #[allow(clippy::mut_from_ref, reason = "the caller promises that the parts are disjoint")]
-            unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-                // SAFETY: the caller's promise.
-                unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
-            }
-        }
-        let base = Base(slice.as_mut_ptr());
+        let elements = Elements(slice.as_mut_ptr());
         self.for_ranges(slice.len(), len, |range| {
             let i = range.start / len;
             // SAFETY: `for_ranges` calls with disjoint ranges of `0..slice.len()`, each once, and `slice` is borrowed
             // until it returns.
-            work(i, unsafe { base.part(range) });
+            work(i, unsafe { elements.part(range) });
+        });
+    }
+
+    /// Calls `work(start, part)` for parts of `slice`, which together are all of it, with where they start: multiples of
+    /// `unit`. Of each member's share a part is half of what is left, but at most `most`, so that members end together.
+    pub fn for_parts<T: Send>(&self, slice: &mut [T], unit: usize, most: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+        let elements = Elements(slice.as_mut_ptr());
+        let most = (most / unit * unit).max(unit);
+        let len = |left: usize| (left / 2).next_multiple_of(unit).clamp(unit, most);
+        self.for_lens(slice.len(), unit, len, |range| {
+            let start = range.start;
+            // SAFETY: as for `for_chunks`.
+            work(start, unsafe { elements.part(range) });
         });
     }
 
@@ -390,5 +422,21 @@ mod tests {
             });
             assert!(slice.iter().enumerate().all(|(i, &x)| x == i + 1));
         });
+    }
+
+    #[test]
+    fn parts_cover_a_slice_once_and_begin_at_multiples() {
+        for n_members in [1, 2, 3] {
+            with_crew(n_members, |crew| {
+                for (n, unit, most) in [(0, 4, 8), (3, 4, 8), (1003, 4, 70), (1003, 1, 2000), (64, 16, 3)] {
+                    let mut slice = vec![0usize; n];
+                    crew.for_parts(&mut slice, unit, most, |start, part| {
+                        assert!(start.is_multiple_of(unit) && part.len() <= most.max(unit), "{start} {}", part.len());
+                        part.iter_mut().enumerate().for_each(|(i, x)| *x += start + i + 1);
+                    });
+                    assert!(slice.iter().enumerate().all(|(i, &x)| x == i + 1), "{n} {unit} {most}");
+                }
+            });
+        }
     }
 }

@@ -10,11 +10,11 @@ use crate::quant::ActivationForm;
 /// little enough that threads end together.
 const PIECE_BYTES: usize = 128 << 10;
 
+/// Bytes of weights below which no piece is cut.
+const LEAST_BYTES: usize = 8 << 10;
+
 /// The most rows of weights a thread takes at a time.
 const PIECE_ROWS: usize = 256;
-
-/// Gated values that a thread makes of products at a time.
-const GATED_AT_ONCE: usize = 4096;
 
 /// A matrix and, where it has one, its bias: `y = W x + b`.
 #[derive(Debug, Clone, Copy)]
@@ -119,10 +119,10 @@ impl Kernels {
         projections.iter().for_each(|p| x.prepare(Self::form(&p.weight), self));
         let products = projections.map(|p| self.row_product(p, x, 0));
         assert_eq!(out.len(), projections.iter().map(|p| p.weight.n_rows()).sum::<usize>(), "output of the products");
-        let len = piece_len(projections.iter().map(|p| row_bytes(&p.weight)).max().unwrap_or(0), out.len(), pool);
-        pool.for_chunks(out, len, |i, chunk| {
-            // The chunk is where `products` have their rows `start..`, those of all matrices counted on.
-            let (mut start, mut rest) = (i * len, chunk);
+        let [unit, most] = piece_rows(projections.iter().map(|p| row_bytes(&p.weight)).max().unwrap_or(0));
+        pool.for_parts(out, unit, most, |mut start, part| {
+            // The part is where `products` have their rows `start..`, those of all matrices counted on.
+            let mut rest = part;
             for product in &products {
                 let n_rows = product.projection.weight.n_rows();
                 let here = n_rows.saturating_sub(start).min(rest.len());
@@ -147,23 +147,22 @@ impl Kernels {
         first.iter().for_each(|p| x.prepare(Self::form(&p.weight), self));
         let n_ff = first[0].weight.n_rows();
         assert_eq!(out.len(), n_slots * n_ff, "output of the gated products");
-        let mut both = std::mem::take(&mut x.scratch.products);
-        let products = sized(&mut both, 2 * out.len());
-        let row_bytes = first.iter().map(|p| row_bytes(&p.weight)).max().unwrap_or(0);
-        let rows = &*x;
-        self.stream(pool, n_ff, row_bytes, |i| self.row_product(gate_and_up(i / 2)[i % 2], rows, 0), products);
-        pool.for_chunks(out, GATED_AT_ONCE, |i, chunk| {
-            let (mut start, mut rest) = (i * GATED_AT_ONCE, chunk);
+        let [unit, most] = piece_rows(first.iter().map(|p| row_bytes(&p.weight)).max().unwrap_or(0));
+        let x = &*x;
+        pool.for_parts(out, unit, most, |mut start, part| {
+            let mut rest = part;
             while !rest.is_empty() {
                 let (slot, row) = (start / n_ff, start % n_ff);
                 let (now, later) = rest.split_at_mut((n_ff - row).min(rest.len()));
-                let (gates, ups) = products[2 * slot * n_ff..][..2 * n_ff].split_at(n_ff);
-                now.copy_from_slice(&gates[row..][..now.len()]);
-                self.swiglu(now, &ups[row..][..now.len()]);
+                let mut ups = [0.0; PIECE_ROWS];
+                let ups = &mut ups[..now.len()];
+                let [gate, up] = gate_and_up(slot).map(|projection| self.row_product(projection, x, 0));
+                gate.fill(row, now);
+                up.fill(row, ups);
+                self.swiglu(now, ups);
                 (start, rest) = (start + now.len(), later);
             }
         });
-        x.scratch.products = both;
     }
 
     /// `hidden += Σ weights[slot] · down x[slot]`, summed in the order of the slots, with the matrix that `down` gives for
@@ -213,9 +212,9 @@ impl Kernels {
         product: impl Fn(usize) -> Product<'a> + Sync,
         out: &mut [f32],
     ) {
-        let len = piece_len(row_bytes, out.len(), pool);
-        pool.for_chunks(out, len, |i, chunk| {
-            let (mut start, mut rest) = (i * len, chunk);
+        let [unit, most] = piece_rows(row_bytes);
+        pool.for_parts(out, unit, most, |mut start, part| {
+            let mut rest = part;
             while !rest.is_empty() {
                 let (i, row) = (start / n_out, start % n_out);
                 let (now, later) = rest.split_at_mut((n_out - row).min(rest.len()));
@@ -250,12 +249,9 @@ fn row_bytes(weight: &Matrix<'_>) -> usize {
     weight.bytes().len() / weight.n_rows().max(1)
 }
 
-/// Rows of weights a thread takes at a time, of `n_rows` of `row_bytes` each.
-fn piece_len(row_bytes: usize, n_rows: usize, pool: &Pool) -> usize {
-    let by_bytes = PIECE_BYTES / row_bytes.max(1);
-    // At least a few pieces a thread, so that one that was held up is helped out.
-    let by_count = n_rows.div_ceil(4 * pool.n_threads());
-    by_bytes.min(by_count).clamp(1, PIECE_ROWS)
+/// Of rows of so many bytes, how many a thread takes at a time: a multiple of the first, and at the most the last.
+fn piece_rows(row_bytes: usize) -> [usize; 2] {
+    [LEAST_BYTES, PIECE_BYTES].map(|bytes| (bytes / row_bytes.max(1)).clamp(4, PIECE_ROWS) / 4 * 4)
 }
 
 #[cfg(test)]

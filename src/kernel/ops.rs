@@ -115,10 +115,14 @@ fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
 #[inline(always)]
 fn rms_scale(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0.0f64; 8];
-    for chunk in x.chunks(8) {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+    let (whole, rest) = x.as_chunks::<8>();
+    for chunk in whole {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
             *lane += f64::from(v * v);
         }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(v * v);
     }
     let mean = (lanes.iter().sum::<f64>() / x.len() as f64) as f32;
     1.0 / (mean + eps).sqrt()

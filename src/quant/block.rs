@@ -17,6 +17,10 @@ impl Half {
         half::f16::from_le_bytes(self.0).to_f32()
     }
 
+    pub fn from_bits(bits: u16) -> Half {
+        Half(bits.to_le_bytes())
+    }
+
     /// The sixteen bits, for kernels that convert many at once.
     pub fn to_bits(self) -> u16 {
         u16::from_le_bytes(self.0)

@@ -95,12 +95,20 @@ fn bytes(q: [__m512i; 2]) -> [i8; 32] {
     zerocopy::transmute!(out)
 }
 
+/// As [`Half::from_f32`], which is a call.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn half(value: f32) -> Half {
+    let bits = _mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value));
+    Half::from_bits(_mm_cvtsi128_si32(bits) as u16)
+}
+
 #[target_feature(enable = "avx512bw")]
 fn to_q8_0(x: &[f32], out: &mut [u8]) {
     let (x, _) = x.as_chunks::<32>();
     for (x, out) in x.iter().zip(blocks_mut::<BlockQ8_0>(out, x.len())) {
         let (d, q) = quantize_32(x);
-        *out = BlockQ8_0 { d: Half::from_f32(d), qs: bytes(q) };
+        *out = BlockQ8_0 { d: half(d), qs: bytes(q) };
     }
 }
 
@@ -110,7 +118,7 @@ fn to_q8_1(x: &[f32], out: &mut [u8]) {
     for (x, out) in x.iter().zip(blocks_mut::<BlockQ8_1>(out, x.len())) {
         let (d, q) = quantize_32(x);
         let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
-        *out = BlockQ8_1 { d: Half::from_f32(d), s: Half::from_f32(sum as f32 * d), qs: bytes(q) };
+        *out = BlockQ8_1 { d: half(d), s: half(sum as f32 * d), qs: bytes(q) };
     }
 }
 
