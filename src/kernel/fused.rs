@@ -229,10 +229,11 @@ impl Kernels {
         for (i, chunk) in hidden.chunks_mut(PIECE_ROWS).enumerate() {
             let rows = i * PIECE_ROWS..i * PIECE_ROWS + chunk.len();
             let mut sums = [0.0; PIECE_ROWS];
-            for (slot, weight) in weights.iter().enumerate() {
-                sums.iter_mut().zip(&row(slot)[rows.clone()]).for_each(|(sum, value)| *sum += weight * value);
+            let sums = &mut sums[..chunk.len()];
+            for (slot, &weight) in weights.iter().enumerate() {
+                self.add_scaled(sums, weight, &row(slot)[rows.clone()]);
             }
-            self.add(chunk, &sums[..chunk.len()]);
+            self.add(chunk, sums);
         }
     }
 }

@@ -11,17 +11,17 @@ use super::Kernels;
 use super::activations::{ActivationScratch, Activations, Grouped, Rows};
 use super::fused::{Projection, sized};
 use super::matmul::{Matrix, Ready};
-use super::output::Output;
+use super::output::{Output, Then};
 use crate::pool::Pool;
 use crate::quant::ActivationForm;
 
-/// Rows of activations that are gated at a time, and columns at the most: both products are a megabyte then, about what a second
-/// level of cache holds.
+/// Rows of activations that are gated at a time, and columns at the most: they are half a megabyte then, and the sums of a product
+/// as much, of the two that a second level of cache holds.
 pub const MAX_GATED_ROWS: usize = 512;
 const MAX_COLUMNS: usize = 256;
 
 thread_local! {
-    /// Columns of both products, `[rows of a group, columns]` each.
+    /// `[rows of a group, columns]`: of the gate's product, and then what it gates.
     static COLUMNS: RefCell<Vec<f32>> = RefCell::default();
 }
 
@@ -110,23 +110,22 @@ impl Kernels {
     ) {
         let len = columns.len();
         let bytes = form.row_bytes(columns.start)..form.row_bytes(columns.end);
-        COLUMNS.with_borrow_mut(|both| {
+        COLUMNS.with_borrow_mut(|gated| {
             let n = output.n_rows();
-            let (gates, ups) = sized(both, 2 * n * len).split_at_mut(n * len);
-            for (i, out) in [&mut *gates, &mut *ups].into_iter().enumerate() {
-                let out = Output::new(out, n, len, Rows::All).beginning_at(columns.start);
-                self.compute(&ready[i], x, group, gate_and_up[i].weight, columns.clone(), next[i], &out);
+            let gated = sized(gated, n * len);
+            let [gate, up] = gate_and_up;
+            let product = |i: usize, weight: Matrix<'_>, gated: &mut [f32], then: Then<'_>| {
+                let out = Output::new(gated, n, len, Rows::All).beginning_at(columns.start).then(then);
+                self.compute(&ready[i], x, group, weight, columns.clone(), next[i], &out);
+            };
+            product(0, gate.weight, gated, Then::Put);
+            if let Some(bias) = gate.bias {
+                gated.chunks_exact_mut(len).for_each(|row| self.add(row, &bias[columns.clone()]));
             }
-            let biases = gate_and_up.map(|p| p.bias.map(|bias| &bias[columns.clone()]));
-            for (row, (gate, up)) in gates.chunks_exact_mut(len).zip(ups.chunks_exact_mut(len)).enumerate() {
-                for (values, bias) in [&mut *gate, &mut *up].into_iter().zip(biases) {
-                    if let Some(bias) = bias {
-                        self.add(values, bias);
-                    }
-                }
-                self.swiglu(gate, up);
+            product(1, up.weight, gated, Then::Gate(self, up.bias));
+            for (row, gated) in gated.chunks_exact(len).enumerate() {
                 // SAFETY: every piece of work has columns of its own, and blocks of the form do not reach over their ends.
-                self.quantize(form, gate, unsafe { output.columns(row, bytes.clone()) });
+                self.quantize(form, gated, unsafe { output.columns(row, bytes.clone()) });
             }
         });
     }
@@ -213,8 +212,7 @@ mod tests {
             ([Q4_0, Q5_1], 288, ActivationForm::Q8_1),
             ([F32, Q4_0], 77, ActivationForm::F32),
         ] {
-            let linears =
-                [true, false].map(|biased| Linears::new(types[usize::from(biased)], n_ff, 5, biased, &mut random));
+            let linears = [0, 1].map(|i| Linears::new(types[i], n_ff, 5, i == 0 || n_ff == 512, &mut random));
             for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
                 let what = format!("{types:?} on {}", kernels.isa());
                 let both = |group: usize| linears.each_ref().map(|l| l.of(group));

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::Kernels;
 use super::activations::{Activations, Grouped, Rows};
 use super::dispatch::{Operands, Product};
-use super::output::Output;
+use super::output::{Output, Then};
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, GgmlType};
 
@@ -84,6 +84,9 @@ fn are_distinct(numbers: &[u32], seen: &mut Vec<u64>) -> bool {
 
 /// Rows of weights that meet four rows of activations at a time.
 const ROWS_AT_ONCE: usize = 32;
+
+/// Rows of weights that meet one row of activations at a time.
+const SUMS_AT_ONCE: usize = 256;
 
 /// Rows of weights a thread takes at a time, so that a chunk is about 64 KiB of weights.
 fn grain(w: &Matrix<'_>) -> usize {
@@ -191,12 +194,35 @@ impl Kernels {
         if n_groups == 0 {
             return;
         }
-        let Matrix { ty, n_rows: n_out, n_cols, .. } = weight(0);
-        let starts = rows.starts;
         if let Rows::Only(places) = places {
             assert!(are_distinct(places, &mut x.scratch.seen), "two rows of a product have one place");
         }
-        let output = Output::new(out, starts[n_groups], n_out, places);
+        let output = Output::new(out, rows.starts[n_groups], weight(0).n_rows, places);
+        self.products(pool, weight, x, rows, &output);
+    }
+
+    /// `out[m][n] += Σ_k w[n][k] · x[m][k]`, `[rows of x, w.n_rows]`.
+    ///
+    /// # Panics
+    /// As [`Kernels::matmul`].
+    pub fn matmul_add(&self, pool: &Pool, w: &Matrix<'_>, x: &mut Activations<'_>, out: &mut [f32]) {
+        let n = x.n_rows();
+        let output = Output::new(out, n, w.n_rows, Rows::All).then(Then::Add(self));
+        self.products(pool, |_| *w, x, Grouped { rows: Rows::All, starts: &[0, n] }, &output);
+    }
+
+    /// Gives `output` the products of each group of rows of `x`, of which there are some, with a matrix of its own.
+    fn products<'w>(
+        &self,
+        pool: &Pool,
+        weight: impl Fn(usize) -> Matrix<'w> + Sync,
+        x: &mut Activations<'_>,
+        rows: Grouped<'_>,
+        output: &Output<'_>,
+    ) {
+        let starts = rows.starts;
+        let n_groups = starts.len() - 1;
+        let Matrix { ty, n_rows: n_out, n_cols, .. } = weight(0);
         let checked = |group: usize| {
             let w = weight(group);
             assert!((w.ty, w.n_rows, w.n_cols) == (ty, n_out, n_cols), "matrices of groups differ");
@@ -279,24 +305,28 @@ impl Kernels {
     ) {
         for m in (0..n / 4 * 4).step_by(4) {
             let acts = [act(m), act(m + 1), act(m + 2), act(m + 3)];
-            let write = |r: usize, sums: [f32; 4]| {
-                for (i, sum) in sums.into_iter().enumerate() {
-                    // SAFETY: `matmul_groups` gives every weight row of a group, hence every column of its rows, to one thread.
-                    unsafe { output.write(m + i, r, sum) };
-                }
-            };
             for first in range.clone().step_by(ROWS_AT_ONCE) {
                 let rows = first..range.end.min(first + ROWS_AT_ONCE);
                 let mut sums = [[0.0; 4]; ROWS_AT_ONCE];
                 let sums = &mut sums[..rows.len()];
-                self.dot4_rows(w.ty, w.n_cols, w.row_range(rows.clone()), acts, sums);
-                rows.zip(sums).for_each(|(r, sums)| write(r, *sums));
+                self.dot4_rows(w.ty, w.n_cols, w.row_range(rows), acts, sums);
+                for i in 0..4 {
+                    let mut row = [0.0; ROWS_AT_ONCE];
+                    row.iter_mut().zip(&*sums).for_each(|(place, sums)| *place = sums[i]);
+                    // SAFETY: every weight row of a group, hence every column of its rows, is given to one thread.
+                    unsafe { output.give(m + i, first, &mut row[..sums.len()]) };
+                }
             }
         }
         for m in n / 4 * 4..n {
-            // SAFETY: as above.
-            let sums = unsafe { output.columns(m, range.clone()) };
-            self.dot_rows(w.ty, w.n_cols, w.row_range(range.clone()), act(m), sums);
+            for first in range.clone().step_by(SUMS_AT_ONCE) {
+                let rows = first..range.end.min(first + SUMS_AT_ONCE);
+                let mut sums = [0.0; SUMS_AT_ONCE];
+                let sums = &mut sums[..rows.len()];
+                self.dot_rows(w.ty, w.n_cols, w.row_range(rows), act(m), sums);
+                // SAFETY: as above.
+                unsafe { output.give(m, first, sums) };
+            }
         }
     }
 }

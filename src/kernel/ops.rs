@@ -62,6 +62,10 @@ per_isa! {
     /// `x += y`.
     add(x: &mut [f32], y: &[f32])
 }
+per_isa! {
+    /// `x += scale · y`.
+    add_scaled(x: &mut [f32], scale: f32, y: &[f32])
+}
 
 per_isa! {
     /// Rotates pairs of neighbours, `x = (x · cos - y · sin, y · cos + x · sin)`. `angles`: `(cos, sin)` of each pair.
@@ -170,6 +174,14 @@ fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "sum of different lengths");
     for (x, &y) in x.iter_mut().zip(y) {
         *x += y;
+    }
+}
+
+#[inline(always)]
+fn add_scaled(x: &mut [f32], scale: f32, y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "sum of different lengths");
+    for (x, &y) in x.iter_mut().zip(y) {
+        *x += scale * y;
     }
 }
 

@@ -5,7 +5,19 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::Kernels;
 use super::activations::Rows;
+
+/// What becomes of the numbers of a product.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Then<'a> {
+    /// They take the place of what is in the output.
+    Put,
+    /// They are added to it.
+    Add(&'a Kernels),
+    /// With their bias they are what it gates: `silu(output) · number` (SwiGLU, Shazeer 2020).
+    Gate(&'a Kernels, Option<&'a [f32]>),
+}
 
 /// A product's output, written by several threads, each to its own columns of every row.
 #[derive(Debug)]
@@ -19,6 +31,7 @@ pub(super) struct Output<'a, T = f32> {
     first: usize,
     /// The number of the first column.
     first_col: usize,
+    then: Then<'a>,
     out: PhantomData<&'a mut [T]>,
 }
 
@@ -34,7 +47,12 @@ impl<'a, T> Output<'a, T> {
             Rows::Only(places) => places.len() == n_rows && places.iter().all(|&place| (place as usize) < all),
         };
         assert!(fits, "output is not {n_rows} x {n_cols}");
-        Output { base: out.as_mut_ptr(), n_rows, n_cols, places, first: 0, first_col: 0, out: PhantomData }
+        let base = out.as_mut_ptr();
+        Output { base, n_rows, n_cols, places, first: 0, first_col: 0, then: Then::Put, out: PhantomData }
+    }
+
+    pub(super) fn then(self, then: Then<'a>) -> Output<'a, T> {
+        Output { then, ..self }
     }
 
     /// These columns numbered from `first_col` on, as those of a wider product.
@@ -82,36 +100,64 @@ impl<'a, T> Output<'a, T> {
     }
 }
 
-impl Output<'_> {
-    /// # Safety
-    /// No other thread writes or reads this element during the product.
-    pub(super) unsafe fn write(&self, row: usize, col: usize, value: f32) {
-        debug_assert!(self.has(row, col..col + 1));
-        // SAFETY: in bounds by construction of the ranges; exclusive by the caller's promise.
-        unsafe { *self.at(row, col) = value };
-    }
+/// Numbers of a row that are given to the output at once, where they do not just take their places.
+const AT_ONCE: usize = 256;
 
-    /// Writes sixteen columns of a row from `first` on, or as many as there are.
+impl Output<'_> {
+    /// Gives the output neighbouring numbers of a row from column `first` on, as far as there are columns.
     ///
     /// # Safety
     /// No other thread writes or reads these elements during the product.
-    #[inline]
-    pub(super) unsafe fn write_sixteen(&self, row: usize, first: usize, values: &[f32; 16]) {
+    pub(super) unsafe fn give(&self, row: usize, first: usize, values: &mut [f32]) {
+        let n = values.len().min((self.first_col + self.n_cols).saturating_sub(first));
         // SAFETY: the caller's promise.
-        unsafe { self.write_columns(row, first, std::iter::once(values)) };
+        let (out, values) = (unsafe { self.columns(row, first..first + n) }, &mut values[..n]);
+        match self.then {
+            Then::Put => out.copy_from_slice(values),
+            Then::Add(kernels) => kernels.add(out, values),
+            Then::Gate(kernels, bias) => {
+                if let Some(bias) = bias {
+                    kernels.add(values, &bias[first..first + n]);
+                }
+                kernels.swiglu(out, values);
+            }
+        }
+    }
+
+    /// Gives the output numbers of neighbouring columns of a row from `first` on, sixteen at a time.
+    ///
+    /// # Safety
+    /// No other thread writes or reads these elements during the product.
+    #[inline(always)]
+    pub(super) unsafe fn give_columns<'v>(
+        &self,
+        row: usize,
+        mut first: usize,
+        mut values: impl Iterator<Item = &'v [f32; 16]>,
+    ) {
+        if matches!(self.then, Then::Put) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.write_columns(row, first, values) };
+        }
+        let mut together = [[0.0; 16]; AT_ONCE / 16];
+        loop {
+            let places = together.iter_mut().zip(&mut values);
+            let n = places.map(|(place, values)| *place = *values).count();
+            if n == 0 {
+                return;
+            }
+            // SAFETY: the caller's promise.
+            unsafe { self.give(row, first, together[..n].as_flattened_mut()) };
+            first += 16 * n;
+        }
     }
 
     /// Writes values to neighbouring columns of a row from `first` on, sixteen at a time, as far as there are columns.
     ///
     /// # Safety
     /// No other thread writes or reads these elements during the product.
-    #[inline]
-    pub(super) unsafe fn write_columns<'v>(
-        &self,
-        row: usize,
-        first: usize,
-        values: impl Iterator<Item = &'v [f32; 16]>,
-    ) {
+    #[inline(always)]
+    unsafe fn write_columns<'v>(&self, row: usize, first: usize, values: impl Iterator<Item = &'v [f32; 16]>) {
         assert!(self.has(row, first..first), "columns past the output");
         let mut left = self.first_col + self.n_cols - first;
         let mut out = self.at(row, first);

@@ -209,7 +209,8 @@ impl Pass {
         self.first_row + (group * PANELS + panel) * ROWS
     }
 
-    /// Writes the sums, `[n_groups, n_tiles]`, to the output.
+    /// Writes the sums, `[n_groups, n_tiles]`, to the output. Inlined, so that it is compiled for the features of its caller.
+    #[inline(always)]
     pub(super) fn write(&self, operands: &Operands<'_>, sums: &[Out]) {
         let n_rows = (operands.n_rows - self.first_tile * TILE_ROWS).min(self.n_tiles * TILE_ROWS);
         let at = |row: usize| operands.output.place(self.first_tile * TILE_ROWS + row, self.first_row);
@@ -221,7 +222,7 @@ impl Pass {
             let groups = sums.chunks_exact(self.n_tiles).map(|tiles| &tiles[row / TILE_ROWS]);
             let panels = groups.flatten().map(|panel| &panel[row % TILE_ROWS].0);
             // SAFETY: the range of the product is this thread's alone.
-            unsafe { operands.output.write_columns(self.first_tile * TILE_ROWS + row, self.first_row, panels) };
+            unsafe { operands.output.give_columns(self.first_tile * TILE_ROWS + row, self.first_row, panels) };
         }
     }
 }

@@ -228,6 +228,30 @@ fn chosen_rows_and_their_order_give_the_bits_of_all_rows() {
 }
 
 #[test]
+fn products_that_are_added_have_the_bits_of_a_sum() {
+    let mut random = Random(15);
+    let pool = Pool::new(Some(2)).unwrap();
+    for ty in formats() {
+        for (n_rows, n) in [(5, 3), (300, 37)] {
+            let n_cols = 2 * ty.block_len().max(TILE_FLOATS);
+            let case =
+                Case::new(ty, n_cols / ty.block_len(), n_rows, Scales::Usual, &vec![Values::Usual; n], &mut random);
+            let before = values(n * n_rows, Values::Usual, &mut random);
+            for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
+                let mut expected = case.product(&kernels, &pool, Rows::All, n);
+                expected.iter_mut().zip(&before).for_each(|(product, before)| *product += before);
+                let mut scratch = ActivationScratch::default();
+                let mut x = Activations::new(&case.x, case.n_cols, &mut scratch);
+                let w = Matrix::new(ty, n_rows, case.n_cols, &case.weights);
+                let mut out = before.clone();
+                kernels.matmul_add(&pool, &w, &mut x, &mut out);
+                assert!(out == expected, "{ty} {n_rows} x {n} on {}", kernels.isa());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_nan_or_an_infinity_reaches_its_row_of_a_product_and_no_other() {
     let pool = Pool::new(Some(1)).unwrap();
     for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {

@@ -23,7 +23,7 @@ pub(super) struct ProductScratch {
     inner: ActivationScratch,
     /// `[n_ff]`, of one token.
     gated: Vec<f32>,
-    /// `[n, n_out]`: what is added to the residual stream.
+    /// `[n, n_out]`: what is added to the residual stream where it has a bias.
     out: Vec<f32>,
 }
 
@@ -120,6 +120,9 @@ impl Compute {
 
     /// `hidden += W x + b` for a batch.
     fn add_product(&self, linear: &Linear<'_>, x: &mut Activations<'_>, out: &mut Vec<f32>, hidden: &mut [f32]) {
+        if linear.bias.is_none() {
+            return self.kernels.matmul_add(&self.pool, &linear.weight, x, hidden);
+        }
         let out = sized(out, hidden.len());
         self.product(linear, x, out);
         let n_out = linear.weight.n_rows();

@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::super::avx512::registers::{to_floats, turned};
+use super::super::avx512::registers::{store_lanes, turned};
 use super::super::dispatch::Operands;
-use super::super::panels::{Blocks, Out, PANELS, Pass, ROWS, with_panel};
+use super::super::panels::{Blocks, Lanes, Out, PANELS, Pass, ROWS, with_panel};
 use super::super::tiled::{Bf16Tile, STEP_LEN, STEPS, TILE_ROWS, Tiles, steps_of_part};
 use super::unit::Unit;
 use crate::quant::{Block, blocks};
@@ -19,11 +19,22 @@ struct Scratch {
     panels: [[Bf16Tile; STEPS]; PANELS],
     /// `[groups, tiles of activations]`
     out: Vec<Out>,
+    rows: Rows,
 }
+
+/// Pairs of panels of which rows of sums are put together.
+const GROUPS_AT_ONCE: usize = 8;
+
+/// Four rows of sums.
+type Rows = [[Lanes; GROUPS_AT_ONCE * PANELS]; 4];
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch { panels: FromZeros::new_zeroed(), out: Vec::new() }
+        Scratch {
+            panels: FromZeros::new_zeroed(),
+            out: Vec::new(),
+            rows: [[Lanes([0.0; ROWS]); GROUPS_AT_ONCE * PANELS]; 4],
+        }
     }
 }
 
@@ -46,7 +57,7 @@ pub(super) fn product<B: Block>(
     let n_tiles = operands.n_rows.div_ceil(TILE_ROWS);
     let part_steps = steps_of_part(weights.n_cols());
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { panels, out } = &mut **scratch;
+        let Scratch { panels, out, rows: sums_of_rows } = &mut **scratch;
         // SAFETY: the table with this function was handed out after the unit had been found; nothing below makes another.
         let unit = unsafe { Unit::configured() };
         Pass::for_whole_range(operands, &range, out, |pass, out| {
@@ -71,7 +82,7 @@ pub(super) fn product<B: Block>(
                     multiply(&unit, panels, tiles_of(part), out, part > 0, tiles_of(part + 1), share);
                 }
             }
-            write(operands, pass, out);
+            write(operands, pass, out, sums_of_rows);
         });
     });
 }
@@ -104,24 +115,26 @@ fn multiply(
 /// Writes sums, which the unit leaves as [weights, activations], to the output's rows of activations, a few of these at a time
 /// from their first column to the last.
 #[target_feature(enable = "avx512bw,avx512vl")]
-fn write(operands: &Operands<'_>, pass: &Pass, sums: &[Out]) {
+fn write(operands: &Operands<'_>, pass: &Pass, sums: &[Out], rows: &mut Rows) {
     const { assert!(ROWS == TILE_ROWS) };
     for tile in 0..pass.n_tiles {
         let first_row = (pass.first_tile + tile) * TILE_ROWS;
         for i in 0..4 {
             let n_rows = 4.min(operands.n_rows.saturating_sub(first_row + 4 * i));
-            for (group, sums) in sums.chunks_exact(pass.n_tiles).enumerate() {
-                for (panel, sums) in sums[tile].iter().enumerate() {
-                    let first_column = pass.row(group, panel);
-                    if first_column >= operands.weights.n_rows() {
-                        continue;
-                    }
+            for (groups, sums) in sums.chunks(GROUPS_AT_ONCE * pass.n_tiles).enumerate() {
+                let mut n_panels = 0;
+                for sums in sums.chunks_exact(pass.n_tiles).flat_map(|tiles| &tiles[tile]) {
                     let turned = turned(|row| &sums[row].0.as_bytes().as_chunks::<16>().0[i]);
-                    for (j, sums) in turned.into_iter().enumerate().take(n_rows) {
-                        let sums = to_floats(_mm512_castsi512_ps(sums));
-                        // SAFETY: the range of the product is this thread's alone.
-                        unsafe { operands.output.write_sixteen(first_row + 4 * i + j, first_column, &sums) };
+                    for (row, sums) in rows.iter_mut().zip(turned) {
+                        store_lanes(&mut row[n_panels], _mm512_castsi512_ps(sums));
                     }
+                    n_panels += 1;
+                }
+                let first_column = pass.row(groups * GROUPS_AT_ONCE, 0);
+                for (j, row) in rows[..n_rows].iter().enumerate() {
+                    let columns = row[..n_panels].iter().map(|lanes| &lanes.0);
+                    // SAFETY: the range of the product is this thread's alone.
+                    unsafe { operands.output.give_columns(first_row + 4 * i + j, first_column, columns) };
                 }
             }
         }
