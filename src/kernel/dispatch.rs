@@ -89,7 +89,6 @@ pub(super) struct Product {
 pub(super) type RunFn = fn(&Operands<'_>, Range<usize>);
 
 /// What a [`Product`] multiplies, and where the result goes.
-#[derive(Debug)]
 pub(super) struct Operands<'a> {
     pub(super) weights: Matrix<'a>,
     /// The rows that are likely to be multiplied after the last of the range, of these weights or others.

@@ -122,11 +122,19 @@ impl Kernels {
             if let Some(bias) = gate.bias {
                 gated.chunks_exact_mut(len).for_each(|row| self.add(row, &bias[columns.clone()]));
             }
-            product(1, up.weight, gated, Then::Gate(self, up.bias));
-            for (row, gated) in gated.chunks_exact(len).enumerate() {
+            let gate = |row: usize, gated: &mut [f32], ups: &mut [f32]| {
+                let first = gated.len() - ups.len();
+                if let Some(bias) = up.bias {
+                    self.add(ups, &bias[columns.start + first..][..ups.len()]);
+                }
+                self.swiglu(&mut gated[first..], ups);
+                if gated.len() < len {
+                    return;
+                }
                 // SAFETY: every piece of work has columns of its own, and blocks of the form do not reach over their ends.
                 self.quantize(form, gated, unsafe { output.columns(row, bytes.clone()) });
-            }
+            };
+            product(1, up.weight, gated, Then::Give(&gate));
         });
     }
 }

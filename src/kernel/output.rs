@@ -9,18 +9,21 @@ use super::Kernels;
 use super::activations::Rows;
 
 /// What becomes of the numbers of a product.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) enum Then<'a> {
     /// They take the place of what is in the output.
     Put,
     /// They are added to it.
     Add(&'a Kernels),
-    /// With their bias they are what it gates: `silu(output) · number` (SwiGLU, Shazeer 2020).
-    Gate(&'a Kernels, Option<&'a [f32]>),
+    /// They are given away. For outputs that one thread has alone.
+    Give(&'a Taker<'a>),
 }
 
+/// Takes numbers of a row, `(row, columns, numbers)`, together with all columns of the row up to where they end. A row's numbers
+/// come in the order of their columns.
+pub(super) type Taker<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + 'a;
+
 /// A product's output, written by several threads, each to its own columns of every row.
-#[derive(Debug)]
 pub(super) struct Output<'a, T = f32> {
     base: *mut T,
     n_rows: usize,
@@ -35,7 +38,8 @@ pub(super) struct Output<'a, T = f32> {
     out: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: each (row, column) is written by one thread only, see `matmul_groups` and `gated_groups`.
+// SAFETY: each (row, column) is written by one thread only, see `matmul_groups` and `gated_groups`; outputs whose numbers are
+// given away are made by the thread that computes them.
 unsafe impl<T: Send> Sync for Output<'_, T> {}
 
 impl<'a, T> Output<'a, T> {
@@ -107,19 +111,16 @@ impl Output<'_> {
     /// Gives the output neighbouring numbers of a row from column `first` on, as far as there are columns.
     ///
     /// # Safety
-    /// No other thread writes or reads these elements during the product.
+    /// No other thread writes or reads these elements during the product, nor, where they are given away, any of the output.
     pub(super) unsafe fn give(&self, row: usize, first: usize, values: &mut [f32]) {
         let n = values.len().min((self.first_col + self.n_cols).saturating_sub(first));
+        let values = &mut values[..n];
         // SAFETY: the caller's promise.
-        let (out, values) = (unsafe { self.columns(row, first..first + n) }, &mut values[..n]);
-        match self.then {
-            Then::Put => out.copy_from_slice(values),
-            Then::Add(kernels) => kernels.add(out, values),
-            Then::Gate(kernels, bias) => {
-                if let Some(bias) = bias {
-                    kernels.add(values, &bias[first..first + n]);
-                }
-                kernels.swiglu(out, values);
+        unsafe {
+            match self.then {
+                Then::Put => self.columns(row, first..first + n).copy_from_slice(values),
+                Then::Add(kernels) => kernels.add(self.columns(row, first..first + n), values),
+                Then::Give(give) => give(row, self.columns(row, self.first_col..first + n), values),
             }
         }
     }

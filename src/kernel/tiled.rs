@@ -7,8 +7,13 @@ use std::ops::Range;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::Kernels;
+#[cfg(target_arch = "x86_64")]
+use super::x86::ask_for;
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, BlockQ8_0, BlockQ8_1, BlockQ8K, blocks};
+
+#[cfg(not(target_arch = "x86_64"))]
+fn ask_for(_: &[u8]) {}
 
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
@@ -235,6 +240,10 @@ impl TileScratch {
         }
         match form {
             ActivationForm::Q8_K => fill_rows(&mut self.of_256, &ZERO_256, pool, starts, n, |tile, at, r, b| {
+                // The next tile's row at the same place, at a distance that no CPU expects.
+                if starts.last().is_some_and(|&end| r + TILE_ROWS < end) {
+                    ask_for(blocks::<BlockQ8K>(row(r + TILE_ROWS), n)[b].as_bytes());
+                }
                 tile.set(at, &blocks::<BlockQ8K>(row(r), n)[b], codes);
             }),
             ActivationForm::Q8_0 => fill_rows(&mut self.of_32, &ZERO_32, pool, starts, n, |tile, at, r, b| {

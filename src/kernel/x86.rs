@@ -171,6 +171,15 @@ impl Prefetch {
     }
 }
 
+/// Asks for bytes.
+#[inline(always)]
+pub(super) fn ask_for(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: a prefetch reads nothing that the program could see and does not fault, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
+
 /// Whether this CPU's second level of cache is large and far from the third: Intel's since Sapphire Rapids, which are those with
 /// products of f16.
 #[inline(always)]

@@ -139,13 +139,27 @@ fn quantize_256(x: &[f32; 256], out: &mut BlockQ8K) {
     for i in 0..16 {
         x[i] = load_f32x16(&chunks[i]);
     }
-    let amax = max_magnitude(&x);
-    let mut largest = amax;
+    // As integers, positive floats are in order and larger than negative ones, which as unsigned ones are in order of their
+    // magnitudes and larger than positive ones.
+    let (mut positive, mut negative) = (_mm512_set1_epi32(i32::MIN), _mm512_setzero_si512());
     for i in 0..16 {
-        let lane = _mm512_cmpeq_ps_mask(_mm512_abs_ps(x[i]), _mm512_set1_ps(amax)).trailing_zeros() as usize;
-        if lane < 16 {
-            largest = chunks[i][lane];
-            break;
+        positive = _mm512_max_epi32(positive, _mm512_castps_si512(x[i]));
+        negative = _mm512_max_epu32(negative, _mm512_castps_si512(x[i]));
+    }
+    let positive = _mm512_reduce_max_epi32(positive).max(0).cast_unsigned();
+    let negative = _mm512_reduce_max_epu32(negative);
+    let negative = if negative >> 31 == 1 { negative & 0x7FFF_FFFF } else { 0 };
+    let amax = f32::from_bits(positive.max(negative));
+    let mut largest = if positive > negative { amax } else { -amax };
+    if positive == negative || amax.is_nan() {
+        // The first one of the largest decides.
+        largest = amax;
+        for i in 0..16 {
+            let lane = _mm512_cmpeq_ps_mask(_mm512_abs_ps(x[i]), _mm512_set1_ps(amax)).trailing_zeros() as usize;
+            if lane < 16 {
+                largest = chunks[i][lane];
+                break;
+            }
         }
     }
     let (d, inverse) = scale_of_256(largest);
