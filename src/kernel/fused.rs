@@ -165,6 +165,21 @@ impl Kernels {
         });
     }
 
+    /// `hidden += W x + b`. `x`: one row.
+    pub fn add_product(&self, pool: &Pool, x: &mut TokenRows<'_>, projection: Projection<'_>, hidden: &mut [f32]) {
+        let weight = &projection.weight;
+        assert_eq!(hidden.len(), weight.n_rows(), "output of the product");
+        x.prepare(Self::form(weight), self);
+        let product = self.row_product(projection, x, 0);
+        let [unit, most] = piece_rows(row_bytes(weight));
+        pool.for_parts(hidden, unit, most, |start, part| {
+            let mut products = [0.0; PIECE_ROWS];
+            let products = &mut products[..part.len()];
+            product.fill(start, products);
+            self.add(part, products);
+        });
+    }
+
     /// `hidden += Σ weights[slot] · down x[slot]`, summed in the order of the slots, with the matrix that `down` gives for
     /// each, all of one format. `x`: a row for each slot.
     pub fn add_projected<'a>(
@@ -344,6 +359,12 @@ mod tests {
             })
             .collect();
         assert_eq!(out, expected);
+
+        let mut added = values(n_ff);
+        let mut expected = added.clone();
+        kernels.add_product(&pool, &mut TokenRows::new(&x, N_IN, &mut scratch), projection(3), &mut added);
+        kernels.add(&mut expected, &product(&kernels, &pool, &projection(3), &x));
+        assert_eq!(added, expected);
 
         let inner = values(n_slots * N_IN);
         let slot_weights = values(n_slots);

@@ -94,7 +94,7 @@ impl Compute {
                 gated,
             );
             let mut gated = TokenRows::new(gated, n_ff, &mut scratch.token);
-            return self.kernels.add_projected(&self.pool, &mut gated, &[1.0], |_| down.projection(), hidden);
+            return self.kernels.add_product(&self.pool, &mut gated, down.projection(), hidden);
         }
         let ProductScratch { batch, inner, out, .. } = scratch;
         let mut x = Activations::new(x, n_in, batch);
@@ -113,7 +113,7 @@ impl Compute {
         let n_in = linear.weight.n_cols();
         if x.len() == n_in {
             let mut x = TokenRows::new(x, n_in, &mut scratch.token);
-            return self.kernels.add_projected(&self.pool, &mut x, &[1.0], |_| linear.projection(), hidden);
+            return self.kernels.add_product(&self.pool, &mut x, linear.projection(), hidden);
         }
         self.add_product(linear, &mut Activations::new(x, n_in, &mut scratch.batch), &mut scratch.out, hidden);
     }
