@@ -21,7 +21,7 @@ pub(super) enum Then<'a> {
 
 /// Takes numbers of a row, `(row, columns, numbers)`, together with all columns of the row up to where they end. A row's numbers
 /// come in the order of their columns.
-pub(super) type Taker<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + 'a;
+pub(super) type Taker<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + Sync + 'a;
 
 /// A product's output, written by several threads, each to its own columns of every row.
 pub(super) struct Output<'a, T = f32> {
@@ -38,8 +38,7 @@ pub(super) struct Output<'a, T = f32> {
     out: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: each (row, column) is written by one thread only, see `matmul_groups` and `gated_groups`; outputs whose numbers are
-// given away are made by the thread that computes them.
+// SAFETY: each (row, column) is written by one thread only, see `matmul_groups` and `gated_groups`.
 unsafe impl<T: Send> Sync for Output<'_, T> {}
 
 impl<'a, T> Output<'a, T> {
