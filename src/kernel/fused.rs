@@ -134,7 +134,8 @@ impl Kernels {
     }
 
     /// `out[slot] = silu(gate x) · (up x)` (SwiGLU, Shazeer 2020) for each slot of `out`: `[slots, n_ff]`, with the gate
-    /// and up matrices that `gate_and_up` gives for it, all of one shape. `x`: one row.
+    /// and up matrices that `gate_and_up` gives for it, all of one shape. `x`: one row. A thread reads a piece of the one and
+    /// then of the other.
     pub fn project_gated<'a>(
         &self,
         pool: &Pool,

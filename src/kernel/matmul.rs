@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::Kernels;
 use super::activations::{Activations, Grouped, Rows};
 use super::dispatch::{Operands, Product};
+use super::fused::Projection;
 use super::output::{Output, Then};
 use crate::pool::Pool;
 use crate::quant::{ActivationForm, GgmlType};
@@ -201,14 +202,14 @@ impl Kernels {
         self.products(pool, weight, x, rows, &output);
     }
 
-    /// `out[m][n] += Σ_k w[n][k] · x[m][k]`, `[rows of x, w.n_rows]`.
+    /// `out += W x + b` for every row of `x`, `[rows of x, n_out]`.
     ///
     /// # Panics
     /// As [`Kernels::matmul`].
-    pub fn matmul_add(&self, pool: &Pool, w: &Matrix<'_>, x: &mut Activations<'_>, out: &mut [f32]) {
-        let n = x.n_rows();
-        let output = Output::new(out, n, w.n_rows, Rows::All).then(Then::Add(self));
-        self.products(pool, |_| *w, x, Grouped { rows: Rows::All, starts: &[0, n] }, &output);
+    pub fn matmul_add(&self, pool: &Pool, linear: Projection<'_>, x: &mut Activations<'_>, out: &mut [f32]) {
+        let (n, n_out) = (x.n_rows(), linear.weight.n_rows);
+        let output = Output::new(out, n, n_out, Rows::All).then(Then::Add(self, linear.bias));
+        self.products(pool, |_| linear.weight, x, Grouped { rows: Rows::All, starts: &[0, n] }, &output);
     }
 
     /// Gives `output` the products of each group of rows of `x`, of which there are some, with a matrix of its own.

@@ -13,8 +13,8 @@ use super::activations::Rows;
 pub(super) enum Then<'a> {
     /// They take the place of what is in the output.
     Put,
-    /// They are added to it.
-    Add(&'a Kernels),
+    /// They are added to it, with their bias.
+    Add(&'a Kernels, Option<&'a [f32]>),
     /// They are given away. For outputs that one thread has alone.
     Give(&'a Taker<'a>),
 }
@@ -118,7 +118,12 @@ impl Output<'_> {
         unsafe {
             match self.then {
                 Then::Put => self.columns(row, first..first + n).copy_from_slice(values),
-                Then::Add(kernels) => kernels.add(self.columns(row, first..first + n), values),
+                Then::Add(kernels, bias) => {
+                    if let Some(bias) = bias {
+                        kernels.add(values, &bias[first..first + n]);
+                    }
+                    kernels.add(self.columns(row, first..first + n), values);
+                }
                 Then::Give(give) => give(row, self.columns(row, self.first_col..first + n), values),
             }
         }

@@ -1,7 +1,7 @@
 //! Matrix products against scalar dot products: odd counts of rows on both sides, hard scales, hard activations.
 
 use super::tiled::TILE_FLOATS;
-use super::{ActivationScratch, Activations, Grouped, Isa, Kernels, LEAST_BATCH, Matrix, Rows};
+use super::{ActivationScratch, Activations, Grouped, Isa, Kernels, LEAST_BATCH, Matrix, Projection, Rows};
 use crate::pool::Pool;
 use crate::quant::GgmlType;
 use crate::quant::testing::{Random, Scales, Values, quantized, values, weights};
@@ -237,14 +237,18 @@ fn products_that_are_added_have_the_bits_of_a_sum() {
             let case =
                 Case::new(ty, n_cols / ty.block_len(), n_rows, Scales::Usual, &vec![Values::Usual; n], &mut random);
             let before = values(n * n_rows, Values::Usual, &mut random);
+            let bias = values(n_rows, Values::Usual, &mut random);
             for kernels in Isa::ALL.into_iter().filter_map(Kernels::new) {
                 let mut expected = case.product(&kernels, &pool, Rows::All, n);
-                expected.iter_mut().zip(&before).for_each(|(product, before)| *product += before);
+                for (row, before) in expected.chunks_exact_mut(n_rows).zip(before.chunks_exact(n_rows)) {
+                    row.iter_mut().zip(&bias).for_each(|(product, bias)| *product += bias);
+                    row.iter_mut().zip(before).for_each(|(product, before)| *product += before);
+                }
                 let mut scratch = ActivationScratch::default();
                 let mut x = Activations::new(&case.x, case.n_cols, &mut scratch);
-                let w = Matrix::new(ty, n_rows, case.n_cols, &case.weights);
+                let weight = Matrix::new(ty, n_rows, case.n_cols, &case.weights);
                 let mut out = before.clone();
-                kernels.matmul_add(&pool, &w, &mut x, &mut out);
+                kernels.matmul_add(&pool, Projection { weight, bias: Some(&bias) }, &mut x, &mut out);
                 assert!(out == expected, "{ty} {n_rows} x {n} on {}", kernels.isa());
             }
         }

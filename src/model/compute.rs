@@ -23,8 +23,6 @@ pub(super) struct ProductScratch {
     inner: ActivationScratch,
     /// `[n_ff]`, of one token.
     gated: Vec<f32>,
-    /// `[n, n_out]`: what is added to the residual stream where it has a bias.
-    out: Vec<f32>,
 }
 
 impl<'a> Linear<'a> {
@@ -96,10 +94,10 @@ impl Compute {
             let mut gated = TokenRows::new(gated, n_ff, &mut scratch.token);
             return self.kernels.add_product(&self.pool, &mut gated, down.projection(), hidden);
         }
-        let ProductScratch { batch, inner, out, .. } = scratch;
+        let ProductScratch { batch, inner, .. } = scratch;
         let mut x = Activations::new(x, n_in, batch);
         let mut gated = self.kernels.gated(&self.pool, both, &mut x, activation_form(down.weight.ty()), inner);
-        self.add_product(down, &mut gated, out, hidden);
+        self.kernels.matmul_add(&self.pool, down.projection(), &mut gated, hidden);
     }
 
     /// `hidden += W x + b`, `[rows of x, n_out]`.
@@ -115,18 +113,8 @@ impl Compute {
             let mut x = TokenRows::new(x, n_in, &mut scratch.token);
             return self.kernels.add_product(&self.pool, &mut x, linear.projection(), hidden);
         }
-        self.add_product(linear, &mut Activations::new(x, n_in, &mut scratch.batch), &mut scratch.out, hidden);
-    }
-
-    /// `hidden += W x + b` for a batch.
-    fn add_product(&self, linear: &Linear<'_>, x: &mut Activations<'_>, out: &mut Vec<f32>, hidden: &mut [f32]) {
-        if linear.bias.is_none() {
-            return self.kernels.matmul_add(&self.pool, &linear.weight, x, hidden);
-        }
-        let out = sized(out, hidden.len());
-        self.product(linear, x, out);
-        let n_out = linear.weight.n_rows();
-        self.pool.for_rows(hidden, n_out, |t, row| self.kernels.add(row, &out[t * n_out..][..n_out]));
+        let mut x = Activations::new(x, n_in, &mut scratch.batch);
+        self.kernels.matmul_add(&self.pool, linear.projection(), &mut x, hidden);
     }
 
     /// `out = W x + b` for a batch.

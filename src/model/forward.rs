@@ -136,7 +136,7 @@ impl ScratchBytes {
         let widest = h.n_embd.max(n_attn).min(WIDEST);
         // Queries once more as attention wants them: in f32 or rotated, in bytes, and those that meet the keys' bias.
         let queries = [n_q, n_q, n_q / 2, product(h.n_heads, h.n_rot), product(h.n_heads, h.n_rot)];
-        let residual = [h.n_embd, h.n_embd, n_q, n_kv, n_attn, h.n_rot, h.n_embd];
+        let residual = [h.n_embd, h.n_embd, n_q, n_kv, n_attn, h.n_rot];
         let mut token = floats(&residual).saturating_add(floats(&queries));
         token = token.saturating_add(ActivationScratch::row_bytes(formats(false).chain(formats(true)), widest));
         token = token.saturating_add(ActivationScratch::row_bytes(formats(false), n_ff));

@@ -110,8 +110,8 @@ impl Row {
     }
 }
 
-/// Rows of weights whose codes are `offset` too large and that have no minima; `scales` makes
-/// floats of what four and four blocks begin with.
+/// Rows of weights whose codes are `offset` too large and that have no minima; `scales` makes floats of what four and four
+/// blocks begin with.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512vl,avx512vnni")]
 fn rows_with_offset<B: Block>(
@@ -140,7 +140,7 @@ fn rows_with_offset<B: Block>(
         let codes =
             |quad: [&BlockQ8_0; QUAD]| [lanes(quad.map(|b| bytes_at(b, 2))), lanes(quad.map(|b| bytes_at(b, 18)))];
         let scales = |group: [&BlockQ8_0; GROUP]| {
-            let [a, b, c, d, e, f, g, h] = group.map(|block| i16::from_le_bytes(*bytes_at(block, 0)));
+            let [a, b, c, d, e, f, g, h] = group.map(|block| first_word(block).cast_signed());
             _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h)))
         };
         row.set(blocks::<BlockQ8_0>(activations, n_blocks), offset, codes, scales);
